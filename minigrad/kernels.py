@@ -1,0 +1,70 @@
+"""Which implementation runs? For the op in fused/NAME.py (or ops/NAME.py):
+
+    the NumPy/CuPy reference in NAME.py itself   always there, runs on both devices
+    NAME_cpu.py                                  Numba, for NumPy arrays
+    NAME.cu, launched by NAME_gpu.py             CUDA C++, for CuPy arrays
+
+A kernel file binds the op's name to its pair:  layer_norm = forward, backward.
+MINIGRAD_KERNELS=reference, or `with using("reference")`, turns kernels off, so that a debugger steps through
+the formula.
+"""
+import functools
+import importlib
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from minigrad import backend
+from minigrad.check import expect
+
+MODES = ("auto", "reference")
+_mode = ContextVar("mode", default=os.environ.get("MINIGRAD_KERNELS", "auto"))
+expect(_mode.get() in MODES, "MINIGRAD_KERNELS", repr(_mode.get()), f"one of {', '.join(MODES)}")
+
+
+@contextmanager
+def using(mode):
+    """Run references or kernels for the length of a with block, in this thread."""
+    expect(mode in MODES, "using", repr(mode), f"one of {', '.join(MODES)}")
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:                              # an exception inside must not leave the switch flipped
+        _mode.reset(token)
+
+
+def choose(op, arrays):
+    """The (forward, backward) that will run op on these arrays."""
+    device = backend.device_of(arrays, op.name)
+    if device in op.kernels and _mode.get() == "auto":
+        pair = _pair(f"{op.module}_{device}", op.name)
+        if pair:
+            return pair
+    return op.reference, op.reference_backward
+
+
+@functools.cache
+def _pair(module, name):
+    """Imported at first use: import minigrad must stay fast and must not need numba."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as e:
+        if e.name in ("numba", "cupy"):
+            return None                   # the reference is always there
+        raise
+
+
+def kernel(*devices):
+    """Decorate a plain array function (no gradient of its own) that has a kernel of the same name."""
+    def wrap(reference):
+        @functools.wraps(reference)
+        def call(*arrays, **params):
+            device = backend.device_of(arrays, reference.__name__)
+            if device in devices and _mode.get() == "auto":
+                faster = _pair(f"{reference.__module__}_{device}", reference.__name__)
+                if faster:
+                    return faster(*arrays, **params)
+            return reference(*arrays, **params)
+        call.reference = reference
+        return call
+    return wrap

@@ -1,0 +1,305 @@
+"""The engine: Tensor, Op, Node and backward(). No calculus here; every formula is in ops/ and fused/.
+
+An op is a pair of plain functions on arrays (never on Tensors):
+
+    forward(*arrays, **params)    -> y, saved           saved = what backward needs, nothing else
+    backward(dy, *saved, into)    -> one gradient per array argument, None where there is none
+
+Because both are plain functions, a test can call them directly and a Numba or CUDA kernel can stand in for
+them. Calling the Op on Tensors runs forward and records a Node. An op may have several outputs: y is then a
+tuple, and so is dy, with None for an output that nobody used.
+
+into[k] says what becomes of the gradient of argument k:
+
+    None    return it
+    SKIP    nobody needs it: do not compute it (whatever is returned is ignored)
+    a Slot  the argument is a leaf, and its gradient is summed in slot.array. A backward that can, adds into it
+            (array, beta = slot.claim(); array = beta array + gradient) and returns DONE; what the others return
+            is added by the engine.
+
+A backward without a parameter called into always returns all its gradients. A forward that declares needs is
+told which arguments want a gradient, so that it can do less when none does.
+
+Ownership: dy and saved are borrowed, returned gradients may alias dy, and only arrays that forward itself
+allocated and saved may be overwritten by backward. The engine copies before it adds in place.
+
+What is deliberately absent: gradients of gradients, and gradients kept on interior tensors.
+"""
+import heapq
+import inspect
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+
+import numpy as np
+
+from minigrad import backend, kernels
+from minigrad.check import expect
+
+_recording = ContextVar("recording", default=True)      # True, False, or a dict: only note leaves in it
+_probe = ContextVar("probe", default=None)
+_serial = count()
+
+
+@contextmanager
+def _set(variable, value):
+    token = variable.set(value)
+    try:
+        yield
+    finally:                                            # an exception inside must not leave the switch flipped
+        variable.reset(token)
+
+
+def recording(on):
+    """A context in which ops record (True), do not (False), or list the leaves they meet (a dict, by id)."""
+    return _set(_recording, on)
+
+
+def no_grad():
+    """A context in which nothing is recorded: for evaluation and generation."""
+    return recording(False)
+
+
+def is_recording():
+    """Will an op called now on a Tensor that requires grad record a node?"""
+    return _recording.get() is True
+
+
+def probe(seen):
+    """A context in which seen(op name, input arrays, output arrays) is called after every forward."""
+    return _set(_probe, seen)
+
+
+class _Word:
+    """SKIP and DONE: words between the engine and a backward function."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __repr__(self):
+        return self.name
+
+
+SKIP, DONE = _Word("SKIP"), _Word("DONE")
+
+
+class Slot:
+    """Where the gradient of a leaf is summed: float32 or wider. empty: what the array holds does not count."""
+    __slots__ = ("array", "empty")
+
+    def __init__(self, array):
+        self.array, self.empty = array, True
+
+    def claim(self):
+        """(array, beta): the caller now sets array = beta array + gradient, beta being 0 or 1."""
+        beta = 0 if self.empty else 1
+        self.empty = False
+        return self.array, beta
+
+    def add(self, g):
+        array, beta = self.claim()
+        if beta:
+            array += g
+        else:
+            array[...] = g
+
+
+class Node:
+    """One recorded call. serial counts up, so descending serial is a topological order."""
+    __slots__ = ("name", "backward", "saved", "parents", "outputs", "serial")
+
+    def __init__(self, name, backward, saved, parents, outputs=0):
+        self.name, self.backward, self.saved, self.parents = name, backward, saved, parents
+        self.outputs = outputs                          # 0: y is one array; n: y is a tuple of n arrays
+        self.serial = next(_serial)
+
+
+class Tensor:
+    """An array, and how it came to be. Leaves (made by you) may have .grad; results of ops do not."""
+    __slots__ = ("data", "requires_grad", "node", "index", "slot", "__weakref__")
+    __array_ufunc__ = None                              # numpy_array * tensor is ours to compute, not NumPy's
+
+    def __init__(self, data, requires_grad=False):
+        if isinstance(data, Tensor):
+            data = data.data
+        self.data = data if isinstance(data, np.ndarray) or backend.on_gpu(data) else np.asarray(data)
+        expect(not requires_grad or backend.is_float(self.data.dtype), "Tensor", f"requires_grad with dtype {self.dtype}",
+               "a floating dtype", "only floating point tensors can require grad")
+        self.requires_grad, self.node, self.index, self.slot = requires_grad, None, 0, None
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+
+    @property
+    def grad(self):
+        """dL/d(this leaf) as an array, float32 or wider; None if no gradient has arrived."""
+        return None if self.slot is None or self.slot.empty else self.slot.array
+
+    @grad.setter
+    def grad(self, value):
+        if value is None:
+            if self.slot is not None:
+                self.slot.empty = True
+        else:
+            expect(value.shape == self.shape, "grad", f"shape {value.shape}", f"{self.shape}, the tensor's own")
+            self.grad_slot().empty = True
+            self.slot.add(value)
+
+    def grad_slot(self):
+        """The Slot of this leaf; made at first use if no optimiser has laid one out."""
+        if self.slot is None:
+            xp = backend.xp_of(self.data)
+            self.slot = Slot(xp.empty(self.shape, backend.wide_dtype(self.dtype)))
+        return self.slot
+
+    def backward(self, dy=None):
+        """Add dL/dleaf into .grad of every leaf that this tensor was computed from.
+
+        dy is dL/dself: an array of this shape, or a number. Without it this tensor must hold one number, the loss
+        L itself. A loss scale is nothing but a dy other than 1.
+        """
+        if self.node is None:
+            raise RuntimeError("backward: got a tensor that was not computed from anything that requires grad; "
+                               "expected the result of ops on such tensors. Hint: was it computed under no_grad()?")
+        if dy is None:
+            expect(self.size == 1, "backward", f"a tensor of shape {self.shape}", "a scalar loss",
+                   "sum or average it, or pass dL/dy")
+            dy = 1.0
+        propagate([(self, dy)])
+        backend.next_micro()
+
+    def __repr__(self):
+        return f"Tensor({backend.asnumpy(self.data)!r}{', requires_grad=True' * self.requires_grad})"
+
+
+def propagate(seeds):
+    """Carry gradients from [(tensor, dL/dtensor), ...] down to the leaves: backward() and recompute use it.
+
+    Nodes wait in a heap by descending serial. A node's consumers were all made after it, so when it comes up its
+    gradient is complete; a node that no gradient reaches never comes up.
+    """
+    waiting, arrived = [], {}                 # arrived: node -> [gradient, may we add into it?] of each output
+
+    def deposit(node, index, g):
+        if node not in arrived:
+            arrived[node] = [[None, False] for _ in range(node.outputs or 1)]
+            heapq.heappush(waiting, (-node.serial, node))
+        held = arrived[node][index]
+        if held[0] is None:
+            held[0] = g
+        elif held[1]:
+            held[0] += g
+        else:                                           # the first may alias dy or a saved array: copy, once
+            held[:] = held[0] + g, True
+
+    for tensor, dy in seeds:
+        dy = backend.xp_of(tensor.data).asarray(dy, dtype=tensor.dtype)
+        expect(dy.shape in ((), tensor.shape), "backward", f"dL/dy of shape {dy.shape}", f"{tensor.shape}, y's own")
+        if dy.shape != tensor.shape:
+            dy = backend.xp_of(dy).broadcast_to(dy, tensor.shape)
+        deposit(tensor.node, tensor.index, dy)
+
+    while waiting:
+        node = heapq.heappop(waiting)[1]
+        dys = tuple(g for g, _ in arrived.pop(node))
+        if node.backward is None:
+            raise RuntimeError(f"backward: the graph through {node.name!r} was already used. "
+                               "Hint: run the forward pass again; to add two losses, add the tensors")
+        into = tuple(SKIP if p is None else p.grad_slot() if isinstance(p, Tensor) else None
+                     for p, _, _, _ in node.parents)
+        gradients = node.backward(dys if node.outputs else dys[0], *node.saved, into=into)
+        parents, node.parents = node.parents, ()
+        node.backward = node.saved = None               # activations are freed as soon as they are spent
+        for (parent, index, shape, dtype), slot, g in zip(parents, into, gradients, strict=True):
+            if slot is SKIP or g is DONE or g is None:
+                continue
+            g = sum_to(g, shape)                        # broadcasting is undone here, once, for every op
+            if slot is not None:
+                slot.add(g)
+            else:
+                deposit(parent, index, g.astype(dtype, copy=False))
+
+
+def sum_to(g, shape):
+    """If y_ij = f(x_j), then dL/dx_j = sum_i dL/dy_ij f': add over every axis that was stretched."""
+    g = backend.xp_of(g).asarray(g)                     # arithmetic on 0-d arrays gives NumPy scalars
+    if g.shape == shape:
+        return g
+    extra = g.ndim - len(shape)
+    stretched = tuple(range(extra)) + tuple(
+        i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
+    return g.sum(stretched, keepdims=True, dtype=backend.wide_dtype(g.dtype)).reshape(shape)
+
+
+class Op:
+    """A differentiable function: a reference pair, and the devices for which there is a kernel pair."""
+    table = {}                                          # name -> Op; the tests and the book of formulas walk it
+
+    def __init__(self, forward, kernels=()):
+        self.name, self.__doc__, self.__name__ = forward.__name__, forward.__doc__, forward.__name__
+        self.reference, self.reference_backward = forward, None
+        self.kernels, self.module = frozenset(kernels), forward.__module__
+        self.asks_needs = "needs" in inspect.signature(forward).parameters
+        Op.table[self.name] = self
+
+    def backward(self, f):
+        """Register the gradient. One that does not take into returns everything, every time."""
+        if "into" in inspect.signature(f).parameters:
+            self.reference_backward = f
+        else:
+            self.reference_backward = lambda dy, *saved, into=None: f(dy, *saved)
+            self.reference_backward.__doc__ = f.__doc__
+        self.formula = f
+        return self
+
+    def __call__(self, *args, **params):
+        arrays = [a.data if isinstance(a, Tensor) else _operand(a) for a in args]
+        forward, backward = kernels.choose(self, arrays)
+        leaves = _recording.get()
+        needs = [leaves is not False and isinstance(a, Tensor) and a.requires_grad for a in args]
+        if self.asks_needs:
+            params["needs"] = needs if leaves is True else [False] * len(needs)
+        y, saved = forward(*arrays, **params)
+        if _probe.get():
+            _probe.get()(self.name, arrays, y if isinstance(y, tuple) else (y,))
+        if not any(needs):
+            return tuple(map(Tensor, y)) if isinstance(y, tuple) else Tensor(y)
+        if leaves is not True:                          # recompute's first run: remember who was there, nothing else
+            leaves.update((id(a), a) for a, need in zip(args, needs) if need)
+            return tuple(map(Tensor, y)) if isinstance(y, tuple) else Tensor(y)
+        parents = [_parent(a) if need else NOBODY for a, need in zip(args, needs)]
+        if isinstance(y, tuple):
+            node = Node(self.name, backward, saved, parents, len(y))
+            return tuple(_result(a, node, i) for i, a in enumerate(y))
+        return _result(y, Node(self.name, backward, saved, parents))
+
+    def __repr__(self):
+        return f"<op {self.name}>"
+
+
+NOBODY = (None, 0, (), None)
+
+
+def _parent(t):
+    """Where the gradient of argument t goes: (leaf or node, which output, shape, dtype)."""
+    return (t if t.node is None else t.node), t.index, t.data.shape, t.data.dtype
+
+
+def _operand(a):
+    """Arrays, None and Python numbers as they are (a number must not widen float16); the rest as arrays."""
+    if isinstance(a, np.ndarray) or a is None or type(a) in (int, float, bool) or backend.on_gpu(a):
+        return a
+    return a.item() if isinstance(a, np.generic) else np.asarray(a)
+
+
+def _result(y, node, index=0):
+    out = Tensor(y)
+    out.requires_grad, out.node, out.index = True, node, index
+    return out
+
+
+def op(f=None, *, kernels=()):
+    """@op on a forward function, then @name.backward on its gradient."""
+    return Op(f, kernels) if f else lambda g: Op(g, kernels)
