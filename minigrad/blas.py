@@ -39,6 +39,11 @@ def _openblas():
     return {}
 
 
+def one_thread():
+    """Take NumPy's BLAS down to one thread, for callers who spread their products over the pool themselves."""
+    _openblas()
+
+
 def _layout(a):
     """(a, transposed?, leading dimension): a as BLAS can read it; copied only if neither axis is contiguous."""
     (m, n), (down, across), size = a.shape, a.strides, a.itemsize
@@ -59,6 +64,7 @@ def gemm(a, b, out=None, beta=0.0):
     assert b.shape[0] == K and a.dtype == b.dtype, (a.shape, b.shape, a.dtype, b.dtype)
     if out is None:
         out, beta = np.empty((M, N), a.dtype), 0.0
+    assert out.shape == (M, N) and out.dtype == a.dtype, (out.shape, out.dtype, (M, N), a.dtype)
     f = _openblas().get(a.dtype)
     if f is None or out.strides[1] != out.itemsize and N > 1 or 0 in (M, N, K):
         if beta:

@@ -3,6 +3,7 @@ import numpy as np
 
 from minigrad import kernels
 from minigrad.backend import is_float
+from minigrad.tensor import SKIP, sum_to
 
 STEP = 1e-3          # the differences below err by O(STEP^4) = 1e-12 and by rounding, eps / STEP = 2e-13
 
@@ -14,15 +15,16 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
     question. With d(k) = L(x + k h e_i) - L(x - k h e_i), Taylor's series gives
         dL/dx_i = (8 d(1) - d(2)) / 12h + O(h^4).
     Errors are relative to the largest gradient of the whole case, down to the rounding floor of the difference.
-    Integer arguments and None are held fixed. Returns the largest relative error; raises AssertionError above rtol.
+    Integer arguments, numbers and None are held fixed. Returns the largest relative error; raises AssertionError above rtol.
     """
     rng = np.random.default_rng(seed)
-    arrays = [a.astype("float64") if a is not None and is_float(a.dtype) else a for a in arrays]
+    arrays = [a.astype("float64") if _floats(a) else a for a in arrays]
     with kernels.using(mode):
         forward, backward = kernels.choose(op, arrays)
         y, saved = forward(*arrays, **params)
         v = tuple(rng.standard_normal(a.shape) for a in _tuple(y))
-        analytic = backward(v if isinstance(y, tuple) else v[0], *saved, into=(None,) * len(arrays))
+        analytic = backward(v if isinstance(y, tuple) else v[0], *saved,
+                            into=tuple(SKIP if type(a) in (int, float) else None for a in arrays))
 
         def loss_terms(k, i, step):
             moved = [a.copy() if j == k else a for j, a in enumerate(arrays)]
@@ -34,14 +36,16 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
 
         pairs = []
         for k, (a, da) in enumerate(zip(arrays, analytic, strict=True)):
-            if a is None or not is_float(a.dtype):
+            if type(a) in (int, float):
+                continue
+            if not _floats(a):
                 assert da is None, f"{op.name}: argument {k} is not floating point; its gradient must be None"
                 continue
             numeric = np.zeros_like(a)
             for i in np.ndindex(a.shape):
                 h = STEP * max(1.0, abs(a[i]))
                 numeric[i] = (8 * difference(k, i, h) - difference(k, i, 2 * h)) / (12 * h)
-            pairs.append((k, np.broadcast_to(da, np.broadcast_shapes(np.shape(da), a.shape)), numeric))
+            pairs.append((k, sum_to(da, a.shape), numeric))
 
     floor = np.finfo("float64").eps / STEP * sum(np.abs(a * b).sum() for a, b in zip(v, _tuple(y), strict=True))
     largest = max((np.abs(n).max(initial=0.0) for _, _, n in pairs), default=0.0)
@@ -56,6 +60,10 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
                                  f"differences say {numeric[i]:.9g} (relative error {error:.1e})")
         worst = max(worst, error)
     return worst
+
+
+def _floats(a):
+    return hasattr(a, "dtype") and is_float(a.dtype)
 
 
 def _tuple(y):

@@ -33,12 +33,13 @@ until zero_grad; the others start each pass at zero. Not here: arrays, and deriv
 """
 import math
 import random
+from itertools import pairwise
 from numbers import Real
 
 
 class Value:
     """A number, its gradient, and the step that made it."""
-    __slots__ = ("data", "grad", "_prev", "_op", "_local")
+    __slots__ = ("_local", "_op", "_prev", "data", "grad")
 
     def __init__(self, data, _children=(), _op="", _local=()):
         if not isinstance(data, (float, Real)):                  # Real alone would do, but is slow to ask
@@ -66,7 +67,7 @@ class Value:
     def __truediv__(self, other):
         other = _lift(other)
         if other.data == 0:
-            raise ZeroDivisionError(f"Value: got {self.data} / 0; expected a divisor that is not zero")
+            raise ZeroDivisionError(f"Value: got {self.data} / 0; expected a divisor other than zero")
         y = self.data / other.data
         return Value(y, (self, other), "/", (1 / other.data, -y / other.data))
 
@@ -74,16 +75,15 @@ class Value:
         return Value(-self.data, (self,), "neg", (-1.0,))
 
     def __pow__(self, other):
-        """x ** n for a number n; x ** p for a Value p needs x >= 0, since dp = dy y log(x)."""
+        """x ** n for a number n, or x ** p for a Value p, where dp = dy y log(x) asks for x >= 0."""
         p = _lift(other)
         x, n = self.data, p.data
         if x == 0 and n < 0:
-            raise ZeroDivisionError(f"Value: got 0 ** {n}; expected a base that is not zero, or a power that is not negative")
+            raise ZeroDivisionError(f"Value: got {x} ** {n}; expected a base other than zero or a power from zero up")
         if x < 0 and (p is other or n % 1):
-            raise ValueError(f"Value: got {x} ** {p if p is other else n}; expected a base that is not negative. "
-                             "Hint: a negative base has a real power only for a whole number n, given as a plain number")
-        y = _power(x, n)
-        dx = n * _power(x, n - 1) if n else 0.0
+            raise ValueError(f"Value: got {x} ** {n}; expected a base from zero up, or a power that is a whole number "
+                             "and not a Value. Hint: x * x stands for x ** 2 anywhere")
+        y, dx = _power(x, n), n * _power(x, n - 1) if n else 0.0
         if p is not other:
             return Value(y, (self,), f"**{other}", (dx,))
         return Value(y, (self, p), "**", (dx, y * math.log(x) if x else 0.0))
@@ -97,13 +97,13 @@ class Value:
 
     def log(self):
         if self.data <= 0:
-            raise ValueError(f"Value.log: got {self.data}; expected a positive number. "
-                             "Hint: log(softmax) that ran into log(0) wants the largest score subtracted from all scores")
+            raise ValueError(f"Value.log: got {self.data}; expected a number above zero. Hint: the log of a softmax is "
+                             "x - m - log(sum of exp(x - m)) with m the largest x, and its sum is at least 1")
         return Value(math.log(self.data), (self,), "log", (1 / self.data,))
 
     def sqrt(self):
         if self.data < 0:
-            raise ValueError(f"Value.sqrt: got {self.data}; expected a number that is not negative")
+            raise ValueError(f"Value.sqrt: got {self.data}; expected a number from zero up")
         y = math.sqrt(self.data)
         return Value(y, (self,), "sqrt", (0.5 / y if y else math.inf,))
 
@@ -136,7 +136,7 @@ class Value:
 
     def _backward(self):
         """Pay this value's gradient into its inputs: one term of [V2] for each."""
-        for x, local in zip(self._prev, self._local):
+        for x, local in zip(self._prev, self._local, strict=True):
             x.grad += self.grad * local
 
     def backward(self):
@@ -180,11 +180,11 @@ def _uses(root):
     return uses
 
 
-# drawings; names are given as draw_tree(L, a=a, b=b)
+# drawings; the names are optional: draw_tree(L, a=a, b=b)
 
 
 def draw_tree(root, **names):
-    """The graph as indented text. What is used in several places gets a number and is drawn once."""
+    """The graph as indented text. A value used in several places gets a number and is drawn once."""
     names, uses, numbers = {v: k for k, v in names.items()}, _uses(root), {}
     lines, stack = [], [(root, "", "")]
     while stack:
@@ -195,24 +195,24 @@ def draw_tree(root, **names):
         if uses[value] > 1:
             numbers[value] = len(numbers) + 1
             first += f"#{numbers[value]} "
-        lines.append(f"{first}{_title(value, names)} = {value.data:.6g}, grad {value.grad:.6g}")
-        for i, x in reversed(list(enumerate(value._prev, 1))):
-            last = i == len(value._prev)
-            stack.append((x, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  ")))
+        lines.append(first + " | ".join(_describe(value, names)))
+        children = [(x, rest + "├─ ", rest + "│  ") for x in value._prev]
+        children[-1:] = [(x, rest + "└─ ", rest + "   ") for x in value._prev[-1:]]
+        stack.extend(reversed(children))
     return "\n".join(lines)
 
 
 def draw_dot(root, **names):
     """The graph in Graphviz's language: paste it into any viewer, or feed it to `dot -Tsvg`."""
-    names = {v: k for k, v in names.items()}
-    ids = {value: i for i, value in enumerate(_uses(root))}
-    boxes = [f'  {i} [label="{_title(v, names)}\\n{v.data:.6g}\\ngrad {v.grad:.6g}"]' for v, i in ids.items()]
+    names, ids = {v: k for k, v in names.items()}, {v: i for i, v in enumerate(_uses(root))}
+    boxes = [f'  {i} [label="' + r"\n".join(_describe(v, names)) + '"]' for v, i in ids.items()]
     arrows = [f"  {ids[x]} -> {i}" for v, i in ids.items() for x in v._prev]
     return "\n".join(["digraph {", "  rankdir=LR", "  node [shape=box]", *boxes, *arrows, "}"])
 
 
-def _title(value, names):
-    return " ".join(filter(None, (names.get(value), value._op))) or "leaf"
+def _describe(value, names):
+    title = f"{names.get(value, '')} {value._op}".strip() or "leaf"
+    return title, f"data {value.data:.6g}", f"grad {value.grad:.6g}"
 
 
 # a small network, with micrograd's names and its order of random numbers
@@ -237,7 +237,7 @@ class Neuron(Module):
     def __call__(self, x):
         if len(x) != len(self.w):
             raise ValueError(f"Neuron: got {len(x)} inputs; expected {len(self.w)}, one per weight")
-        y = sum((w * xi for w, xi in zip(self.w, x)), self.b)
+        y = sum((w * xi for w, xi in zip(self.w, x, strict=True)), self.b)
         return y.relu() if self.nonlin else y
 
     def parameters(self):
@@ -268,8 +268,8 @@ class MLP(Module):
     """Layers of nouts neurons, the last one linear."""
 
     def __init__(self, nin, nouts):
-        sizes = [nin, *nouts]
-        self.layers = [Layer(n, m, nonlin=i < len(nouts)) for i, (n, m) in enumerate(zip(sizes, nouts), 1)]
+        sizes = pairwise([nin, *nouts])
+        self.layers = [Layer(n, m, nonlin=i < len(nouts)) for i, (n, m) in enumerate(sizes, 1)]
 
     def __call__(self, x):
         for layer in self.layers:

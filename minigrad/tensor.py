@@ -84,11 +84,14 @@ SKIP, DONE = _Word("SKIP"), _Word("DONE")
 
 
 class Slot:
-    """Where the gradient of a leaf is summed: float32 or wider. empty: what the array holds does not count."""
-    __slots__ = ("array", "empty")
+    """Where the gradient of a leaf is summed: float32 or wider. empty: what the array holds does not count.
 
-    def __init__(self, array):
-        self.array, self.empty = array, True
+    owner: the optimiser in whose flat buffer the array lies, or None.
+    """
+    __slots__ = ("array", "empty", "owner")
+
+    def __init__(self, array, owner=None):
+        self.array, self.empty, self.owner = array, True, owner
 
     def claim(self):
         """(array, beta): the caller now sets array = beta array + gradient, beta being 0 or 1."""
@@ -123,8 +126,8 @@ class Tensor:
         if isinstance(data, Tensor):
             data = data.data
         self.data = data if isinstance(data, np.ndarray) or backend.on_gpu(data) else np.asarray(data)
-        expect(not requires_grad or backend.is_float(self.data.dtype), "Tensor", f"requires_grad with dtype {self.dtype}",
-               "a floating dtype", "only floating point tensors can require grad")
+        if requires_grad and not backend.is_float(self.data.dtype):
+            expect(False, "Tensor", f"requires_grad with dtype {self.dtype}", "a floating dtype")
         self.requires_grad, self.node, self.index, self.slot = requires_grad, None, 0, None
 
     shape = property(lambda self: self.data.shape)
@@ -241,7 +244,9 @@ class Op:
         self.name, self.__doc__, self.__name__ = forward.__name__, forward.__doc__, forward.__name__
         self.reference, self.reference_backward = forward, None
         self.kernels, self.module = frozenset(kernels), forward.__module__
+        parameters = inspect.signature(forward).parameters.values()
         self.asks_needs = "needs" in inspect.signature(forward).parameters
+        self.arguments = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
         Op.table[self.name] = self
 
     def backward(self, f):
@@ -255,6 +260,7 @@ class Op:
         return self
 
     def __call__(self, *args, **params):
+        args += (None,) * (self.arguments - len(args))  # an array argument that is left out, such as a bias
         arrays = [a.data if isinstance(a, Tensor) else _operand(a) for a in args]
         forward, backward = kernels.choose(self, arrays)
         leaves = _recording.get()

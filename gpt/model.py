@@ -1,0 +1,146 @@
+"""GPT-1 and GPT-2 on one page.
+
+Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training"; Radford et al. 2019, "Language
+Models are Unsupervised Multitask Learners". They are the same file because their difference is the lesson: where
+the layer norm stands. Names of parameters follow the released GPT-2. Kernels, recompute, dtypes and devices are not
+here: they are applied from outside.
+"""
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpt.presets import PRESETS
+from minigrad import backend
+from minigrad.check import expect
+from minigrad.fused.attention import attention
+from minigrad.fused.cross_entropy import linear_cross_entropy
+from minigrad.fused.gelu import gelu
+from minigrad.tensor import Tensor
+from nn import Dropout, Embedding, LayerNorm, Linear, Module, init
+from nn.layers import number_sites
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a model."""
+    vocab_size: int = 50257
+    block_size: int = 1024          # positions, the longest context
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768               # C, the width
+    dropout: float = 0.0            # of embeddings, attention weights and branches
+    pre_norm: bool = True           # True: GPT-2. False: GPT-1
+    eps: float = 1e-5               # of the layer norms
+
+    def __post_init__(self):
+        sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
+        expect(min(sizes) > 0 and self.n_embd % self.n_head == 0, "GPTConfig",
+               f"sizes {sizes}", "positive sizes with n_embd a multiple of n_head")
+        expect(0 <= self.dropout < 1, "GPTConfig", f"dropout {self.dropout}", "a number in [0, 1)")
+
+    @classmethod
+    def preset(cls, name, **changes):
+        """The configuration called name, with fields changed: GPTConfig.preset("gpt2", dropout=0.1)."""
+        expect(name in PRESETS, "preset", repr(name), f"one of {', '.join(PRESETS)}")
+        return replace(cls(**PRESETS[name]), **changes)
+
+
+class Attention(Module):
+    """Causal self-attention: every position mixes the values of the positions up to itself."""
+
+    def __init__(self, c):
+        self.c_attn = Linear(c.n_embd, 3 * c.n_embd, std=0.02)
+        self.c_proj = Linear(c.n_embd, c.n_embd, std=0.02 / math.sqrt(2 * c.n_layer))
+        self.n_head, self.attn_dropout, self.resid_dropout = c.n_head, Dropout(c.dropout), Dropout(c.dropout)
+
+    def forward(self, x):                                    # (B, T, C) -> (B, T, C)
+        y = attention(self.c_attn(x), n_head=self.n_head, dropout=self.attn_dropout.mask())
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(Module):
+    """Every position on its own: up to 4C, through GELU, back to C."""
+
+    def __init__(self, c):
+        self.c_fc = Linear(c.n_embd, 4 * c.n_embd, std=0.02)
+        self.c_proj = Linear(4 * c.n_embd, c.n_embd, std=0.02 / math.sqrt(2 * c.n_layer))
+        self.dropout = Dropout(c.dropout)
+
+    def forward(self, x):                                    # (B, T, C) -> (B, T, C)
+        return self.dropout(self.c_proj(gelu(self.c_fc(x))))
+
+
+class Block(Module):
+    """One Transformer layer. GPT-1 normalises the sum; GPT-2 normalises what goes into each branch, which leaves the
+    path from x to the output free of anything but additions."""
+
+    def __init__(self, c):
+        self.ln_1, self.attn = LayerNorm(c.n_embd, c.eps), Attention(c)
+        self.ln_2, self.mlp = LayerNorm(c.n_embd, c.eps), MLP(c)
+        self.pre_norm = c.pre_norm
+
+    def forward(self, x):                                    # (B, T, C) -> (B, T, C)
+        if self.pre_norm:                                    # GPT-2
+            x = x + self.attn(self.ln_1(x))
+            x = x + self.mlp(self.ln_2(x))
+        else:                                                # GPT-1
+            x = self.ln_1(x + self.attn(x))
+            x = self.ln_2(x + self.mlp(x))
+        return x
+
+
+class GPT(Module):
+    """Token and position embeddings, the blocks, and a head that is the token embedding again (tied).
+
+    Weights begin as N(0, 0.02^2), those that write into the residual path as N(0, 0.02^2 / (2 n_layer)).
+    """
+
+    def __init__(self, config, seed=0):
+        c = self.config = config
+        with init.seeded(seed):
+            self.wte = Embedding(c.vocab_size, c.n_embd, std=0.02)
+            self.wpe = Embedding(c.block_size, c.n_embd, std=0.02)
+            self.drop = Dropout(c.dropout)
+            self.h = [Block(c) for _ in range(c.n_layer)]
+            if c.pre_norm:
+                self.ln_f = LayerNorm(c.n_embd, c.eps)
+        number_sites(self)
+
+    def hidden(self, ids):                                   # (B, T) -> (B, T, C)
+        """What the head sees: the normalised sum of all that the layers wrote."""
+        T, most = ids.shape[1], self.config.block_size
+        expect(T <= most, "GPT", f"{T} tokens in a row", f"at most block_size = {most}",
+               "cut the text, or make a model with a larger block_size")
+        x = self.drop(self.wte(ids) + self.wpe(backend.xp_of(ids).arange(T)))
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x) if self.config.pre_norm else x
+
+    def forward(self, ids):                                  # (B, T) -> (B, T, V)
+        """Logits of the next token after every position. ids: integers, a NumPy or CuPy array, a list or a Tensor."""
+        return self.hidden(self.integers(ids)) @ self.wte.weight.T
+
+    def loss(self, ids, targets, label_smoothing=0.0):       # (B, T), (B, T) -> ()
+        """Mean cross-entropy in nats per token, as a float32 (or float64) Tensor; targets of -1 are padding."""
+        return linear_cross_entropy(self.hidden(self.integers(ids)), self.wte.weight, self.integers(targets),
+                                    label_smoothing=label_smoothing)
+
+    def integers(self, ids):
+        """ids as a (B, T) array of integers on the model's device."""
+        ids = ids.data if isinstance(ids, Tensor) else ids
+        ids = ids if backend.on_gpu(ids) else np.asarray(ids)
+        expect(ids.ndim == 2 and ids.dtype.kind in "iu" and ids.shape[1] > 0, "GPT", f"ids {ids.dtype} {ids.shape}",
+               "integers of shape (B, T)", "one sequence is a batch of one: ids[None]")
+        return backend.to_device(ids, "gpu" if backend.on_gpu(self.wte.weight.data) else "cpu")
+
+    def save(self, folder):
+        """Write model.safetensors and config.json, with Hugging Face names."""
+        from gpt.pretrained import save
+        save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        """The model in a folder with Hugging Face names: GPT-1 or GPT-2, ours or released; in eval mode."""
+        from gpt.pretrained import load
+        return load(folder)

@@ -1,0 +1,60 @@
+r"""What an optimiser does to a flat buffer of parameters: AdamW, SGD, and the norm of the gradient. In place, no ops.
+
+AdamW: Loshchilov & Hutter 2019, arXiv:1711.05101. For each parameter p with gradient g (times scale, the factor that
+clips it), in step t = 1, 2, ...:
+    p <- p - lr decay p                                                                    [AW1]
+    m <- m + (1 - beta1) (g - m)                     a running mean of g                   [AW2]
+    v <- beta2 v + (1 - beta2) g^2                   a running mean of g^2                 [AW3]
+    p <- p - lr / (1 - beta1^t)  m / (sqrt(v) / sqrt(1 - beta2^t) + eps)                   [AW4]
+m and v start at 0 and are therefore too small at first. If every g had the same expectation, m would have
+sum_k (1 - beta1) beta1^k = 1 - beta1^t times that, k = 0..t-1; [AW4] divides by this, and for v likewise.
+Read [AW4] as: a step of about lr per parameter in the direction of its mean gradient, shorter where the gradient's
+sign is undecided; the size of the loss cancels. So does decay, if it is added to g as in Adam's L2 penalty: hence
+[AW1] apart from it ("decoupled"). The order of operations is that of torch.optim.AdamW.
+
+SGD with momentum (Nesterov's form looks ahead by one more step of it):
+    g <- g + decay p,   b <- momentum b + g,   p <- p - lr b   or   p - lr (g + momentum b)          [AW5]
+
+For 16-bit storage, master is the float32 copy that is updated; p is its rounding. A step of 1e-3 of a weight's size
+would be lost in bfloat16 (8 bits) time after time, but not in the master.
+"""
+import math
+
+from minigrad.backend import wide, xp_of
+from minigrad.kernels import kernel
+
+CHUNKS = 64     # sums are taken in 64 fixed parts, so that their bits do not depend on the number of threads
+
+
+@kernel("cpu", "gpu")
+def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
+    """One step on flat arrays: p, m, v and master (None unless p is 16-bit) are updated in place."""
+    w, g = p if master is None else master, wide(g) * scale
+    w *= 1 - lr * decay                                                                  # [AW1]
+    m += (1 - beta1) * (g - m)                                                           # [AW2]
+    v *= beta2
+    v += (1 - beta2) * (g * g)                                                           # [AW3]
+    w -= lr / (1 - beta1 ** step) * m / (xp_of(v).sqrt(v) / math.sqrt(1 - beta2 ** step) + eps)  # [AW4]
+    if master is not None:
+        p[...] = master
+
+
+def sgd(p, g, b, master, *, lr, momentum=0.0, decay=0.0, nesterov=False, scale=1.0):
+    """One step on flat arrays, in place. b, the momentum buffer, starts at 0; None if momentum is 0."""
+    w = p if master is None else master
+    g = wide(g) * scale + decay * w
+    if momentum:
+        b *= momentum
+        b += g
+        g = g + momentum * b if nesterov else b
+    w -= lr * g                                                                          # [AW5]
+    if master is not None:
+        p[...] = master
+
+
+@kernel("cpu", "gpu")
+def sum_of_squares(g):
+    """sum_i g_i^2 in float64, as an array of no dimensions: infinite or NaN if an entry is."""
+    xp = xp_of(g)
+    parts = [xp.square(part, dtype="float64").sum() for part in xp.array_split(wide(g).reshape(-1), CHUNKS)]
+    return xp.stack(parts).sum()

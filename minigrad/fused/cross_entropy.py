@@ -1,0 +1,132 @@
+r"""Softmax cross-entropy: on logits that are at hand, and fused with the output projection, in chunks of rows.
+
+Forward, for one row of V logits z, the index y of the true token and label smoothing e (Szegedy et al. 2015,
+arXiv:1512.00567): the target distribution is t_k = (1 - e) [k = y] + e / V, and
+    lse = m + log sum_k exp(z_k - m),  m = max_k z_k      (so that no exp overflows)       [CE1]
+    p_k = exp(z_k - lse)                                                                   [CE2]
+    l   = - sum_k t_k log p_k = lse - (1 - e) z_y - e mean(z)        (sum_k t_k = 1)       [CE3]
+    L   = (sum of l over the n rows that are not padding, y = -1) / n                      [CE4]
+With nothing but padding, L is 0.
+
+Backward. d lse / dz_k = p_k, so dl/dz_k = p_k - t_k, and
+    dz = (dL / n) (p - t),  0 in padding rows                                              [CE5]
+Read [CE5] as: what the model believes minus what it should believe.
+
+Fused with the head, z = x w^T with x (N, C) and w (V, C) the embedding, the logits never exist as a whole: a chunk
+of rows goes through the product, [CE1-3], and back at once,
+    g = p - t,   dx = g w,   dw = sum over chunks of g^T x                                 [CE6]
+which is possible in forward already because backward only has to multiply both by dL / n. g is stored undivided:
+nothing is computed twice, and no 16-bit value underflows before the loss scale is known.
+
+Saved: g (or dx and dw) and n. Under no_grad only the loss is computed.
+"""
+from minigrad.backend import wide, xp_of
+from minigrad.check import expect
+from minigrad.tensor import DONE, SKIP, Slot, op
+
+CHUNK = 1 << 20      # logits per chunk; 4 MB of float32 stay in cache between the product and the softmax
+
+
+@op(kernels=("cpu",))
+def cross_entropy(logits, targets, *, label_smoothing=0.0, needs=(True, False)):
+    """L = mean over rows of -sum_k t_k log softmax(z)_k.  logits (..., V), targets (...) integers -> scalar"""
+    return mean_loss(rows_loss, logits, targets, label_smoothing, needs)
+
+
+@cross_entropy.backward
+def _(dy, g, n, shape, dtype):
+    """dz = (dL / n) (p - t)"""
+    return (g * (dy / n)).reshape(shape).astype(dtype, copy=False), None                 # [CE5]
+
+
+@op(kernels=("cpu",))
+def linear_cross_entropy(x, w, targets, *, label_smoothing=0.0, needs=(True, True, False)):
+    """L = cross_entropy(x w^T, targets).  x (..., C), w (V, C), targets (...) integers -> scalar"""
+    return in_chunks(product, rows_loss, x, w, targets, label_smoothing, needs)
+
+
+@linear_cross_entropy.backward
+def _(dy, dx, dw, n, shape, dtype, into):
+    """dx = (dL / n) (p - t) w,  dw = (dL / n) (p - t)^T x"""
+    if dx is not None:
+        dx = (dx * (dy / n)).reshape(shape).astype(dtype, copy=False)                    # [CE5,6]
+    if dw is not None and into[1] is not SKIP:
+        dw *= dy / n                                       # forward allocated it, so it may be overwritten
+        if isinstance(into[1], Slot):
+            into[1].add(dw)
+            dw = DONE
+    return dx, dw, None
+
+
+def product(a, b, out=None, beta=0):
+    """beta out + a b"""
+    return out + a @ b if beta else a @ b
+
+
+def rows_loss(z, y, e, want_gradient):
+    """(l, g) of [CE1-3] for rows z (N, V), which may be overwritten; g is None unless it is wanted."""
+    xp, V = xp_of(z), z.shape[-1]
+    m = z.max(-1, keepdims=True)
+    lse = m + xp.log(xp.exp(z - m).sum(-1, keepdims=True))                               # [CE1]
+    rows, real = xp.arange(len(z)), y >= 0
+    loss = lse[:, 0] - (1 - e) * z[rows, y]                                              # [CE3]
+    if e:
+        loss = loss - e * z.mean(-1)
+    loss = xp.where(real, loss, 0)
+    if not want_gradient:
+        return loss, None
+    g = xp.exp(z - lse) - e / V                                                          # [CE2], and t's even part
+    g[rows, y] -= 1 - e
+    g[~real] = 0
+    return loss, g
+
+
+def mean_loss(rows, logits, targets, e, needs):
+    """cross_entropy by means of rows, which is rows_loss or its kernel."""
+    check(logits.shape, logits.shape[-1:], targets, e, "cross_entropy")
+    z = xp_of(logits).array(wide(logits)).reshape(-1, logits.shape[-1])                  # a copy: rows may overwrite it
+    y = targets.reshape(-1)
+    losses, g = rows(z, y, e, needs[0])
+    n = count(y, z.dtype)
+    return total(losses, n), (g, n, logits.shape, logits.dtype)
+
+
+def in_chunks(product, rows, x, w, targets, e, needs):
+    """linear_cross_entropy by means of product(a, b, out, beta) and rows: NumPy's and rows_loss, or their kernels."""
+    xp, (V, C) = xp_of(x), w.shape
+    expect(x.shape[-1] == C, "linear_cross_entropy", f"x {x.shape} and w {w.shape}", "equal last axes")
+    check(x.shape, (V,), targets, e, "linear_cross_entropy")
+    x2, w2, y = wide(x).reshape(-1, C), wide(w), targets.reshape(-1)
+    dx = xp.empty_like(x2) if needs[0] else None
+    dw = xp.zeros_like(w2) if needs[1] else None
+    losses, step = xp.empty(len(x2), x2.dtype), max(128, CHUNK // V)
+    for i in range(0, len(x2), step):
+        part = slice(i, i + step)
+        losses[part], g = rows(product(x2[part], w2.T), y[part], e, needs[0] or needs[1])
+        if needs[0]:
+            dx[part] = product(g, w2)                                                    # [CE6]
+        if needs[1]:
+            dw = product(g.T, x2[part], dw, 1)                                           # [CE6]
+    n = count(y, x2.dtype)
+    return total(losses, n), (dx, dw, n, x.shape, x.dtype)
+
+
+def count(y, dtype):
+    """How many rows are not padding; 1 where there is none, so that the mean over nothing is 0."""
+    return xp_of(y).maximum((y >= 0).sum(), 1).astype(dtype)
+
+
+def total(losses, n):
+    """The mean over the n real rows, added up in float64, as a float32 (or float64) scalar."""
+    return (losses.sum(dtype="float64") / n).astype(losses.dtype)                        # [CE4]
+
+
+def check(shape, vocabulary, targets, e, who):
+    (V,), xp = vocabulary, xp_of(targets)
+    expect(targets.dtype.kind in "iu" and targets.shape == shape[:-1], who,
+           f"targets {targets.dtype} {targets.shape}", f"integers {shape[:-1]}, one per row of {shape}")
+    expect(0 <= e < 1, who, f"label_smoothing {e}", "a number in [0, 1)")
+    if xp.__name__ == "numpy" and targets.size:            # on a GPU this check would make the host wait
+        lowest, highest = targets.min(), targets.max()
+        expect(lowest >= -1 and highest < V, who, f"targets from {lowest} to {highest}",
+               f"0 to {V - 1}, or -1 for padding", "is the tokenizer's vocabulary the model's?")

@@ -1,0 +1,91 @@
+"""dropout for NumPy arrays, in Numba. Formula, names and [DR] numbers: dropout.py.
+
+keep() and keep_range() are for other kernels that drop entries of something they never store (attention).
+Their arguments come from masks(p, key).
+"""
+import numpy as np
+from numba import njit
+
+from minigrad import pool
+from minigrad.backend import wide
+from minigrad.fused.dropout import ADVANCE, LOW, MULTIPLY, check, counter_and_keys, threshold
+
+M0, M1 = map(np.uint64, MULTIPLY)
+A0, A1 = map(np.uint64, ADVANCE)
+LOW, HALF, TWO, THREE = np.uint64(LOW), np.uint64(32), np.uint64(2), np.uint64(3)
+INLINE = {"nogil": True, "forceinline": True}
+FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+
+
+def forward(x, *, p, key):
+    check(p, key, x.size)
+    return (x if p == 0 else _masked(x, p, key)), (p, key)                               # [DR1]
+
+
+def backward(dy, p, key, into=None):
+    return (dy if p == 0 else _masked(dy, p, key),)                                      # [DR2]
+
+
+def _masked(x, p, key):
+    flat = np.ascontiguousarray(wide(x)).reshape(-1)
+    y = np.empty_like(flat)
+    blocks = -(-flat.size // 4)
+    pool.each(_drop, blocks, 8 * flat.size, flat, y, flat.dtype.type(1 / (1 - p)), masks(p, key))
+    return y.reshape(x.shape).astype(x.dtype, copy=False)
+
+
+def masks(p, key):
+    """(k0, k1, c1, c2, c3, threshold) as uint64 numbers: what keep() and keep_range() want to be told."""
+    counter, keys = counter_and_keys(key)
+    return tuple(np.uint64(n) for n in (*keys, *counter, threshold(p)))
+
+
+@njit(**INLINE)
+def philox(c0, c1, c2, c3, k0, k1):
+    """Numbers below 2^32 in uint64, which LLVM knows to multiply as 32 by 32 bits."""
+    for _ in range(10):
+        a, b = M0 * c0, M1 * c2
+        c0, c1, c2, c3 = b >> HALF ^ c1 ^ k0, b & LOW, a >> HALF ^ c3 ^ k1, a & LOW      # [DR3]
+        k0, k1 = k0 + A0 & LOW, k1 + A1 & LOW                                            # [DR4]
+    return c0, c1, c2, c3
+
+
+@njit(**INLINE)
+def keep(how, index):
+    """Does entry index (uint64) stay? A whole block of four for one answer: for the odd entry only."""
+    k0, k1, c1, c2, c3, least = how
+    w = philox(index >> TWO, c1, c2, c3, k0, k1)                                         # [DR5]
+    i = index & THREE
+    return (w[0] if i == 0 else w[1] if i == 1 else w[2] if i == 2 else w[3]) >= least   # [DR6]
+
+
+@njit(**FAST)
+def keep_range(how, start, scale, out):
+    """out[j] = scale if entry start + j stays, else 0: a row of m / (1 - p) of [DR1]. out: (n,) floats."""
+    k0, k1, c1, c2, c3, least = how
+    n = len(out)
+    head = min(n, -start % 4)
+    for j in range(head):
+        out[j] = scale if keep(how, np.uint64(start + j)) else 0
+    first, blocks = np.uint64((start + head) // 4), (n - head) // 4
+    body = out[head:head + 4 * blocks]
+    for b in range(blocks):
+        w0, w1, w2, w3 = philox(first + np.uint64(b), c1, c2, c3, k0, k1)                # [DR5]
+        body[4 * b] = scale if w0 >= least else 0                                        # [DR6]
+        body[4 * b + 1] = scale if w1 >= least else 0
+        body[4 * b + 2] = scale if w2 >= least else 0
+        body[4 * b + 3] = scale if w3 >= least else 0
+    for j in range(head + 4 * blocks, n):
+        out[j] = scale if keep(how, np.uint64(start + j)) else 0
+
+
+@njit(**FAST)
+def _drop(x, y, scale, how, lo, hi):
+    """x, y: flat. Blocks lo..hi of four entries."""
+    x, y, start = x[4 * lo:4 * hi], y[4 * lo:4 * hi], 4 * lo
+    keep_range(how, start, scale, y)
+    for i in range(len(x)):
+        y[i] = x[i] * scale if y[i] != 0 else 0                                          # [DR1]
+
+
+dropout = forward, backward

@@ -1,0 +1,53 @@
+r"""Rows of a table, picked by number.
+
+Forward, for ids of any shape and a table w (V, C):
+    y[n, :] = w[ids[n], :]                                                                 [EM1]
+which is the product of one-hot rows with w, without the zeros. Backward is the transposed product: row v of w is told
+the sum of what all its copies are told,
+    dw[v, :] = sum over n with ids[n] = v of dy[n, :]                                      [EM2]
+Integers have no gradient.
+
+Saved: ids and w, of which backward reads the shape only. [EM2] adds straight into the gradient of w where there is
+one (GPT's table is also its output layer, 150 MB in GPT-2): no dense array of zeros with a few rows filled is made.
+"""
+from minigrad.backend import wide, wide_dtype, xp_of
+from minigrad.check import expect
+from minigrad.tensor import DONE, SKIP, op
+
+
+@op(kernels=("cpu", "gpu"))
+def embedding(ids, w):
+    """y = w[ids]"""
+    check(ids, w)
+    return w[ids], (ids, w)                                                              # [EM1]
+
+
+@embedding.backward
+def _(dy, ids, w, *, into):
+    """dw[v] = sum of dy[n] over n with ids[n] = v"""
+    return scatter(dy, ids, w, into, xp_of(dy).add.at)                                   # [EM2]
+
+
+def scatter(dy, ids, w, into, add_at):
+    """(None, dw), with add_at(dw, ids, rows) to do the work: dw is the slot's array if there is a slot."""
+    slot = into[1]
+    if slot is SKIP:
+        return None, None
+    if slot is None:
+        dw = xp_of(dy).zeros(w.shape, wide_dtype(w.dtype))
+    else:
+        dw, beta = slot.claim()
+        if beta == 0:
+            dw[...] = 0
+    add_at(dw, ids.reshape(-1), wide(dy).reshape(-1, w.shape[1]))
+    return None, dw if slot is None else DONE
+
+
+def check(ids, w):
+    expect(ids.dtype.kind in "iu", "embedding", f"ids of dtype {ids.dtype}", "integers",
+           "are ids and table in the right order? embedding(ids, w)")
+    expect(w.ndim == 2, "embedding", f"a table of shape {w.shape}", "(V, C)")
+    if ids.size and not (0 <= ids.min() and ids.max() < len(w)):
+        where = tuple(int(axis[0]) for axis in ((ids < 0) | (ids >= len(w))).nonzero())
+        expect(False, "embedding", f"id {int(ids[where])} at position {where}", f"0 <= id < {len(w)}, the rows of the "
+               "table", "is the tokenizer's vocabulary the model's vocab_size, and is the text cut to block_size?")

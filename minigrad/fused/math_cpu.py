@@ -1,0 +1,141 @@
+r"""exp, tanh, erf and maximum for Numba kernels, in a form that LLVM turns into vector instructions.
+
+A call of libm's expf inside a loop keeps the loop scalar (5 ns an entry). These are plain arithmetic without a branch
+or a call, inlined into the loop they stand in, which LLVM then vectorises (0.3 ns an entry with AVX-512).
+They take float32 or float64 and answer in the same type:
+
+    from minigrad.fused.math_cpu import exp
+    @njit
+    def f(x): return exp(x)
+
+exp. Write x = n ln 2 + r with n the integer nearest to x / ln 2, so that |r| <= ln(2)/2 = 0.3466:
+    n   = round(x / ln 2),   r = x - n ln 2                                                [MA1]
+    e^r = 1 + q,             q = r + r^2/2! + r^3/3! + ... + r^D/D!                        [MA2]
+    e^x = 2^n (1 + q)                                                                      [MA3]
+The first term left out of [MA2] is 5e-9 for D = 7 (float32) and 4e-18 for D = 13 (float64), a tenth of an ulp or less.
+Rounding to n: adding 1.5 2^(mantissa bits) pushes the fraction out of the number and leaves n in its lowest bits.
+ln 2 is subtracted in two parts, the first so short that n times it is exact. 2^n is built in the exponent bits, in two
+factors, because n runs from -150 to 128 (float32) where a single one would not fit: so too large an x gives inf
+and a very small one the right denormal number or 0. NaN stays NaN.
+
+tanh. With E = e^(2x) - 1, which [MA2] gives without cancellation near 0,
+    E = 2^n q + (2^n - 1),   n and q those of 2x                                           [MA4]
+    tanh x = (e^(2x) - 1) / (e^(2x) + 1) = E / (E + 2)                                     [MA5]
+
+erf. special.py's [ER1] and [ER2], both computed, one selected.
+
+The functions carry the fastmath flag contract only: a caller's reassoc would fold (x + big) - big to x.
+"""
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+from minigrad import special
+
+INLINE = {"fastmath": {"contract"}, "forceinline": True, "error_model": "numpy"}
+
+
+def exp(x):
+    """e^x. Largest error measured: 0.56 ulp (float32), 0.52 ulp (float64)."""
+
+
+def tanh(x):
+    """tanh x. Largest relative error measured."""
+
+
+def erf(x):
+    """erf x."""
+
+
+def _parts(real):
+    """(float type, integer type, split, power): split(x) = (n, q) of [MA1,2], power(n) = 2^n."""
+    if real == types.float32:
+        f, i, mantissa, bias, degree = np.float32, np.int32, 23, 127, 7
+        high, low = f(0.693359375), f(-2.1219444005469057e-4)
+    else:
+        f, i, mantissa, bias, degree = np.float64, np.int64, 52, 1023, 13
+        high, low = f(6.93147180369123816490e-01), f(1.90821492927058770002e-10)
+    per_ln2, big = f(1 / math.log(2)), f(1.5 * 2.0 ** mantissa)
+    big_bits = big.view(i)
+    last, rest = f(1 / math.factorial(degree)), tuple(f(1 / math.factorial(k)) for k in range(degree - 1, 0, -1))
+
+    @njit(**INLINE)
+    def split(x):
+        shifted = f(x * per_ln2 + big)
+        n = shifted - big
+        r = x - n * high - n * low                                                       # [MA1]
+        q = last
+        for c in rest:
+            q = q * r + c
+        return i(shifted.view(i) - big_bits), q * r                                      # [MA2]
+
+    @njit(**INLINE)
+    def power(n):
+        return f(i((n + i(bias)) << i(mantissa)).view(f))
+
+    return f, i, split, power
+
+
+@overload(exp, jit_options=INLINE)
+def _(x):
+    f, i, split, power = _parts(x)
+    least, most = (f(-104), f(89)) if f is np.float32 else (f(-746), f(710))
+
+    def impl(x):
+        x = most if x > most else x                      # written so that NaN passes
+        x = least if x < least else x
+        n, q = split(x)
+        half = i(n >> i(1))
+        return (f(1) + q) * power(half) * power(i(n - half))                             # [MA3]
+    return impl
+
+
+@overload(tanh, jit_options=INLINE)
+def _(x):
+    f, _, split, power = _parts(x)
+
+    def impl(x):
+        x = f(20) if x > f(20) else x                    # tanh 20 rounds to 1
+        x = f(-20) if x < f(-20) else x
+        n, q = split(x + x)
+        p = power(n)
+        e = p * q + (p - f(1))                                                           # [MA4]
+        return e / (e + f(2))                                                            # [MA5]
+    return impl
+
+
+@overload(erf, jit_options=INLINE)
+def _(x):
+    f = np.float32 if x == types.float32 else np.float64
+    p1, q1, p2, q2 = (tuple(map(f, c)) for c in (special.P1, special.Q1, special.P2, special.Q2))
+    small, one = f(special.SMALL), f(special.ONE)
+
+    @njit(**INLINE)
+    def ratio(p, q, x):
+        above, below = p[0], q[0]
+        for c in p[1:]:
+            above = above * x + c
+        for c in q[1:]:
+            below = below * x + c
+        return above / below
+
+    def impl(x):
+        size = abs(x)
+        inner = x * ratio(p1, q1, x * x)                                                 # [ER1]
+        far = one if size > one else size
+        outer = f(1) - exp(-far * far) * ratio(p2, q2, far)                              # [ER2]
+        return inner if size <= small else outer if x > f(0) else -outer
+    return impl
+
+
+@intrinsic
+def maximum(typing, a, b):
+    """The larger of two numbers, NaN if one of them is. Unlike max(a, b), a loop of it vectorises."""
+    def generate(context, builder, signature, args):
+        real = args[0].type
+        return builder.call(builder.module.declare_intrinsic("llvm.maximum", [real], ir.FunctionType(real, [real] * 2)),
+                            args)
+    return a(a, a), generate

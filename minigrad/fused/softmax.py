@@ -1,0 +1,62 @@
+r"""softmax and log_softmax along one axis.
+
+softmax. For each row x (the entries along the axis), with m = max(x):
+    e_i = exp(x_i - m),   s = sum_k e_k                                                    [SM1]
+    p_i = e_i / s                                                                          [SM2]
+Subtracting m changes nothing, since exp(-m) cancels in [SM2], and makes every exponent <= 0 and s >= 1: no overflow,
+no division by 0. An entry of -inf gets p = 0, which is how masks work. A row of nothing but -inf has no
+distribution: it gives NaN, as in PyTorch.
+
+Its derivative: d e_i / dx_j = e_i delta_ij and ds/dx_j = e_j (m cancels, so that it may be held fixed), therefore
+    dp_i / dx_j = e_i delta_ij / s - e_i e_j / s^2 = p_i (delta_ij - p_j)
+and dx_j = sum_i dp_i dp_i/dx_j collects into
+    dx_j = p_j (dp_j - sum_i p_i dp_i)                                                     [SM3]
+Read [SM3] as: compare each dp_j with the average of dp under p. Adding a constant to a row of x moves nothing, and
+indeed sum_j dx_j = 0.
+
+log_softmax. y = log p without the detour through p, which could have underflowed to 0:
+    y_i = (x_i - m) - log s                                                                [SM4]
+    dy_i / dx_j = delta_ij - p_j,   so   dx_j = dy_j - p_j sum_i dy_i,   p_j = exp(y_j)    [SM5]
+
+Saved: the result alone, in the storage dtype. Sums are taken wide.
+"""
+from minigrad.backend import wide, xp_of
+from minigrad.tensor import op
+
+
+@op(kernels=("cpu", "gpu"))
+def softmax(x, *, axis=-1):
+    """p_i = exp(x_i) / sum_k exp(x_k) along axis"""
+    if not x.size:
+        return x, (x, axis)
+    xw = wide(x)
+    e = xp_of(x).exp(xw - xw.max(axis, keepdims=True))                                   # [SM1]
+    p = (e / e.sum(axis, keepdims=True)).astype(x.dtype, copy=False)                     # [SM2]
+    return p, (p, axis)
+
+
+@softmax.backward
+def _(dp, p, axis):
+    """dx = p (dp - sum(p dp))"""
+    pw, dpw = wide(p), wide(dp)
+    return ((pw * (dpw - (pw * dpw).sum(axis, keepdims=True))).astype(p.dtype, copy=False),)     # [SM3]
+
+
+@op(kernels=("cpu", "gpu"))
+def log_softmax(x, *, axis=-1):
+    """y_i = x_i - log sum_k exp(x_k) along axis"""
+    if not x.size:
+        return x, (x, axis)
+    xw, xp = wide(x), xp_of(x)
+    below = xw - xw.max(axis, keepdims=True)
+    y = below - xp.log(xp.exp(below).sum(axis, keepdims=True))                           # [SM4]
+    y = y.astype(x.dtype, copy=False)
+    return y, (y, axis)
+
+
+@log_softmax.backward
+def _(dy, y, axis):
+    """dx = dy - exp(y) sum(dy)"""
+    dyw = wide(dy)
+    dx = dyw - xp_of(y).exp(wide(y)) * dyw.sum(axis, keepdims=True)                      # [SM5]
+    return (dx.astype(y.dtype, copy=False),)

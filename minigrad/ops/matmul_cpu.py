@@ -1,0 +1,75 @@
+"""matmul for NumPy arrays: one GEMM where b is a matrix, batches spread over the threads, gradients into their slots.
+
+A product (..., K) @ (K, N) is a single one of (rows, K) by (K, N), and its db = a^T dy sums over all rows inside the
+GEMM, where the reference makes a (K, N) for every leading index and adds them up afterwards.
+"""
+import math
+
+import numpy as np
+
+from minigrad import blas, pool
+from minigrad.backend import is_float, wide
+from minigrad.ops.matmul import expect_fit
+from minigrad.ops.matmul import matmul as definition
+from minigrad.tensor import DONE, SKIP
+
+
+def _for_reference(a, b):
+    """Vectors and integers are nobody's bottleneck."""
+    return a.ndim < 2 or b.ndim < 2 or not (is_float(a.dtype) and is_float(b.dtype))
+
+
+def forward(a, b):
+    if _for_reference(a, b):
+        return definition.reference(a, b)
+    expect_fit(a, b)
+    return _product(wide(a), wide(b)).astype(np.result_type(a, b), copy=False), (a, b)
+
+
+def backward(dy, a, b, into):
+    if _for_reference(a, b):
+        return definition.reference_backward(dy, a, b, into=into)
+    aw, bw, dy, da, db = wide(a), wide(b), wide(dy), None, None
+    if into[0] is not SKIP:
+        da = _into(into[0], dy, bw.swapaxes(-1, -2))
+    if into[1] is not SKIP:
+        if b.ndim == 2:                                 # every row of every leading index adds to the one db
+            aw, dy = _rows(aw), _rows(dy)
+        db = _into(into[1], aw.swapaxes(-1, -2), dy)
+    return da, db
+
+
+def _into(slot, a, b):
+    """The gradient a b: added to its slot if a GEMM can, else returned."""
+    if slot is None or not a.ndim == b.ndim == slot.array.ndim == 2 or not a.dtype == b.dtype == slot.array.dtype:
+        return _product(a, b)
+    array, beta = slot.claim()
+    blas.gemm(a, b, array, beta)
+    return DONE
+
+
+def _rows(x):
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _product(a, b):
+    """a b, in the wider of the two dtypes."""
+    dtype = np.result_type(a, b)
+    a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+    if b.ndim == 2:
+        return blas.gemm(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    y = np.empty((*lead, a.shape[-2], b.shape[-1]), dtype)
+    # Cut along the longest leading axis, without merging axes, which would copy attention's transposed heads.
+    longest = lead.index(max(lead))
+    parts = [np.moveaxis(np.broadcast_to(x, lead + x.shape[-2:]), longest, 0) for x in (a, b)]
+    blas.one_thread()
+    pool.each(_some, lead[longest], y.size * a.shape[-1] // 8, *parts, np.moveaxis(y, longest, 0))
+    return y
+
+
+def _some(a, b, y, lo, hi):
+    np.matmul(a[lo:hi], b[lo:hi], out=y[lo:hi])
+
+
+matmul = forward, backward

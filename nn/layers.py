@@ -1,0 +1,96 @@
+"""The layers that hold parameters, and Dropout, which holds its place. The mathematics is in minigrad/fused."""
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from minigrad import backend
+from minigrad.check import expect
+from minigrad.fused.dropout import dropout
+from minigrad.fused.embedding import embedding
+from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.linear import linear
+from minigrad.tensor import Tensor
+from nn import init
+from nn.module import Module
+
+
+class Linear(Module):
+    """y = x w + b, with weight (in, out) as in the released GPT-2.
+
+    The weight begins as N(0, std^2), or without std as U(-1/sqrt(in), 1/sqrt(in)); the bias as 0.
+    """
+
+    def __init__(self, n_in, n_out, bias=True, std=None):
+        w = init.uniform((n_in, n_out), 1 / math.sqrt(n_in)) if std is None else init.normal((n_in, n_out), std)
+        self.weight = Tensor(w, requires_grad=True)
+        self.bias = Tensor(np.zeros(n_out, np.float32), requires_grad=True) if bias else None
+
+    def forward(self, x):                                    # (..., in) -> (..., out)
+        return linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A row of a table (n, d) for every id. The table begins as N(0, std^2)."""
+
+    def __init__(self, n, d, std=1.0):
+        self.weight = Tensor(init.normal((n, d), std), requires_grad=True)
+
+    def forward(self, ids):                                  # (...) -> (..., d)
+        return embedding(ids, self.weight)
+
+
+class LayerNorm(Module):
+    """Rows of width d with mean 0 and variance 1, then scaled by weight and shifted by bias."""
+
+    def __init__(self, d, eps=1e-5):
+        self.weight = Tensor(np.ones(d, np.float32), requires_grad=True)
+        self.bias = Tensor(np.zeros(d, np.float32), requires_grad=True)
+        self.eps = eps
+
+    def forward(self, x):                                    # (..., d) -> (..., d)
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+class Mask(NamedTuple):
+    """Which entries to drop: a share of rate, chosen by key = (seed, step, micro-batch, site)."""
+    rate: float
+    key: tuple
+
+
+class Dropout(Module):
+    """In train mode, entries become 0 with probability rate and the rest are scaled by 1 / (1 - rate).
+
+    The mask is a function of (seed, step, micro-batch, site) and the entry's place, see minigrad/fused/dropout.py. site
+    tells the Dropouts of one model apart; number_sites(model) hands them out by position.
+    """
+
+    def __init__(self, rate, site=0):
+        expect(0 <= rate < 1, "Dropout", f"rate {rate}", "a number in [0, 1)")
+        self.rate, self.site = rate, site
+
+    def mask(self):
+        """The Mask of this moment, or None where nothing is dropped."""
+        return Mask(self.rate, (*backend.now(), self.site)) if self.training and self.rate else None
+
+    def forward(self, x):
+        mask = self.mask()
+        return x if mask is None else dropout(x, p=mask.rate, key=mask.key)
+
+
+def number_sites(model):
+    """Give every Dropout of the model a site of its own, the same whenever the same model is made."""
+    for site, m in enumerate(m for m in model.modules() if isinstance(m, Dropout)):
+        m.site = site
+
+
+class Sequential(Module):
+    """Modules (or functions), one after the other."""
+
+    def __init__(self, *layers):
+        self.layers = list(layers)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x

@@ -1,0 +1,21 @@
+"""Packages one by one, so that nothing is shipped by accident; data files; extras."""
+from setuptools import setup
+
+setup(
+    name="minigrad-gpt",
+    version="0.1.0",
+    description="GPT-1 and GPT-2 without a framework: every gradient by hand, on NumPy or CuPy",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=["minigrad", "minigrad.ops", "minigrad.fused", "nn", "gpt", "tok", "train", "train.configs", "bench"],
+    package_data={"minigrad.fused": ["*.cu", "*.cuh", "*.h"], "train.configs": ["*.yaml"]},
+    install_requires=["numpy>=2.1", "numba>=0.61", "regex", "PyYAML", "safetensors", "tqdm", "matplotlib", "ml_dtypes"],
+    extras_require={
+        "cuda12": ["cupy-cuda12x[ctk]"],
+        "cuda13": ["cupy-cuda13x[ctk]"],
+        "test": ["pytest", "hypothesis", "ruff"],
+        "bench": ["torch"],
+    },
+)

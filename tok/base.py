@@ -1,0 +1,170 @@
+"""What every tokenizer does alike: special tokens, checks at the door, the hash, and one JSON file.
+
+A tokenizer is a list of tokens, `vocab`, and a token's id is its place in that list. Special tokens such as
+<|endoftext|> close the list. They stand for no text, so encode() reads their names as the plain characters they are
+written with, unless the caller opts in: a web page that contains "<|endoftext|>" must not be able to end a document.
+
+A subclass sets kind, vocab and special ({name: id}), and defines
+    _encode(text, at) -> ids        plain text, already checked; at is its offset in the whole text, for messages
+    _decode(ids) -> str             ids, already checked
+    content() -> dict               all that decides which ids a text gets, ready for JSON
+    from_content(content)           the inverse, a class method
+"""
+import hashlib
+import json
+import os
+from functools import cached_property
+
+import numpy as np
+import regex
+
+
+def refusal(where, got, expected, hint=""):
+    """The one form of an error that a user can cause; raise what this returns."""
+    return ValueError(f"{where}: got {got}; expected {expected}" + (f". Hint: {hint}" if hint else ""))
+
+
+class Tokenizer:
+    kinds = {}                          # kind -> class: load() looks here, and a subclass enters itself
+
+    def __init_subclass__(cls):
+        Tokenizer.kinds[cls.kind] = cls
+
+    @property
+    def vocab_size(self):
+        return len(self.vocab)
+
+    def __repr__(self):
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, hash={self.hash[:12]})"
+
+    # text -> ids -> text
+
+    def encode(self, s, allowed_special=(), disallowed_special=()):
+        """The ids of a text. Each argument is a set of special tokens, or "all".
+
+        Allowed ones become their id where their name stands in the text. Disallowed ones that are not allowed raise
+        an error. All others are read as plain text.
+        """
+        check_text(s, "encode")
+        allowed = self._named(allowed_special)
+        refused = self._named(disallowed_special) - allowed
+        if refused and (found := _any_of(refused).search(s)):
+            raise refusal("encode", f"the special token {found[0]!r} at offset {found.start()}", "plain text",
+                          "allowed_special={...} reads it as one token; without disallowed_special it is plain text")
+        if not allowed:
+            return self._encode(s, 0)
+        ids, end = [], 0
+        for found in _any_of(allowed).finditer(s):
+            ids += self._encode(s[end:found.start()], end)
+            ids.append(self.special[found[0]])
+            end = found.end()
+        return ids + self._encode(s[end:], end)
+
+    def encode_array(self, s, **special):
+        """encode() as an array: two bytes an id, or four where the vocabulary does not fit into two."""
+        return np.array(self.encode(s, **special), np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+
+    def decode(self, ids):
+        """The text of a list or array of ids."""
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        for position, i in enumerate(ids):
+            if not isinstance(i, (int, np.integer)) or not 0 <= i < self.vocab_size:
+                raise refusal("decode", f"{i!r} at position {position}", f"a whole number from 0 to {self.vocab_size - 1}",
+                              "were these ids made by another tokenizer?")
+        return self._decode(ids)
+
+    def _named(self, names):
+        if isinstance(names, str):
+            if names != "all":
+                raise refusal("encode", repr(names), 'a set of special tokens, or "all"', f"did you mean {{{names!r}}}?")
+            return set(self.special)
+        if unknown := sorted(set(names) - set(self.special)):
+            raise refusal("encode", f"special token {unknown[0]!r}", f"one of {list(self.special)}")
+        return set(names)
+
+    # the hash, and the file
+
+    @cached_property
+    def hash(self):
+        """sha256 of all that decides which ids a text gets, as hexadecimal digits."""
+        return _hash({"kind": self.kind, **self.content()})
+
+    def save(self, path):
+        """Write one JSON file. A crash leaves the old file or the new one, never half of one."""
+        path = os.fspath(path)
+        temporary = f"{path}.{os.getpid()}.tmp"          # same folder: a rename across file systems is a copy
+        try:
+            with open(temporary, "w", encoding="utf-8") as f:
+                json.dump({"kind": self.kind, "hash": self.hash, **self.content()}, f, ensure_ascii=False)
+                f.flush()
+                os.fsync(f.fileno())                     # the data must be on disk before the name points to it
+            os.replace(temporary, path)
+        except BaseException:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+            raise
+
+
+def load(path):
+    """Read the tokenizer that save() wrote to path, of whichever kind it is."""
+    path = os.fspath(path)
+    want = "a tokenizer's JSON file, as written by save()"
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+    except (ValueError, RecursionError) as e:            # bad UTF-8 is a ValueError too
+        raise refusal(f"load {path}", f"no JSON ({e})", want, "the file is damaged, or of another program") from None
+    if not isinstance(content, dict) or not isinstance(content.get("kind"), str) or "hash" not in content:
+        raise refusal(f"load {path}", "JSON without 'kind' and 'hash'", want, "is this a file of another program?")
+    kind, saved = content["kind"], content.pop("hash")
+    if kind not in Tokenizer.kinds:
+        raise refusal(f"load {path}", f"kind {kind!r}", f"one of {sorted(Tokenizer.kinds)}",
+                      "it may come from a later version")
+    if saved != _hash(content):
+        raise refusal(f"load {path}", f"content with hash {_hash(content)[:12]}", f"{str(saved)[:12]}, the hash it was saved with",
+                      "the file is damaged or was edited; train or copy it again")
+    del content["kind"]
+    try:
+        return Tokenizer.kinds[kind].from_content(content)
+    except (LookupError, TypeError, ValueError) as e:    # a right hash over wrong content: made by hand
+        raise refusal(f"load {path}", f"content that is no {kind} tokenizer ({e!r})", want) from None
+
+
+def _hash(content):
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+# checks that the subclasses share
+
+
+def check_text(s, where):
+    """Refuse what is not text: not a str, or a str with half of a surrogate pair, which has no UTF-8."""
+    if not isinstance(s, str):
+        raise refusal(where, type(s).__name__, "str", "bytes want .decode('utf-8') first" if isinstance(s, bytes) else "")
+    try:
+        s.encode()
+    except UnicodeEncodeError as e:
+        raise refusal(where, f"the lone surrogate U+{ord(s[e.start]):04X} at offset {e.start}", "Unicode text",
+                      "s.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') repairs it") from None
+
+
+def each_text(texts, where):
+    """The texts of one str or of an iterable of str, each checked."""
+    for i, s in enumerate([texts] if isinstance(texts, str) else texts):
+        check_text(s, f"{where}, text {i}")
+        yield s
+
+
+def check_special(names, where):
+    """Special tokens as a list, different and not empty; one str is one token and not its characters."""
+    names = [names] if isinstance(names, str) else list(names)
+    bad = [n for i, n in enumerate(names) if not isinstance(n, str) or not n or n in names[:i]]
+    if bad:
+        raise refusal(where, f"special token {bad[0]!r}", "different, non-empty names")
+    return names
+
+
+def _any_of(names):
+    longest_first = sorted(names, key=len, reverse=True)
+    return regex.compile("|".join(map(regex.escape, longest_first)))

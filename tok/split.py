@@ -1,0 +1,22 @@
+r"""Where a text may be cut into words before byte pairs are merged; no merge ever crosses a cut.
+
+Both patterns try their alternatives in order and cover every character, so the pieces of a text, joined, are the
+text. A word takes the one space before it along, which makes " the" a single token.
+
+"gpt2" is the pattern that GPT-2 was published with. Its words are runs of letters, \p{L}. Devanagari writes most of
+its vowels, and the virama that joins consonants, as marks, \p{M}, and so does every Indic script; a mark is not a
+letter, and हिन्दी falls apart at each of them:
+    "gpt2"     ह|ि|न|्|द|ी| कव|ि|त|ा         two words in 10 pieces, and no token can ever hold a syllable
+    "indic"    हिन्दी| कविता                   two words in 2
+"indic" differs in one idea, that a mark belongs to whatever it follows: to a letter, to a digit, and to a symbol, so
+that ❤️ keeps the invisible mark which makes it red. Inside a word it also keeps the two joiners, U+200C and U+200D,
+which choose between the forms of a conjunct.
+"""
+SPLITS = {
+    "indic": r"'(?:[sdmt]|ll|ve|re)"                            # English: don't -> don|'t
+             r"| ?[\p{L}\p{M}][\p{L}\p{M}\u200c\u200d]*"        # a word
+             r"| ?\p{N}[\p{N}\p{M}]*"                           # a number
+             r"| ?[^\s\p{L}\p{M}\p{N}][^\s\p{L}\p{N}]*"         # signs, and marks and joiners on them
+             r"|\s+(?!\S)|\s+",                                 # space, all but the last one if a word follows
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+}

@@ -1,0 +1,272 @@
+"""Every setting of a run, once: the command line, the YAML files and --help all come from the dataclass below.
+
+Later wins: defaults < preset < YAML file < flags. A name that no setting has is an error that suggests the nearest.
+"""
+import argparse
+import difflib
+import math
+import textwrap
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from minigrad.check import expect
+
+
+def setting(default, topic, help, **rule):
+    """A field of Config; rule is any of low= (least value), below= (a bound it stays under), choices=, fixed= (resume keeps it)."""
+    return field(default=default, metadata={"topic": topic, "help": help, **rule})
+
+
+@dataclass
+class Config:
+    """What a run is made of; the defaults are the smallest sensible run, configs/*.yaml say how each run differs."""
+    config: str = setting("verse", "run", "a name from train/configs, or a YAML file")
+    out: str = setting("", "run", "run folder (empty: runs/CONFIG, or the next free runs/CONFIG-2, -3, ...)")
+    resume: str = setting("", "run", "a run folder to continue, exactly where it stopped")
+    init: str = setting("", "run", "start from these weights: a run folder or a Hugging Face GPT folder", fixed=True)
+    seed: int = setting(0, "run", "fixes initial weights, data order, dropout and samples", low=0)
+    backend: str = setting("numpy", "run", "numpy (CPU) or cupy (NVIDIA GPU)", choices=("numpy", "cupy"))
+    dtype: str = setting("float32", "run", "how parameters are stored", choices=("float32", "float64", "bfloat16"), fixed=True)
+
+    data: str = setting("verse", "data", "a text file, a folder of .txt, .jsonl with a \"text\" field (file or folder), or "
+                        "the word verse: Hindi couplets that the project composes itself")
+    couplets: int = setting(100_000, "data", "how many couplets verse composes", low=1)
+    split: tuple = setting((0.8, 0.1, 0.1), "data", "shares of train, validation and test")
+    tokenizer: str = setting("char", "data", "char, bpe, or the file of a trained tokenizer", fixed=True)
+    vocab_size: int = setting(1024, "data", "tokens that bpe learns (char and files bring their own)", low=257, fixed=True)
+    align: bool = setting(True, "data", "start training windows where a document starts, if one block reaches that far back")
+    shards: str = setting("runs/shards", "data", "where tokenised text is kept for the next run on the same data")
+
+    preset: str = setting("", "model", "a published size, for instance gpt2; fills in the five sizes below", fixed=True)
+    n_layer: int = setting(4, "model", "blocks", low=1, fixed=True)
+    n_head: int = setting(4, "model", "attention heads; divides n_embd", low=1, fixed=True)
+    n_embd: int = setting(128, "model", "width", low=1, fixed=True)
+    block_size: int = setting(64, "model", "longest context, in tokens", low=1, fixed=True)
+    pre_norm: bool = setting(True, "model", "true: GPT-2, normalise what goes into a branch; false: GPT-1, normalise what comes out", fixed=True)
+    dropout: float = setting(0.0, "model", "share of activations dropped in training", low=0, below=1, fixed=True)
+
+    steps: int = setting(1000, "training", "updates of the weights", low=0)
+    tokens_per_step: int = setting(2048, "training", "tokens that one update sees; decides the result", low=1)
+    device_batch: int = setting(32, "training", "rows that go through the model at once; decides only memory and speed: "
+                                "tokens_per_step / (device_batch * block_size) such micro-batches are accumulated", low=1)
+    lr: float = setting(1e-3, "training", "highest learning rate", low=0)
+    min_lr: float = setting(1e-4, "training", "learning rate at the end of the cosine", low=0)
+    warmup: int = setting(100, "training", "steps in which the learning rate rises (all steps, if there are fewer)", low=0)
+    weight_decay: float = setting(0.1, "training", "AdamW's decay of matrices and embeddings (vectors do not decay)", low=0)
+    betas: tuple = setting((0.9, 0.95), "training", "AdamW's memory of gradients and of their squares")
+    clip: float = setting(1.0, "training", "largest norm of the gradient; 0 does not clip", low=0)
+    label_smoothing: float = setting(0.0, "training", "share of the target spread over all tokens", low=0, below=1)
+
+    eval_every: int = setting(250, "evaluation", "steps between validations, each with a checkpoint", low=1)
+    eval_tokens: int = setting(32_768, "evaluation", "about how many validation tokens are scored", low=1)
+    samples: int = setting(4, "evaluation", "texts written at the end", low=0)
+    sample_prompt: str = setting("", "evaluation", "how they begin (empty: as a document does)")
+    sample_tokens: int = setting(200, "evaluation", "their length", low=1)
+    temperature: float = setting(0.8, "evaluation", "below 1 safer, above 1 wilder, 0 always the likeliest token", low=0)
+
+    @property
+    def accumulation(self):
+        return self.tokens_per_step // (self.device_batch * self.block_size)
+
+
+FIELDS = {f.name: f for f in fields(Config)}
+EXAMPLES = """\
+examples:
+  python -m train.run                                            Hindi couplets on a CPU: the whole project in one run
+  python -m train.run --config shakespeare-char --data tinyshakespeare.txt
+  python -m train.run --data my_texts/ --tokenizer bpe --vocab_size 2000 --steps 3000
+  python -m train.run --resume runs/verse --steps 4000           go on where a run stopped, further
+  python -m train.sample runs/verse --prompt "..."               let the result write"""
+
+
+def parse(argv=None):
+    """The command line -> a checked Config."""
+    flags = _read_flags(argv)
+    if not (resume := flags.get("resume", "")):
+        return build({**_expand(read_yaml(config_file(flags.get("config", Config.config)))), **_expand(flags)})
+    saved = read_yaml(Path(resume, "settings.yaml"), "a run folder that --out made")
+    for key in flags:
+        expect(key not in ("config", "out"), f"--{key}", f"both --{key} and --resume", "one of them",
+               "--resume takes the settings and the folder of the run itself")
+        expect(flags[key] == saved.get(key) or not FIELDS[key].metadata.get("fixed"), f"--{key}", repr(flags[key]),
+               f"{saved.get(key)!r}, as in {resume}", "this belongs to the checkpoint; --init starts a new run from its weights")
+    return build({**saved, **flags, "out": resume})
+
+
+def build(given):
+    """{name: value} -> Config, its values checked together."""
+    config = Config(**given)
+    check(config)
+    return config
+
+
+def check(c):
+    """Refuse settings that are fine one by one but not together."""
+    expect(c.n_embd % c.n_head == 0, "n_embd", f"{c.n_embd} for {c.n_head} heads", "a multiple of n_head",
+           f"--n_embd {max(1, round(c.n_embd / c.n_head)) * c.n_head}")
+    expect(len(c.split) == 3 and all(s >= 0 for s in c.split) and abs(sum(c.split) - 1) < 1e-6, "split", c.split,
+           "three shares (train, validation, test) that sum to 1", "--split 0.8 0.1 0.1")
+    expect(len(c.betas) == 2 and all(0 <= b < 1 for b in c.betas), "betas", c.betas, "two numbers from 0 to below 1",
+           "--betas 0.9 0.95")
+    rows, block = c.device_batch, c.block_size
+    below = c.tokens_per_step // (rows * block) * rows * block
+    fitting = [t for t in (below, below + rows * block) if t]
+    batches = [b for b in range(1, c.tokens_per_step // block + 1) if c.tokens_per_step % (b * block) == 0]
+    near = sorted(sorted(batches, key=lambda b: abs(b - rows))[:2])
+    hint = "--tokens_per_step " + " or ".join(map(str, fitting))
+    expect(c.tokens_per_step % (rows * block) == 0, "tokens_per_step", c.tokens_per_step,
+           f"a multiple of device_batch {rows} * block_size {block} = {rows * block}",
+           hint + (f", or --device_batch {' or '.join(map(str, near))}" if near else ""))
+
+
+def names():
+    """The configurations that come with the project."""
+    return sorted(f.name.removesuffix(".yaml") for f in files("train").joinpath("configs").iterdir() if f.name.endswith(".yaml"))
+
+
+def config_file(name):
+    """A configuration's name or a path -> its file."""
+    if name in names():
+        return files("train").joinpath("configs", f"{name}.yaml")
+    expect(Path(name).is_file(), "--config", repr(name), f"a YAML file or one of {', '.join(names())}",
+           _nearest(Path(name).stem, names()))
+    return Path(name)
+
+
+def read_yaml(file, expected="a readable YAML file"):
+    """A file of settings -> {name: value}, every name known and every value of its type."""
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ValueError(f"{file}: got {' '.join(str(e).split())}; expected {expected}") from None
+    expect(isinstance(given, dict), str(file), f"a {type(given).__name__}", "lines of `name: value`")
+    return {_known(str(name), str(file)): convert(str(name), value, f"{file}: {name}") for name, value in given.items()}
+
+
+def to_yaml(config):
+    """The settings as a YAML file that --config reads back; where the run lives is left out."""
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items() if k not in ("config", "out", "resume")}
+    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+
+
+def describe(config):
+    """The resolved settings, one line per topic."""
+    lines = {}
+    for f in FIELDS.values():
+        if (value := getattr(config, f.name)) != "":
+            lines.setdefault(f.metadata["topic"], []).append(f"{f.name} {_show(value)}")
+    return "\n".join(textwrap.fill("  ".join(items), 118, initial_indent=f"{topic:11}", subsequent_indent=" " * 11,
+                                   break_on_hyphens=False) for topic, items in lines.items())
+
+
+KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers"}
+
+
+def convert(name, value, who):
+    """What YAML or a flag gave -> the field's type, or an error. Numbers may come as text: YAML reads 1e-3 as a string."""
+    kind, rule = FIELDS[name].type, FIELDS[name].metadata
+    try:
+        result = _CONVERT[kind](value)
+    except (TypeError, ValueError, KeyError):
+        raise ValueError(f"{who}: got {value!r}; expected {KINDS[kind]}. Hint: {rule['help']}") from None
+    choices = rule.get("choices", ())
+    expect(not choices or result in choices, who, repr(value), f"one of {', '.join(choices)}", _nearest(str(value), choices))
+    expect("low" not in rule or result >= rule["low"], who, result, f"at least {rule.get('low')}", rule["help"])
+    expect("below" not in rule or result < rule["below"], who, result, f"less than {rule.get('below')}", rule["help"])
+    return result
+
+
+def _text(value):
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _whole(value):
+    if isinstance(value, (bool, float)):       # int(1.5) would be 1
+        raise TypeError
+    return int(value)
+
+
+def _number(value):
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise TypeError
+    return float(value)
+
+
+def _numbers(value):
+    words = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(_number(w) for word in words for w in (word.replace(",", " ").split() if isinstance(word, str) else [word]))
+
+
+_CONVERT = {str: _text, int: _whole, float: _number, tuple: _numbers,
+            bool: lambda value: {"true": True, "false": False}[str(value).lower()]}
+
+
+def _read_flags(argv):
+    """The command line -> {name: value} of what was said; --help answers with the values of the chosen --config."""
+    given, rest = _parser(Config()).parse_known_args(argv)
+    for word in rest:
+        expect(not word.startswith("--"), word, "no setting of that name", "one of those in --help",
+               _nearest(word.split("=")[0].strip("-"), FIELDS, "--"))
+    expect(not rest, "the command line", repr(" ".join(rest)), "flags such as --steps 100", "quote texts that have spaces in them")
+    flags = {name: convert(name, value, f"--{name}") for name, value in vars(given).items() if name != "help"}
+    if given.help:
+        print(_parser(build(_expand(read_yaml(config_file(flags.get("config", Config.config)))))).format_help())
+        raise SystemExit(0)
+    return flags
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ValueError(f"the command line: {message}")
+
+
+_METAVAR = {str: "TEXT", int: "N", float: "X", bool: "true|false", tuple: "X"}
+
+
+def _parser(shown):
+    """argparse's view of Config: one flag per field, by topic, with the values of the config shown."""
+    parser = _Parser(prog="python -m train.run", usage="python -m train.run [--config NAME|FILE] [--SETTING VALUE ...]",
+                     description=__doc__.splitlines()[0], epilog=EXAMPLES, allow_abbrev=False, add_help=False,
+                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=118))
+    parser.add_argument("-h", "--help", action="store_true", help="this text, for the chosen --config")
+    groups = {}
+    for f in FIELDS.values():
+        topic = f.metadata["topic"]
+        if topic not in groups:
+            groups[topic] = parser.add_argument_group(topic)
+        shape = {tuple: {"nargs": "+"}, bool: {"nargs": "?", "const": "true"}}.get(f.type, {})
+        text = f"{f.metadata['help']} [{_show(getattr(shown, f.name))}]"
+        groups[topic].add_argument(f"--{f.name}", default=argparse.SUPPRESS, metavar=_METAVAR[f.type], **shape,
+                                   help=text.replace("%", "%%"))
+        if f.type is bool:
+            groups[topic].add_argument(f"--no-{f.name}", dest=f.name, action="store_const", const="false",
+                                       default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _expand(given):
+    """Put a preset's sizes under the settings that were given beside it."""
+    if not given.get("preset"):
+        return given
+    from gpt import GPTConfig
+    sizes = GPTConfig.preset(given["preset"])
+    return {**{k: getattr(sizes, k) for k in ("n_layer", "n_head", "n_embd", "block_size", "pre_norm")}, **given}
+
+
+def _known(name, who):
+    expect(name in FIELDS, who, f"an unknown setting {name!r}", "a setting from --help", _nearest(name, FIELDS))
+    return name
+
+
+def _nearest(word, known, prefix=""):
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _show(value):
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)

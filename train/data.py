@@ -1,0 +1,289 @@
+"""Text in, batches out.
+
+documents -> train, val, test -> one stream of tokens each, on disk -> windows of a block, as x and y = x one later.
+
+A stream is  separator document separator document ... separator  (the separator is <|endoftext|>; a tokenizer without
+it uses a newline). So every document is predicted from the same start, its first token as well as its last, and its end is
+predicted too: the nats of a document and its separator are -log p(document).
+
+A training window is a function of (seed, its number) alone. Nothing needs to be replayed after a resume, and the order
+does not depend on how many rows go through the model at once.
+
+Not here: texts larger than memory, and downloads.
+"""
+import array
+import functools
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import tok
+from minigrad.backend import stream
+from minigrad.check import expect
+from train import verse
+
+SPLITS = ("train", "val", "test")
+END = "<|endoftext|>"
+ENOUGH = 100          # fewer documents than this are each cut in three, instead of being dealt out whole
+FORMAT = 1            # of the shards; a change makes old ones invisible
+
+
+# ----------------------------------------------------------------------------------------------- text -> documents
+
+def source_files(data):
+    """The file, or the .txt and .jsonl files of a folder in the order of their names."""
+    path = Path(data)
+    expect(path.exists(), "--data", f"{data!r}, which does not exist", "a text file, a folder of .txt, .jsonl, or the word verse")
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (".txt", ".jsonl"))
+    expect(files, "--data", f"the folder {data!r} without any .txt or .jsonl", "at least one", "other formats: convert them first")
+    return files
+
+
+def read_documents(file):
+    """A .jsonl's texts, or any other file as one document."""
+    raw = file.read_bytes()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{file}: got byte 0x{raw[e.start]:02x} at offset {e.start}, which is not UTF-8; expected UTF-8 text. "
+                         f"Hint: iconv -f ISO-8859-1 -t UTF-8 {file} > fixed.txt, if that is its encoding") from None
+    if file.suffix != ".jsonl":
+        return [text]
+    return [_text_of(line, f"{file}:{n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _text_of(line, who):
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{who}: got a line that is not JSON ({e.msg}); expected {{\"text\": \"...\"}}") from None
+    text = row.get("text") if isinstance(row, dict) else None
+    expect(isinstance(text, str), who, "a line without a text", "{\"text\": \"...\"}", "every line is one document")
+    return text
+
+
+def fingerprint(config):
+    """What the documents depend on, as a hash: the bytes of the files, or the recipe of verse."""
+    digest = hashlib.sha256()
+    if config.data == "verse":
+        digest.update(f"verse {config.couplets} {config.seed}".encode() + Path(verse.__file__).read_bytes())
+    else:
+        for file in source_files(config.data):
+            digest.update(f"{file.suffix} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def documents(config):
+    """All documents of --data."""
+    if config.data == "verse":
+        return verse.corpus(config.couplets, config.seed)
+    found = [text for file in source_files(config.data) for text in read_documents(file) if text.strip()]
+    expect(found, "--data", f"{config.data!r} without any text", "some text to learn from")
+    return found
+
+
+def split(texts, shares):
+    """Documents -> {"train": [...], "val": [...], "test": [...]}.
+
+    Whole documents go where the hash of their text says: a document keeps its place when others are added, and two
+    equal ones never face each other as training and test. A few long documents are cut instead, at the shares.
+    """
+    ends = np.cumsum(shares)
+    parts = {name: [] for name in SPLITS}
+    for text in texts:
+        if len(texts) >= ENOUGH:
+            place = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
+            parts[SPLITS[min(2, int(np.searchsorted(ends, place, "right")))]].append(text)
+        else:
+            first, second = (int(len(text) * end + 1e-6) for end in ends[:2])
+            for name, part in zip(SPLITS, (text[:first], text[first:second], text[second:])):
+                parts[name] += [part] if part else []
+    return parts
+
+
+# ----------------------------------------------------------------------------------------------- documents -> shards
+
+@dataclass
+class Data:
+    """Where a run reads from: three shards, the tokenizer that made them, and the fingerprint of the text."""
+    tokenizer: object
+    train: "Shard"
+    val: "Shard"
+    test: "Shard"
+    source: str
+
+
+def prepare(config, tokenizer=None):
+    """--data as tokens, with the tokenizer given or the one that the config asks for.
+
+    Both the tokenizer and the shards are kept in the folder --shards, each under a hash of all that it depends on.
+    """
+    source, kept = fingerprint(config), Path(config.shards)
+    kept.mkdir(parents=True, exist_ok=True)
+    parts = functools.cache(lambda: split(documents(config), config.split))
+    if tokenizer is None:
+        tokenizer = choose_tokenizer(config, source, parts)
+    folder = kept / _key("shards", source, config.split, tokenizer.hash)
+    if not folder.exists():
+        expect(parts()["train"], "--data", "no text for training", "at least one document", "a larger first share in --split")
+        write_shards(folder, parts(), tokenizer, source)
+    return Data(tokenizer, *(Shard(folder, name, tokenizer) for name in SPLITS), source)
+
+
+def choose_tokenizer(config, source, parts):
+    """A tokenizer from its file, or learned from the training text; characters are those of all the text."""
+    if config.tokenizer not in ("char", "bpe"):
+        return tok.load(config.tokenizer)
+    kept = Path(config.shards) / f"{_key('tokenizer', source, config.split, config.tokenizer, config.vocab_size)}.json"
+    if kept.exists():
+        return tok.load(kept)
+    if config.tokenizer == "char":
+        tokenizer = tok.CharTokenizer.train(["\n", *parts()["train"], *parts()["val"], *parts()["test"]])
+    else:
+        tokenizer = tok.BPETokenizer.train(parts()["train"], config.vocab_size, progress=True)
+    tokenizer.save(kept)
+    return tokenizer
+
+
+def _key(*parts):
+    return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:16]
+
+
+def separator(tokenizer):
+    """The token between documents, from which each is predicted."""
+    return tokenizer.special[END] if END in tokenizer.special else tokenizer.encode("\n")[0]
+
+
+def write_shards(folder, parts, tokenizer, source):
+    """Tokenize all splits into folder, which appears complete or not at all."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        partial.mkdir(exist_ok=True)
+        tokenizer.save(partial / "tokenizer.json")
+        dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+        for name, texts in parts.items():
+            tokens, starts = array.array("I", [separator(tokenizer)]), []
+            for text in tqdm(texts, f"tokenize {name}", unit=" documents", delay=1, leave=False):
+                starts.append(len(tokens))
+                tokens.extend(tokenizer.encode(text))
+                tokens.append(separator(tokenizer))
+            np.asarray(tokens, dtype).tofile(partial / f"{name}.bin")
+            np.asarray(starts, np.int64).tofile(partial / f"{name}.starts.bin")
+            sidecar = {"tokens": len(tokens), "documents": len(texts), "dtype": np.dtype(dtype).name, "source": source,
+                       "tokenizer": tokenizer.hash, "vocab_size": tokenizer.vocab_size}
+            (partial / f"{name}.json").write_text(json.dumps(sidecar, indent=1))
+        os.rename(partial, folder)
+    except OSError as e:
+        if not (folder / "tokenizer.json").exists():         # else another run was faster, with the same result
+            raise ValueError(f"--shards: got {e}; expected a folder that can be written. Hint: --shards FOLDER") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class Shard:
+    """One split on disk: the stream of tokens, memory-mapped, and where its documents start."""
+
+    def __init__(self, folder, name, tokenizer):
+        self.file = Path(folder) / f"{name}.bin"
+        try:
+            about = json.loads(self.file.with_suffix(".json").read_text())
+            self.tokens = np.memmap(self.file, about["dtype"], "r")
+            self.starts = np.fromfile(self.file.with_suffix(".starts.bin"), np.int64)
+            whole = (len(self.tokens), len(self.starts)) == (about["tokens"], about["documents"])
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            whole, about = False, {"tokenizer": tokenizer.hash, "problem": e}
+        expect(whole, str(self.file), "a damaged shard", "as many tokens and documents as its .json says",
+               f"delete {folder}; the next run makes it again")
+        expect(about["tokenizer"] == tokenizer.hash, str(self.file), f"tokens of the tokenizer {about['tokenizer']}",
+               f"{tokenizer.hash}, the one beside it", f"delete {folder}; the next run makes it again")
+        self.vocab_size = tokenizer.vocab_size
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def read(self, starts, length):
+        """tokens[start:start + length] for each start, as rows of int64."""
+        rows = np.stack([self.tokens[s:s + length] for s in starts]).astype(np.int64)
+        worst = int(rows.max())
+        expect(worst < self.vocab_size, str(self.file), f"token id {worst}", f"ids below the vocabulary size {self.vocab_size}",
+               "the shard is damaged: delete its folder; the next run makes it again")
+        return rows
+
+
+# ----------------------------------------------------------------------------------------------- shards -> batches
+
+class Windows:
+    """The endless sequence of training windows: every epoch cuts the stream at other places, in another order."""
+
+    def __init__(self, shard, block_size, seed, align=False):
+        self.shard, self.block_size, self.seed, self.align = shard, block_size, seed, align
+        expect(len(shard) > block_size, str(shard.file), f"{len(shard)} tokens of training text",
+               f"more than one block of {block_size}", "more text, or a smaller --block_size")
+        self.per_epoch = max(1, (len(shard) - 1) // block_size - 1)
+        self.epoch = functools.lru_cache(maxsize=2)(self.starts)      # two: a batch may lie across the end of an epoch
+
+    def batch(self, position, rows):
+        """Windows position, position + 1, ... as x, y (rows, block_size); y is x one token later."""
+        numbers = range(position, position + rows)
+        starts = [self.epoch(i // self.per_epoch)[i % self.per_epoch] for i in numbers]
+        tokens = self.shard.read(starts, self.block_size + 1)
+        return tokens[:, :-1], tokens[:, 1:]
+
+    def starts(self, epoch):
+        """Where the windows of an epoch start, shuffled."""
+        rng = stream(f"windows of epoch {epoch}", self.seed)
+        slack = len(self.shard) - 1 - self.per_epoch * self.block_size
+        starts = rng.integers(slack + 1) + self.block_size * np.arange(self.per_epoch)
+        if self.align and len(self.shard.starts):
+            # a document is predicted from the separator before it, so that is where its window starts
+            begins = self.shard.starts[np.searchsorted(self.shard.starts, starts + 1, "right") - 1] - 1
+            starts = np.where(starts - begins < self.block_size, begins, starts)
+        return rng.permutation(starts)
+
+
+class Validation:
+    """Batches that score whole documents: every token from the first to the separator after the last, once.
+
+    A row holds as many documents as fit into a block, and then padding (target -1). A document longer than a block is
+    cut into pieces. If that is more than about `tokens` tokens, rows are taken evenly from the whole split.
+    """
+
+    def __init__(self, shard, block_size, batch, tokens):
+        expect(len(shard.starts), str(shard.file), "no validation text", "at least one document",
+               "more text, or a larger second share in --split")
+        ends = np.append(shard.starts[1:], len(shard))
+        cuts = [np.arange(start, end, block_size) for start, end in zip(shard.starts, ends)]
+        bounds = np.append(np.concatenate(cuts), len(shard))          # neighbours are at most a block apart
+        rows, i = [], 0
+        while i < len(bounds) - 1:
+            j = np.searchsorted(bounds, bounds[i] + block_size, "right") - 1
+            rows.append((bounds[i], bounds[j]))
+            i = j
+        chosen = np.unique(np.linspace(0, len(rows) - 1, max(1, tokens // block_size)).astype(int))
+        self.shard, self.rows, self.block_size = shard, [rows[i] for i in chosen], block_size
+        self.batch = batch
+        self.tokens = int(sum(b - a for a, b in self.rows))
+
+    def batches(self):
+        """x, y (rows, block_size), padded."""
+        for i in range(0, len(self.rows), self.batch):
+            some = self.rows[i:i + self.batch]
+            x = np.zeros((len(some), self.block_size), np.int64)
+            y = np.full_like(x, -1)
+            for k, (a, b) in enumerate(some):
+                row = self.shard.read([a - 1], b - a + 1)[0]
+                x[k, :b - a], y[k, :b - a] = row[:-1], row[1:]
+            yield x, y
+
+    def documents(self):
+        """The token ids of every document that starts in a row, without its separator."""
+        ends = np.append(self.shard.starts[1:], len(self.shard)) - 1
+        for a, b in self.rows:
+            for i in range(*np.searchsorted(self.shard.starts, [a, b])):
+                yield self.shard.tokens[self.shard.starts[i]:ends[i]].tolist()

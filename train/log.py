@@ -1,0 +1,94 @@
+"""Seeing a run: a progress bar, log.jsonl, and a plot of the loss."""
+import json
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+
+class Log:
+    """log.jsonl: one measurement a line, {"step", "loss", ...} of training or {"step", "val_loss", ...} of validation."""
+
+    def __init__(self, file, step=0):
+        """Begin after the given step: lines from beyond the checkpoint that a run resumes from are forgotten."""
+        self.file = Path(file)
+        kept = [entry for entry in read(file) if entry["step"] <= step] if step and self.file.exists() else []
+        self.file.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+
+    def write(self, **entry):
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+
+def read(file):
+    """The entries of a log; a last line that was cut off is left out."""
+    entries = []
+    for line in Path(file).read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def progress(steps, done):
+    """A bar over the steps of a run, with the time that is left; quiet where nobody watches."""
+    return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05, file=sys.stderr,
+                mininterval=0.2 if sys.stderr.isatty() else 10)
+
+
+@contextmanager
+def slow(message, after=1.5):
+    """Say message if what is inside takes longer than that many seconds, and then how long it took."""
+    began = time.perf_counter()
+    timer = threading.Timer(after, lambda: print(message, "...", flush=True))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if (took := time.perf_counter() - began) > after:
+            print(f"  took {took:.0f} s", flush=True)
+
+
+def plot(file, entries, title=""):
+    """Draw training and validation loss over steps, and the entropy of the source where it is known."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    train = [(e["step"], e["loss"]) for e in entries if "loss" in e]
+    val = [e for e in entries if "val_loss" in e]
+    figure, axes = plt.subplots(figsize=(8, 4.8), dpi=120, layout="constrained")
+    if train:
+        steps, losses = np.array(train).T
+        axes.plot(steps, losses, color="#9ecae1", linewidth=0.7, alpha=0.8)
+        axes.plot(steps, _smooth(losses), color="#2171b5", linewidth=1.6, label="training")
+    if val:
+        axes.plot([e["step"] for e in val], [e["val_loss"] for e in val], "o-", color="#d94801", markersize=4, linewidth=1.4,
+                  label=f"validation: {val[-1]['val_loss']:.3f}")
+    if val and "entropy_bits" in val[-1]:
+        last = val[-1]                                  # bits per document -> nats per token, on the same documents
+        floor = last["val_loss"] * last["entropy_bits"] / last["val_bits"]
+        axes.axhline(floor, color="#238b45", linestyle="--", linewidth=1.4, label=f"entropy of the source: {floor:.3f}")
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    figure.savefig(file)
+    plt.close(figure)
+
+
+def _smooth(values, share=0.02):
+    """An exponential mean over about that share of the run, without the pull of its first value."""
+    keep = 1 - 1 / max(1.0, share * len(values))
+    mean, weight, out = 0.0, 0.0, []
+    for v in values:
+        mean, weight = keep * mean + (1 - keep) * v, keep * weight + 1 - keep
+        out.append(mean / weight)
+    return np.array(out)

@@ -1,0 +1,80 @@
+"""One update, one validation, and who is to blame when a number is not finite."""
+import contextlib
+import math
+
+from minigrad import no_grad
+from minigrad.backend import is_float, moment, xp_of
+from minigrad.tensor import probe
+from nn import clip_grad_norm
+
+
+class NotFinite(ArithmeticError):
+    """The loss or its gradient is NaN or infinite; the message names the first step, parameter or op."""
+
+
+def train_step(model, opt, batches, lr, step, config):
+    """One update from the mean gradient of the micro-batches. Returns their mean loss and the gradient's norm."""
+    loss = 0.0
+    for micro, (x, y) in enumerate(batches):
+        with moment(config.seed, step, micro):                   # dropout masks are a function of these three
+            part = model.loss(x, y, label_smoothing=config.label_smoothing)
+            part.backward(1 / len(batches))
+        loss += float(part) / len(batches)
+    norm = float(clip_grad_norm(opt, config.clip or math.inf))
+    if not math.isfinite(loss + norm):                           # before the update: the weights are still good
+        raise NotFinite(f"step {step + 1}: got loss {loss}, gradient norm {norm}; expected finite numbers. "
+                        f"First not finite: {culprit(model, batches, step, config)}. "
+                        "Hint: a lower --lr, a longer --warmup, or --clip 1.0")
+    opt.step(lr)
+    opt.zero_grad()
+    return loss, norm
+
+
+@contextlib.contextmanager
+def evaluating(model):
+    """Eval mode and no recording inside; the mode that was found comes back."""
+    was_training = model.training
+    model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def evaluate(model, validation):
+    """Mean nats per validation token."""
+    nats = 0.0
+    with evaluating(model):
+        for x, y in validation.batches():
+            nats += float(model.loss(x, y)) * int((y >= 0).sum())
+    return nats / validation.tokens
+
+
+def culprit(model, batches, step, config):
+    """The first thing that is not finite: a parameter, else the op that made it from finite inputs, else a gradient."""
+    if name := bad_parameter(model):
+        return f"parameter {name}"
+    found = []
+
+    def look(op, inputs, outputs):
+        if not found and not all(map(_finite, outputs)):
+            found.append(op)
+
+    for micro, (x, y) in enumerate(batches):
+        with moment(config.seed, step, micro), no_grad(), probe(look):
+            model.loss(x, y, label_smoothing=config.label_smoothing)
+        if found:
+            return f"the output of op {found[0]} in micro-batch {micro}"
+    bad = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    return f"the gradient of {bad[0]}" if bad else "nothing, on a second look"
+
+
+def bad_parameter(model):
+    """The name of the first parameter that is not finite, or None."""
+    return next((name for name, p in model.named_parameters() if not _finite(p.data)), None)
+
+
+def _finite(a):
+    """Is every entry a number? Integers, and what is no array, are."""
+    return not hasattr(a, "dtype") or not is_float(a.dtype) or bool(xp_of(a).isfinite(a).all())
