@@ -15,7 +15,8 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
     question. With d(k) = L(x + k h e_i) - L(x - k h e_i), Taylor's series gives
         dL/dx_i = (8 d(1) - d(2)) / 12h + O(h^4).
     Errors are relative to the largest gradient of the whole case, down to the rounding floor of the difference.
-    Integer arguments, numbers and None are held fixed. Returns the largest relative error; raises AssertionError above rtol.
+    Integers, Python numbers and None are held fixed. Returns the largest relative error; raises AssertionError above
+    rtol.
     """
     rng = np.random.default_rng(seed)
     arrays = [a.astype("float64") if _floats(a) else a for a in arrays]
@@ -23,8 +24,8 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
         forward, backward = kernels.choose(op, arrays)
         y, saved = forward(*arrays, **params)
         v = tuple(rng.standard_normal(a.shape) for a in _tuple(y))
-        analytic = backward(v if isinstance(y, tuple) else v[0], *saved,
-                            into=tuple(SKIP if type(a) in (int, float) else None for a in arrays))
+        into = tuple(SKIP if type(a) in (int, float) else None for a in arrays)
+        analytic = backward(v if isinstance(y, tuple) else v[0], *saved, into=into)
 
         def loss_terms(k, i, step):
             moved = [a.copy() if j == k else a for j, a in enumerate(arrays)]
@@ -36,11 +37,12 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
 
         pairs = []
         for k, (a, da) in enumerate(zip(arrays, analytic, strict=True)):
-            if type(a) in (int, float):
+            if into[k] is SKIP:
                 continue
             if not _floats(a):
                 assert da is None, f"{op.name}: argument {k} is not floating point; its gradient must be None"
                 continue
+            assert da is not None, f"{op.name}: backward returned no gradient of argument {k}"
             numeric = np.zeros_like(a)
             for i in np.ndindex(a.shape):
                 h = STEP * max(1.0, abs(a[i]))

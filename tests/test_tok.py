@@ -45,7 +45,7 @@ every_bpe = pytest.mark.parametrize("t", [make(k) for k in SPLITS], ids=list(SPL
 def naive_merge(ids, pair, new):
     for i in range(len(ids) - 1):
         if (ids[i], ids[i + 1]) == pair:
-            return ids[:i] + [new] + naive_merge(ids[i + 2:], pair, new)
+            return [*ids[:i], new, *naive_merge(ids[i + 2:], pair, new)]
     return ids
 
 
@@ -133,7 +133,7 @@ def test_characters_come_back(text):
 @every_kind
 def test_arrays_of_ids(t):
     ids = t.encode_array(VERSE + END, allowed_special="all")
-    assert ids.dtype == np.uint16 and ids.tolist() == t.encode(VERSE) + [t.special[END]]
+    assert ids.dtype == np.uint16 and ids.tolist() == [*t.encode(VERSE), t.special[END]]
     assert t.decode(ids) == VERSE + END
 
 
@@ -185,7 +185,7 @@ def test_special_tokens_are_plain_text_unless_allowed(t):
     text = f"cat {END}{END} mat"
     end = t.special[END]
     assert end not in t.encode(text)
-    assert t.encode(text, allowed_special={END}) == t.encode("cat ") + [end, end] + t.encode(" mat")
+    assert t.encode(text, allowed_special={END}) == [*t.encode("cat "), end, end, *t.encode(" mat")]
     assert t.encode(text, allowed_special="all", disallowed_special="all") == t.encode(text, allowed_special="all")
     assert t.decode([end]) == END
     with pytest.raises(ValueError, match=r"got the special token '<\|endoftext\|>' at offset 4; expected plain text"):
@@ -225,9 +225,10 @@ def test_save_and_load_give_the_same_tokenizer(tmp_path_factory, text, n, names)
 def test_the_hash_is_written_down_and_depends_on_everything():
     by_hand = json.dumps({"characters": "ab", "kind": "char", "special": [], "unknown": None}, separators=(",", ":"))
     assert CharTokenizer("ab").hash == hashlib.sha256(by_hand.encode()).hexdigest()
-    different = [CharTokenizer("ab"), CharTokenizer("ba"), CharTokenizer("ab", "<unk>"), CharTokenizer("ab", None, ["<unk>"]),
-                 BPETokenizer([]), BPETokenizer([(97, 98)]), BPETokenizer([(98, 97)]), BPETokenizer([], SPLITS["gpt2"]),
-                 BPETokenizer([], special_tokens=()), BPETokenizer([], byte_order=bytes(range(255, -1, -1)))]
+    different = [
+        CharTokenizer("ab"), CharTokenizer("ba"), CharTokenizer("ab", "<unk>"), CharTokenizer("ab", None, ["<unk>"]),
+        BPETokenizer([]), BPETokenizer([(97, 98)]), BPETokenizer([(98, 97)]), BPETokenizer([], SPLITS["gpt2"]),
+        BPETokenizer([], special_tokens=()), BPETokenizer([], byte_order=bytes(range(255, -1, -1)))]
     assert len({t.hash for t in different}) == len(different)
 
 
@@ -287,11 +288,11 @@ def test_one_changed_character_is_noticed(tmp_path):
     (lambda: make("indic").encode("ab\ud800"), r"got the lone surrogate U\+D800 at offset 2"),
     (lambda: make("char").encode("\udfff"), r"U\+DFFF at offset 0"),
     (lambda: make("indic").encode(b"ab"), "got bytes; expected str. Hint: bytes want .decode"),
-    (lambda: make("indic").decode([97, 300]), "got 300 at position 1; expected a whole number from 0 to 299"),
+    (lambda: make("indic").decode([97, 300]), "got 300 at position 1; expected a whole number from 0 to 277"),
     (lambda: make("char").decode([-1]), "got -1 at position 0"),
     (lambda: make("char").decode(np.array([1.0])), "got 1.0 at position 0"),
-    (lambda: CharTokenizer.train("abc").encode("cabbage"), r"got 'g' \(U\+0067\) at offset 5; expected one of the 3 characters"),
-    (lambda: CharTokenizer.train("abc", special_tokens=["!"]).encode("a!cd", allowed_special="all"), "'d' .* at offset 3"),
+    (lambda: CharTokenizer("abc").encode("cabbage"), r"got 'g' \(U\+0067\) at offset 5; expected one of the 3 char"),
+    (lambda: CharTokenizer("abc", None, ["!"]).encode("a!cd", allowed_special="all"), "'d' .* at offset 3"),
     (lambda: CharTokenizer.train([]), "got no text"),
     (lambda: CharTokenizer("ab", "<x>", ["<x>"]), "got special token '<x>'; expected different, non-empty names"),
     (lambda: BPETokenizer.train(["", ""], 300), "got no text"),

@@ -1,4 +1,4 @@
-"""Tokenizers: text to token ids and back. Needs the standard library, regex and numpy, and nothing else of this project."""
+"""Tokenizers: text to token ids and back. Needs regex and numpy, and nothing else of this project."""
 from tok.base import load
 from tok.bpe import BPETokenizer
 from tok.char import CharTokenizer

@@ -24,11 +24,13 @@ def refusal(where, got, expected, hint=""):
     return ValueError(f"{where}: got {got}; expected {expected}" + (f". Hint: {hint}" if hint else ""))
 
 
-class Tokenizer:
-    kinds = {}                          # kind -> class: load() looks here, and a subclass enters itself
+KINDS = {}                              # kind -> class: load() looks here, and every class enters itself
 
+
+class Tokenizer:
     def __init_subclass__(cls):
-        Tokenizer.kinds[cls.kind] = cls
+        if "kind" in vars(cls):         # inherited, it would take the place of the class that has it
+            KINDS[cls.kind] = cls
 
     @property
     def vocab_size(self):
@@ -69,14 +71,15 @@ class Tokenizer:
         ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         for position, i in enumerate(ids):
             if not isinstance(i, (int, np.integer)) or not 0 <= i < self.vocab_size:
-                raise refusal("decode", f"{i!r} at position {position}", f"a whole number from 0 to {self.vocab_size - 1}",
-                              "were these ids made by another tokenizer?")
+                raise refusal("decode", f"{i!r} at position {position}",
+                              f"a whole number from 0 to {self.vocab_size - 1}", "is this the tokenizer that made it?")
         return self._decode(ids)
 
     def _named(self, names):
         if isinstance(names, str):
             if names != "all":
-                raise refusal("encode", repr(names), 'a set of special tokens, or "all"', f"did you mean {{{names!r}}}?")
+                raise refusal("encode", f"the str {names!r}", 'a set of special tokens, or "all"',
+                              f"did you mean {{{names!r}}}?")
             return set(self.special)
         if unknown := sorted(set(names) - set(self.special)):
             raise refusal("encode", f"special token {unknown[0]!r}", f"one of {list(self.special)}")
@@ -117,16 +120,15 @@ def load(path):
     if not isinstance(content, dict) or not isinstance(content.get("kind"), str) or "hash" not in content:
         raise refusal(f"load {path}", "JSON without 'kind' and 'hash'", want, "is this a file of another program?")
     kind, saved = content["kind"], content.pop("hash")
-    if kind not in Tokenizer.kinds:
-        raise refusal(f"load {path}", f"kind {kind!r}", f"one of {sorted(Tokenizer.kinds)}",
-                      "it may come from a later version")
-    if saved != _hash(content):
-        raise refusal(f"load {path}", f"content with hash {_hash(content)[:12]}", f"{str(saved)[:12]}, the hash it was saved with",
+    if kind not in KINDS:
+        raise refusal(f"load {path}", f"kind {kind!r}", f"one of {sorted(KINDS)}", "it may come from a later version")
+    if saved != (found := _hash(content)):
+        raise refusal(f"load {path}", f"content with hash {found[:12]}", f"hash {str(saved)[:12]}, as it was saved",
                       "the file is damaged or was edited; train or copy it again")
     del content["kind"]
     try:
-        return Tokenizer.kinds[kind].from_content(content)
-    except (LookupError, TypeError, ValueError) as e:    # a right hash over wrong content: made by hand
+        return KINDS[kind].from_content(content)
+    except (LookupError, TypeError, ValueError, regex.error) as e:       # a right hash over wrong content: by hand
         raise refusal(f"load {path}", f"content that is no {kind} tokenizer ({e!r})", want) from None
 
 
@@ -141,7 +143,8 @@ def _hash(content):
 def check_text(s, where):
     """Refuse what is not text: not a str, or a str with half of a surrogate pair, which has no UTF-8."""
     if not isinstance(s, str):
-        raise refusal(where, type(s).__name__, "str", "bytes want .decode('utf-8') first" if isinstance(s, bytes) else "")
+        hint = "bytes want .decode('utf-8') first" if isinstance(s, bytes) else ""
+        raise refusal(where, type(s).__name__, "str", hint)
     try:
         s.encode()
     except UnicodeEncodeError as e:

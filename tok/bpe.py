@@ -1,4 +1,4 @@
-"""Byte pair encoding: start from bytes, and give the most frequent pair of neighbours a token of its own, again and again.
+"""Byte pair encoding: start from bytes; again and again, make the most frequent pair of neighbours a token.
 
 By hand, on the word aaabdaaabac (a = 97, b = 98, c = 99, d = 100). A pair is counted at every place where it
 stands, so aaa has two aa:
@@ -178,7 +178,8 @@ def learn(words, n, progress=False):
 
 
 def _bar(n):
-    from tqdm import tqdm             # asked for only here: who wants no bar needs no tqdm
+    from tqdm import tqdm  # asked for only here: who wants no bar needs no tqdm
+
     return tqdm(total=n, desc="merges")
 
 

@@ -111,15 +111,22 @@ def check(c):
            "three shares (train, validation, test) that sum to 1", "--split 0.8 0.1 0.1")
     expect(len(c.betas) == 2 and all(0 <= b < 1 for b in c.betas), "betas", c.betas, "two numbers from 0 to below 1",
            "--betas 0.9 0.95")
-    rows, block = c.device_batch, c.block_size
-    below = c.tokens_per_step // (rows * block) * rows * block
-    fitting = [t for t in (below, below + rows * block) if t]
-    batches = [b for b in range(1, c.tokens_per_step // block + 1) if c.tokens_per_step % (b * block) == 0]
-    near = sorted(sorted(batches, key=lambda b: abs(b - rows))[:2])
-    hint = "--tokens_per_step " + " or ".join(map(str, fitting))
-    expect(c.tokens_per_step % (rows * block) == 0, "tokens_per_step", c.tokens_per_step,
-           f"a multiple of device_batch {rows} * block_size {block} = {rows * block}",
-           hint + (f", or --device_batch {' or '.join(map(str, near))}" if near else ""))
+    at_once = c.device_batch * c.block_size
+    expect(c.tokens_per_step % at_once == 0, "tokens_per_step", c.tokens_per_step,
+           f"a multiple of device_batch {c.device_batch} * block_size {c.block_size} = {at_once}", _fitting(c))
+
+
+def _fitting(c):
+    """The nearest settings that divide, as a hint."""
+    at_once = c.device_batch * c.block_size
+    below = c.tokens_per_step // at_once * at_once
+    hint = "--tokens_per_step " + " or ".join(str(t) for t in (below, below + at_once) if t)
+    rows, rest = divmod(c.tokens_per_step, c.block_size)
+    if rest or not rows:
+        return hint
+    divisors = [b for b in range(1, min(rows, 10_000) + 1) if rows % b == 0]
+    near = sorted(sorted(divisors, key=lambda b: abs(math.log(b / c.device_batch)))[:2])
+    return f"{hint}, or --device_batch {' or '.join(map(str, near))}"
 
 
 def names():
@@ -231,8 +238,8 @@ _METAVAR = {str: "TEXT", int: "N", float: "X", bool: "true|false", tuple: "X"}
 def _parser(shown):
     """argparse's view of Config: one flag per field, by topic, with the values of the config shown."""
     parser = _Parser(prog="python -m train.run", usage="python -m train.run [--config NAME|FILE] [--SETTING VALUE ...]",
-                     description=__doc__.splitlines()[0], epilog=EXAMPLES, allow_abbrev=False, add_help=False,
-                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=118))
+                     description="Train a GPT on text. Every setting is a flag, and may be a line of a YAML file; flags win.", epilog=EXAMPLES, allow_abbrev=False, add_help=False,
+                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=33, width=118))
     parser.add_argument("-h", "--help", action="store_true", help="this text, for the chosen --config")
     groups = {}
     for f in FIELDS.values():
@@ -241,7 +248,7 @@ def _parser(shown):
             groups[topic] = parser.add_argument_group(topic)
         shape = {tuple: {"nargs": "+"}, bool: {"nargs": "?", "const": "true"}}.get(f.type, {})
         text = f"{f.metadata['help']} [{_show(getattr(shown, f.name))}]"
-        groups[topic].add_argument(f"--{f.name}", default=argparse.SUPPRESS, metavar=_METAVAR[f.type], **shape,
+        groups[topic].add_argument(f"--{f.name}", default=argparse.SUPPRESS, metavar="|".join(f.metadata.get("choices", ())) or _METAVAR[f.type], **shape,
                                    help=text.replace("%", "%%"))
         if f.type is bool:
             groups[topic].add_argument(f"--no-{f.name}", dest=f.name, action="store_const", const="false",

@@ -1,7 +1,9 @@
 import math
 import random
 import re
+import statistics
 from bisect import bisect
+from collections import Counter
 from functools import cache
 from itertools import accumulate, product
 from typing import NamedTuple
@@ -180,77 +182,161 @@ def _slot(token, theme, group, act, subject, thing, last):
 
 
 class Pada:
-    """All padas of one meter and theme: their number of derivations, summed by dynamic programming."""
+    """All padas of one theme and meter, and how many derivations each has."""
 
     def __init__(self, theme, meter):
-        self.length = meter.length
-        self.patterns = {}                                # slots -> weight
+        self.meter = meter
+        self.patterns = {}                                # slots -> weight of each of its derivations       [V1]
         for skeleton in meter.skeletons:
             found = list(spell_out(skeleton, theme))
             fillings = sum(math.prod(map(len, slots)) for slots in found)
             for slots in found:
                 self.patterns[slots] = self.patterns.get(slots, 0) + 1 / fillings
-        self.children, self.ends, self.parent, self.counts = [{}], [{}], [(None, None)], [[1] + [0] * self.length]
+
+        # a trie of the patterns without their last slots; node 0 is the empty prefix
+        self.parent, self.children = [None], [{}]
+        self.counts = [[1] + [0] * meter.length]
+        ends = []                                         # (node, last slot, weight)
         for slots, weight in self.patterns.items():
             node = 0
             for slot in slots[:-1]:
-                if slot not in self.children[node]:
-                    self.children[node][slot] = len(self.parent)
-                    self._grow(node, slot)
-                node = self.children[node][slot]
-            self.ends[node][slots[-1]] = weight
-        self.finals = {}                                  # last word -> [(weight, node)]
-        for node, ends in enumerate(self.ends):
-            for slot, weight in ends.items():
-                for word in slot:
-                    before = self.length - length(word)
-                    if before >= 0 and self.counts[node][before] and meter.ends(word):
-                        self.finals.setdefault(word, []).append((weight * self.counts[node][before], node))
-        self.mass = {word: sum(w for w, _ in ways) for word, ways in self.finals.items()}
-        self._ways = {word: (list(accumulate(w for w, _ in ways)), [n for _, n in ways]) for word, ways in self.finals.items()}
+                node = self.children[node].get(slot) or self._grow(node, slot)
+            ends.append((node, slots[-1], weight))
+
+        self.ends = {}                                    # node -> [(last slot, weight)]
+        ways = {}                                         # last word -> [(mass, node)]
+        for node, slot, weight in ends:
+            self.ends.setdefault(node, []).append((slot, weight))
+            for word in slot:
+                rest = meter.length - length(word)
+                if rest >= 0 and self.counts[node][rest] and meter.ends(word):
+                    ways.setdefault(word, []).append((weight * self.counts[node][rest], node))
+        self.mass = {word: sum(mass for mass, _ in found) for word, found in ways.items()}           # [V4]
+        self._nodes = {word: _table(found) for word, found in ways.items()}
         self._steps = {}
 
-    def _grow(self, parent, slot):
-        counts, before = [0] * (self.length + 1), self.counts[parent]
-        for word in slot:
-            n = length(word)
-            for total in range(n, self.length + 1):
-                counts[total] += before[total - n]
-        self.parent.append((parent, slot))
+    def _grow(self, node, slot):
+        """Add the prefix that has one slot more, with its counts."""                                # [V3]
+        before, counts = self.counts[node], [0] * (self.meter.length + 1)
+        for n, words in _lengths(slot).items():
+            for total in range(n, len(counts)):
+                counts[total] += words * before[total - n]
+        self.children[node][slot] = child = len(self.parent)
+        self.parent.append((node, slot))
         self.children.append({})
-        self.ends.append({})
         self.counts.append(counts)
+        return child
 
     def weight(self, words):
-        if words[-1] not in self.finals or sum(map(length, words)) != self.length:
+        """The weight of a text: of all its derivations together; 0 for what is no pada of this meter."""
+        if words[-1] not in self.mass or sum(map(length, words)) != self.meter.length:
             return 0.0
         alive = [0]
         for word in words[:-1]:
             alive = [child for node in alive for slot, child in self.children[node].items() if word in slot]
-        return sum(w for node in alive for slot, w in self.ends[node].items() if words[-1] in slot)
+        return sum(weight for node in alive for slot, weight in self.ends.get(node, ()) if words[-1] in slot)
 
     def sample(self, last, rng):
-        words, rest = [last], self.length - length(last)
-        cumulative, nodes = self._ways[last]
-        node = nodes[bisect(cumulative, rng.random() * cumulative[-1])]
+        """A pada that ends with the given word, from back to front."""                              # [V6]
+        words, rest = [last], self.meter.length - length(last)
+        node = _draw(self._nodes[last], rng)
         while node:
-            step = self._steps.get((node, rest)) or self._step(node, rest)
-            cumulative, choices = step
-            word, node, rest = choices[bisect(cumulative, rng.random() * cumulative[-1])]
+            table = self._steps.get((node, rest))
+            if table is None:
+                parent, slot = self.parent[node]
+                before = [(self.counts[parent][rest - length(word)] if length(word) <= rest else 0, word) for word in slot]
+                table = self._steps[node, rest] = _table([(n, (word, parent, rest - length(word))) for n, word in before if n])
+            word, node, rest = _draw(table, rng)
             words.append(word)
         return " ".join(reversed(words))
 
-    def _step(self, node, rest):
-        parent, slot = self.parent[node]
-        choices = [(word, parent, rest - length(word)) for word in slot if length(word) <= rest and self.counts[parent][rest - length(word)]]
-        self._steps[node, rest] = step = list(accumulate(self.counts[parent][r] for _, _, r in choices)), choices
-        return step
+
+def _table(weighted):
+    """Choices and their running sums, from (weight, choice) pairs."""
+    return list(accumulate(weight for weight, _ in weighted)), [choice for _, choice in weighted]
+
+
+def _draw(table, rng):
+    sums, choices = table
+    return choices[bisect(sums, rng.random() * sums[-1])]
+
+
+class Grammar:
+    """A distribution over couplets that can be sampled, and whose probabilities are known exactly."""
+
+    def __init__(self, world=WORLD, meters=METERS):
+        self.poems = {}                                   # (theme, form) -> its halves and its rhymes
+        for theme, form in product(world, FORMS):
+            *opening, closing = (Pada(world[theme], meters[name]) for name in FORMS[form])
+            rhymes = {}
+            for word in closing.mass:
+                rhymes.setdefault(rhyme(word), []).append(word)
+            pairs = [(closing.mass[a] * closing.mass[b], (a, b)) for words in rhymes.values() for a in words for b in words if a != b]
+            if pairs:
+                lasts = [_table([(mass, word) for word, mass in pada.mass.items()]) for pada in opening]
+                z = sum(mass for mass, _ in pairs) * math.prod(sums[-1] ** 2 for sums, _ in lasts)   # [V5]
+                self.poems[theme, form] = opening, closing, lasts, _table(pairs), math.log(z)
+        self._choices = list(self.poems.items())
+
+    def sample(self, rng):
+        """One couplet; rng is a random.Random, or anything else whose random() is uniform on [0, 1)."""
+        (theme, _), (opening, closing, lasts, pairs, _) = self._choices[int(rng.random() * len(self._choices))]
+        lines = []
+        for last in _draw(pairs, rng):
+            halves = [pada.sample(_draw(table, rng), rng) for pada, table in zip(opening, lasts)]
+            lines.append(", ".join([*halves, closing.sample(last, rng)]))
+        return f"#{theme}\n{lines[0]}।\n{lines[1]}॥\n"
+
+    def logprob(self, text):
+        """ln P(text), summed over all its derivations; -inf for a text that the grammar cannot write."""
+        match = TEXT.fullmatch(text)
+        if not match:
+            return -math.inf
+        lines = [line.split(", ") for line in match.group("first", "second")]
+        form = next((form for form, halves in FORMS.items() if [len(line) for line in lines] == [len(halves)] * 2), None)
+        if (match["theme"], form) not in self.poems:
+            return -math.inf
+        opening, closing, _, _, log_z = self.poems[match["theme"], form]
+        words = [[half.split(" ") for half in line] for line in lines]
+        a, b = (line[-1][-1] for line in words)
+        if a == b or rhyme(a) != rhyme(b):
+            return -math.inf
+        weights = [pada.weight(half) for line in words for pada, half in zip([*opening, closing], line)]
+        return sum(map(math.log, weights)) - log_z - math.log(len(self.poems)) if all(weights) else -math.inf
+
+
+def _lengths(slot):
+    return Counter(map(length, slot))
 
 
 @cache
 def length(word):
+    """The word's matras under S0."""
     (total,) = matras(word)
     return total
 
 
 rhyme = cache(tuk)
+
+
+@cache
+def grammar():
+    """The default grammar, built once when first asked for."""
+    return Grammar()
+
+
+def corpus(n, seed):
+    """n couplets, each a text that ends itself; joined they are the training stream. Same seed, same couplets."""
+    rng, g = random.Random(seed), grammar()
+    return [g.sample(rng) for _ in range(n)]
+
+
+def logprob(couplet):
+    """ln P(couplet) under the default grammar, in nats."""
+    return grammar().logprob(couplet)
+
+
+def entropy(n=20_000, seed=0):
+    """The mean of -ln P over n couplets, and its standard error: what no model can beat on average."""
+    surprise = [-logprob(text) for text in corpus(n, seed)]
+    return statistics.fmean(surprise), statistics.stdev(surprise) / n ** 0.5
