@@ -10,8 +10,11 @@ The caller works too, and waits only for ranges that a helper has begun: a helpe
 scheduled yet, beside a busy neighbour, holds nobody up. Which thread runs a range changes no bit of the result as
 long as kernels write what belongs to their range only.
 """
+import ctypes
+import functools
 import os
 import queue
+import sys
 import threading
 
 SMALL = 40_000       # work below this many operations is not worth waking a thread for (about 30 microseconds)
@@ -34,6 +37,20 @@ def set_size(n):
     """Use n threads from now on, the caller's included."""
     global _size
     _size = max(1, int(n))
+
+
+@functools.cache
+def keep_memory():
+    """Ask glibc to keep freed memory for the next step instead of returning it to the system.
+
+    Otherwise every step pays a page fault for every 4 KiB of its activations: a quarter of the time of a small model's
+    step. Elsewhere than glibc this does nothing.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        libc.mallopt(M_TOP_PAD, 1 << 26)
 
 
 class _Job:
@@ -64,6 +81,7 @@ def _serve():
 def each(kernel, n, work, *args):
     """Run kernel(*args, lo, hi) over ranges that cover range(n); work is the cost of it all in operations."""
     global _started
+    keep_memory()
     helpers = min(size(), n) - 1
     if helpers < 1 or work < SMALL or getattr(_inside, "worker", False):
         if n:

@@ -11,7 +11,7 @@ import numpy as np
 import minigrad.ops.elementwise as e
 import minigrad.ops.reduce as r
 import minigrad.ops.shape as s
-from minigrad.backend import is_float
+from minigrad.backend import dtype_of, is_float
 from minigrad.gradcheck import gradcheck
 from minigrad.ops.index import getitem, take_along_axis
 from minigrad.ops.matmul import matmul
@@ -21,17 +21,18 @@ from minigrad.tensor import Op
 @dataclass
 class Case:
     op: Op
-    args: list                                    # a shape: floats drawn from [low, high); an array, number or None: itself
+    args: list                                    # a shape: floats drawn from [low, high); array, number, None: itself
     params: dict = field(default_factory=dict)
     torch: object = None                          # the same in PyTorch: (torch, *tensors, **params) -> tensor(s)
     low: float = -2.0
     high: float = 2.0
     apart: float = 0.0                            # entries differ from each other and from 0 by this (kinks, ties)
     smooth: bool = True                           # False: at a corner or at infinity, where differences say nothing
+    wide: bool = False                            # the outputs leave in the wide dtype, as losses do
 
     def arrays(self, dtype="float64", seed=0):
         """The arguments: floating point ones in this dtype."""
-        rng = np.random.default_rng(seed)
+        rng, dtype = np.random.default_rng(seed), dtype_of(dtype)
         return [np.asarray(self.draw(rng, a)).astype(dtype) if isinstance(a, tuple)
                 else a.astype(dtype) if is_float(getattr(a, "dtype", np.dtype(bool))) else a for a in self.args]
 
@@ -58,64 +59,189 @@ def gradient_errors(cases=None):
 # Floats that have caught somebody before. 1e-42 is a denormal in float32, 1e30 squared is infinite there.
 EXTREMES = np.array([0.0, -0.0, 1e-42, -1e-42, 1.0, -1.0, 80.0, -80.0, 1e4, -1e4, 1e30, -1e30, np.inf, -np.inf, np.nan])
 PAIRS = [a.ravel() for a in np.meshgrid(EXTREMES, EXTREMES)]
+TIES = np.array([[1.0, 3.0, 3.0], [-np.inf] * 3, [2.0] * 3])
 MASK = np.array([[True, False, True], [False, False, True]])
 
 CASES = []
 
 
-def case(op, *args, torch=None, low=-2.0, high=2.0, apart=0.0, smooth=True, **params):
-    CASES.append(Case(op, list(args), params, torch, low, high, apart, smooth))
-
-
 # ------------------------------------------------------------------------------------------------ entry by entry
+
+def torch_of(f):
+    """f(torch, a, b) as a counterpart for a pair of which one may be a number."""
+    def counterpart(torch, a, b):
+        dtype = (a if torch.is_tensor(a) else b).dtype
+        return f(torch, *(x if torch.is_tensor(x) else torch.tensor(x, dtype=dtype) for x in (a, b)))
+    return counterpart
+
 
 for op, torch in [(e.add, lambda _, a, b: a + b), (e.sub, lambda _, a, b: a - b), (e.mul, lambda _, a, b: a * b),
                   (e.div, lambda _, a, b: a / b), (e.pow, lambda _, a, b: a ** b),
-                  (e.maximum, lambda t, a, b: t.maximum(*as_tensors(t, a, b))),
-                  (e.minimum, lambda t, a, b: t.minimum(*as_tensors(t, a, b)))]:
-    draw = dict(apart=0.1) if op in (e.maximum, e.minimum) else dict(low=0.5)
-    case(op, (2, 3), (2, 3), torch=torch, **draw)
-    case(op, (2, 3), (3,), torch=torch, low=0.5)
-    case(op, (2, 1), (1, 3), torch=torch, low=0.5)
-    case(op, (), (), torch=torch, low=0.5)
-    case(op, (4, 1, 3), (2, 1), torch=torch, low=0.5)
-    case(op, (0, 3), (3,), torch=torch)
-    case(op, (2, 3), 1.5, torch=torch, low=0.1)
-    case(op, 1.25, (2, 3), torch=torch, low=0.1)
-    case(op, (2, 3), 2, torch=torch, low=0.1, high=1.9)
-    case(op, *PAIRS, torch=torch, smooth=False)
+                  (e.maximum, torch_of(lambda t, a, b: t.maximum(a, b))),
+                  (e.minimum, torch_of(lambda t, a, b: t.minimum(a, b)))]:
+    both = dict(torch=torch, low=0.5)                                     # a power wants a positive base
+    CASES += [
+        Case(op, [(2, 3), (2, 3)], **both),
+        Case(op, [(2, 3), (3,)], **both),
+        Case(op, [(2, 1), (1, 3)], **both),
+        Case(op, [(4, 1, 3), (2, 1)], **both),
+        Case(op, [(), ()], **both),
+        Case(op, [(), (2, 3)], **both),
+        Case(op, [(0, 3), (3,)], **both),
+        Case(op, [(0, 3), (1, 1)], **both),
+        Case(op, [(2, 3), 1.625], **both),
+        Case(op, [2, (2, 3)], **both),
+        Case(op, PAIRS, torch=torch, smooth=False),
+    ]
 
-
-def as_tensors(torch, *args):
-    return [a if torch.is_tensor(a) else torch.tensor(a, dtype=torch.float64) for a in args]
-
-
-case(e.pow, (2, 3), 3, torch=lambda _, a, b: a ** b)                      # negative base, whole exponent
-case(e.pow, (2, 3), -2, torch=lambda _, a, b: a ** b, low=0.5)
-case(e.pow, (2, 3), 0, torch=lambda _, a, b: a ** b)
-case(e.pow, np.array([0.0, 0.0, 0.0, 4.0]), 0, torch=lambda _, a, b: a ** b, smooth=False)
-case(e.pow, np.array([0.0, 0.0, 0.0, 4.0]), 0.5, torch=lambda _, a, b: a ** b, smooth=False)
+power = dict(torch=lambda _, a, b: a ** b)
+CASES += [
+    Case(e.pow, [(2, 3), 3], **power),                                    # a negative base, a whole exponent
+    Case(e.pow, [(2, 3), -2], low=0.5, **power),
+    Case(e.pow, [(2, 3), 0], **power),
+    Case(e.pow, [np.array([0.0, 4.0, -1.0]), 0], smooth=False, **power),
+    Case(e.pow, [np.array([0.0, 4.0]), 0.5], smooth=False, **power),
+]
 
 for op, low, high in [(e.neg, -2, 2), (e.square, -2, 2), (e.exp, -2, 2), (e.log, 0.1, 3), (e.log1p, -0.9, 3),
                       (e.sqrt, 0.1, 3), (e.sin, -4, 4), (e.cos, -4, 4), (e.tanh, -3, 3), (e.sigmoid, -6, 6),
                       (e.silu, -6, 6), (e.erf, -3, 3), (e.abs, 0, 0)]:
-    name, apart = op.name, 0.1 if op is e.abs else 0.0
-
-    def torch(t, x, name=name):
+    def torch(t, x, name=op.name):
         return (t.nn.functional.silu if name == "silu" else getattr(t, name))(x)
 
-    for shape in [(3, 4), (2, 1, 3), (), (2, 0)]:
-        case(op, shape, torch=torch, low=low, high=high, apart=apart)
-    case(op, EXTREMES, torch=torch, smooth=False)
-case(e.log1p, (5,), torch=lambda t, x: t.log1p(x), low=0.9e-9, high=1e-9)
-case(e.erf, (5, 5), torch=lambda t, x: t.erf(x), low=-7, high=7)
+    drawn = dict(torch=torch, low=low, high=high, apart=0.1 if op is e.abs else 0.0)
+    CASES += [Case(op, [shape], **drawn) for shape in [(3, 4), (2, 1, 3), (), (2, 0)]]
+    CASES += [Case(op, [EXTREMES], torch=torch, smooth=False)]
 
-for low, high in [(-0.31, 0.52), (None, 0.52), (-0.31, None)]:
-    case(e.clip, (3, 4), torch=lambda t, x, low, high: t.clip(x, low, high), apart=0.1, low_=low, high_=high)
-for op, torch, *shapes in [
-    (e.where, lambda t, m, a, b: t.where(m, a, b), (2, 3), (2, 3)),
-    (e.where, lambda t, m, a, b: t.where(m, a, b), (3,), (2, 1)),
-    (e.where, lambda t, m, a, b: t.where(m, a, b), (4, 1, 3), 0.5),
-    (e.where, lambda t, m, a, b: t.where(m, a, b), -np.inf, (2, 3)),
-]:
-    case(op, MASK, *shapes, torch=torch)
+CASES += [
+    Case(e.log1p, [(5,)], torch=lambda t, x: t.log1p(x), low=0.9e-9, high=1e-9),
+    Case(e.erf, [(5, 5)], torch=lambda t, x: t.erf(x), low=-7, high=7),
+]
+
+clip = dict(torch=lambda t, x, low, high: t.clip(x, low, high))
+CASES += [
+    Case(e.clip, [(3, 4)], dict(low=-0.31, high=0.52), apart=0.1, **clip),
+    Case(e.clip, [(3, 1)], dict(low=None, high=0.12), apart=0.1, **clip),
+    Case(e.clip, [(2, 3)], dict(low=0, high=None), apart=0.1, **clip),
+    Case(e.clip, [(0, 3)], dict(low=-1, high=1), **clip),
+    Case(e.clip, [EXTREMES], dict(low=-80.0, high=1.0), smooth=False, **clip),    # with entries at both ends
+]
+
+where = dict(torch=lambda t, m, a, b: t.where(m, a, b))
+CASES += [
+    Case(e.where, [MASK, (2, 3), (2, 3)], **where),
+    Case(e.where, [MASK, (3,), (2, 1)], **where),
+    Case(e.where, [MASK, (4, 1, 3), 0.5], **where),
+    Case(e.where, [MASK[:, :1], -2.0, (2, 3)], **where),
+    Case(e.where, [MASK[:0], (0, 3), (3,)], **where),
+    Case(e.where, [np.arange(15) % 2 == 0, EXTREMES, EXTREMES[::-1]], smooth=False, **where),
+]
+
+CASES += [Case(e.cast, [shape], dict(dtype="float64"), torch=lambda t, x, dtype: x.to(t.float64))
+          for shape in [(2, 3), (), (0, 2)]]
+
+# ------------------------------------------------------------------------------------------------ matrix products
+
+CASES += [Case(matmul, list(shapes), torch=lambda _, a, b: a @ b) for shapes in [
+    ((2, 3), (3, 4)), ((1, 3), (3, 1)), ((2, 1), (1, 4)),
+    ((2, 3, 4), (2, 4, 5)), ((2, 3, 4), (4, 5)), ((3, 4), (2, 4, 5)), ((2, 1, 3, 4), (3, 4, 2)), ((1, 3, 4), (3, 4, 2)),
+    ((3,), (3,)), ((3,), (3, 4)), ((2, 3), (3,)), ((2, 4, 3), (3,)), ((3,), (2, 3, 4)),
+    ((0, 3), (3, 4)), ((2, 0), (0, 4)), ((2, 3, 0), (2, 0, 5)), ((0, 3, 4), (4, 5)), ((2, 3), (3, 0)),
+]]
+
+# ------------------------------------------------------------------------------------------------ reductions
+
+def torch_reduction(name):
+    def counterpart(torch, x, axis=None, keepdims=False, ddof=0):
+        dims = tuple(range(x.ndim)) if axis is None else axis
+        if name == "var":
+            return torch.var(x, dims, correction=ddof, keepdim=keepdims)
+        return getattr(torch, name)(x, dims, keepdim=keepdims)
+    return counterpart
+
+
+for op, name, kinked in [(r.sum, "sum", False), (r.mean, "mean", False), (r.var, "var", False),
+                         (r.max, "amax", True), (r.min, "amin", True), (r.logsumexp, "logsumexp", False)]:
+    drawn = dict(torch=torch_reduction(name), apart=0.1 if kinked else 0.0)
+    CASES += [Case(op, [shape], params, **drawn) for shape, params in [
+        ((3, 4), {}), ((3, 4), dict(keepdims=True)), ((3, 4), dict(axis=0)), ((3, 4), dict(axis=-1, keepdims=True)),
+        ((2, 3, 4), dict(axis=(0, 2))), ((2, 3, 4), dict(axis=(-1, 0), keepdims=True)),
+        ((3, 1), dict(axis=1)), ((1,), {}), ((0, 3), dict(axis=1)), ((3, 2, 0), dict(axis=(0, 1)))]]
+
+CASES += [
+    Case(r.sum, [()], torch=torch_reduction("sum")),
+    Case(r.sum, [(0, 3)], dict(axis=0), torch=torch_reduction("sum")),
+    Case(r.sum, [EXTREMES], torch=torch_reduction("sum"), smooth=False),
+    Case(r.mean, [np.array([1e30, -1e30, 3.0])], torch=torch_reduction("mean"), smooth=False),
+    Case(r.var, [(3, 4)], dict(axis=0, ddof=1), torch=torch_reduction("var")),
+    Case(r.var, [np.array([[1e4, 1e4 + 1], [0, 0]])], dict(axis=1), torch=torch_reduction("var"), smooth=False),
+    Case(r.max, [TIES], dict(axis=1), torch=torch_reduction("amax"), smooth=False),
+    Case(r.max, [EXTREMES[:-1]], torch=torch_reduction("amax"), smooth=False),
+    Case(r.min, [-TIES], dict(axis=1), torch=torch_reduction("amin"), smooth=False),
+    Case(r.logsumexp, [np.array([[1e4, 1e4, 0], [-np.inf, -1e4, 0], [-np.inf] * 3, [1e30, 0, 1]])], dict(axis=1),
+         torch=torch_reduction("logsumexp"), smooth=False),
+    Case(r.logsumexp, [np.array([np.inf, 0.0])], torch=torch_reduction("logsumexp"), smooth=False),
+]
+
+cumsum = dict(torch=lambda t, x, axis=-1: t.cumsum(x, axis))
+prod = dict(torch=lambda t, x, axis=None, keepdims=False: t.prod(x) if axis is None else t.prod(x, axis, keepdims))
+zeros = np.array([[1.5, 0.0, 2.0], [0.0, 0.0, 3.0], [1.0, -2.0, 0.5]])
+CASES += [Case(r.cumsum, [shape], params, **cumsum) for shape, params in [
+    ((3, 4), {}), ((3, 4), dict(axis=0)), ((2, 1, 3), dict(axis=1)), ((0, 3), {}), ((3, 0), {})]]
+CASES += [Case(r.prod, [a], params, **prod) for a, params in [
+    ((2, 3), {}), ((3, 4), dict(axis=0)), ((2, 3, 2), dict(axis=-2, keepdims=True)), ((3, 1), dict(axis=1)),
+    (zeros, dict(axis=1)), (zeros, {}), ((0, 3), dict(axis=0)), ((0, 3), dict(axis=1)), ((), {})]]
+
+# ------------------------------------------------------------------------------------------------ shapes
+
+CASES += [Case(s.reshape, [a], dict(shape=to), torch=lambda _, x, shape: x.reshape(shape)) for a, to in [
+    ((2, 6), (3, 4)), ((2, 6), (4, -1)), ((2, 6), -1), ((1,), ()), ((), (1, 1)), ((0, 3), (3, 0, 2)), ((0, 3), (2, -1)),
+]]
+CASES += [Case(s.expand_dims, [a], dict(axis=k), torch=lambda _, x, axis: x.unsqueeze(axis)) for a, k in [
+    ((2, 3), 0), ((2, 3), -1), ((2, 3), 1), ((), 0), ((0,), 1)]]
+CASES += [Case(s.squeeze, [a], params, torch=lambda _, x, axis=None: x.squeeze() if axis is None else x.squeeze(axis))
+          for a, params in [((1, 3, 1), {}), ((1, 3, 1), dict(axis=0)), ((1, 3, 1), dict(axis=(0, -1))),
+                            ((1, 1), {}), ((0, 1), dict(axis=1))]]
+CASES += [Case(s.transpose, [a], dict(axes=axes), torch=lambda t, x, axes: x.permute(axes or range(x.ndim)[::-1]))
+          for a, axes in [((2, 3), None), ((2, 3, 4), (1, 2, 0)), ((2, 3, 4), (-1, 0, 1)), ((1, 3), (1, 0)), ((), None),
+                          ((0, 2, 3), (2, 0, 1))]]
+CASES += [Case(s.swapaxes, [a], dict(axis1=i, axis2=j), torch=lambda _, x, axis1, axis2: x.swapaxes(axis1, axis2))
+          for a, i, j in [((2, 3, 4), -1, -2), ((2, 3, 4), 0, 2), ((1, 3), 0, 1), ((0, 3), 0, 1), ((3,), 0, 0)]]
+CASES += [Case(s.broadcast_to, [a], dict(shape=to), torch=lambda _, x, shape: x.broadcast_to(shape)) for a, to in [
+    ((3,), (2, 3)), ((2, 1), (4, 2, 3)), ((), (2, 2)), ((2, 3), (2, 3)), ((1, 3), (0, 3)), ((0, 1), (0, 3))]]
+CASES += [Case(s.flip, [a], dict(axis=axis), torch=lambda _, x, axis: x.flip(
+    tuple(range(x.ndim)) if axis is None else axis)) for a, axis in [
+    ((2, 3), 0), ((2, 3, 4), (0, -1)), ((2, 3), None), ((1, 3), 0), ((0, 3), 1)]]
+CASES += [Case(s.pad, [a], params, torch=lambda t, x, widths, value=0.0: t.nn.functional.pad(
+    x, [n for pair in widths[::-1] for n in pair], value=value)) for a, params in [
+    ((2, 3), dict(widths=((1, 0), (0, 2)))), ((2, 3), dict(widths=((0, 0), (0, 0)))), ((1,), dict(widths=((2, 3),))),
+    ((2, 1, 2), dict(widths=((0, 1), (1, 1), (3, 0)), value=0.5)), ((0, 2), dict(widths=((1, 1), (0, 1))))]]
+CASES += [Case(s.tril, [a], dict(k=k), torch=lambda t, x, k: t.tril(x, k)) for a, k in [
+    ((3, 3), 0), ((2, 3, 4), -1), ((4, 2), 1), ((1, 1), -1), ((0, 3), 0)]]
+
+CASES += [Case(s.concatenate, list(shapes), dict(axis=axis), torch=lambda t, *xs, axis: t.cat(xs, axis))
+          for *shapes, axis in [((2, 3), (1, 3), (4, 3), 0), ((2, 3), (2, 1), -1), ((2, 3), 0), ((0, 3), (2, 3), 0),
+                                ((2, 0, 3), (2, 0, 1), 2)]]
+CASES += [Case(s.stack, list(shapes), dict(axis=axis), torch=lambda t, *xs, axis: t.stack(xs, axis))
+          for *shapes, axis in [((2, 3), (2, 3), 0), ((2, 3), (2, 3), (2, 3), -1), ((), (), 0), ((1, 3), 1),
+                                ((0, 3), (0, 3), 1)]]
+CASES += [Case(s.split, [a], dict(parts=parts, **params), torch=lambda t, x, parts, axis=-1: t.split(
+    x, x.shape[axis] // parts if isinstance(parts, int) else list(parts), axis)) for a, parts, params in [
+    ((2, 6), 3, {}), ((4, 3), 2, dict(axis=0)), ((2, 6), (1, 3, 2), {}), ((2, 3, 1), (2, 0, 1), dict(axis=1)),
+    ((0, 4), 2, {}), ((3, 1), 1, {})]]
+
+# ------------------------------------------------------------------------------------------------ picking by place
+
+CASES += [Case(getitem, [a], dict(index=index), torch=lambda t, x, index: x[index]) for a, index in [
+    ((4, 3), 1), ((4, 3), (slice(None), -1)), ((4, 3), (slice(1, 3), slice(0, 3, 2))), ((4, 3), (Ellipsis, 0)),
+    ((4, 3), (None, slice(2, None))), ((2, 3), (1, 2)), ((), ()), ((0, 3), (slice(None), 1)), ((4, 3), slice(2, 2)),
+    ((4, 3), [0, 0, 3, 0]),                                               # repeated: gradients add up
+    ((4, 3), np.array([[0, 1], [1, -4]])),
+    ((4, 3), (np.array([0, 0, 1]), np.array([2, 2, 0]))),
+    ((2, 4, 3), (slice(None), np.array([1, 1]), slice(0, 2))),
+    ((2, 3), MASK), ((2, 3), np.zeros((0,), int)), ((1, 3), np.zeros(5, int)),
+]]
+CASES += [Case(take_along_axis, [a, np.array(i)], dict(axis=axis),
+               torch=lambda t, x, i, axis: t.take_along_dim(x, i, axis)) for a, i, axis in [
+    ((2, 4), [[0, 0, 3], [1, 2, 1]], -1), ((3, 2), [[2, 0]], 0), ((2, 4), [[1], [3]], 1), ((2, 1), [[0, 0], [0, 0]], 1),
+    ((2, 2, 3), [[[0], [2]], [[1], [1]]], 2), ((2, 3), np.zeros((2, 0), int), 1)]]

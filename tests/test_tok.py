@@ -163,7 +163,7 @@ def test_the_cache_is_bounded(monkeypatch):
     ("हिन्दी कविता की भाषा।", ["हिन्दी", " कविता", " की", " भाषा", "।"]),
     ("क्\u200dष श्\u200cर", ["क्\u200dष", " श्\u200cर"]),
     ("தமிழ் বাংলা ગુજરાતી", ["தமிழ்", " বাংলা", " ગુજરાતી"]),
-    ("I don't know 42 things", ["I", " don", "'t", " know", " 42", " things"]),
+    ("I don't know 42 things they're", ["I", " don", "'t", " know", " 42", " things", " they", "'re"]),
     ("a  b\n\nc ", ["a", " ", " b", "\n", "\n", "c", " "]),
     ("❤\ufe0f👩\u200d💻!", ["❤\ufe0f👩\u200d💻!"]),
     ("1\ufe0f\u20e3 १२", ["1\ufe0f\u20e3", " १२"]),
@@ -277,7 +277,7 @@ def test_one_changed_character_is_noticed(tmp_path):
     path = tmp_path / "t.json"
     make("indic").save(path)
     path.write_text(path.read_text("utf-8").replace("[[", "[[1", 1), "utf-8")
-    with pytest.raises(ValueError, match="the hash it was saved with"):
+    with pytest.raises(ValueError, match="expected hash [0-9a-f]{12}, as it was saved"):
         load(path)
 
 

@@ -8,8 +8,8 @@ from functools import cache
 from itertools import accumulate, product
 from typing import NamedTuple
 
-from tok.chhand import matras, pattern, scan, tuk
-from train.lexicon import (DETERMINERS, DOER_MANNERS, MANNERS, NEVER_NE, TRANSITIVE, UPON, WORLD, agree, conjugate, decline, gender,
+from tok.chhand import matras, pattern, tuk
+from train.lexicon import (DETERMINERS, NEVER_NE, TRANSITIVE, UPON, WORLD, agree, conjugate, decline, gender,
                            let_us, numbers)
 
 THEMES = tuple(WORLD)
@@ -28,7 +28,7 @@ def _lines(text):
 
 
 METERS = {
-    "chaupai": Meter(16, lambda word: len(scan(word)) > 1 and not pattern(word).endswith("GL"), _lines("""
+    "chaupai": Meter(16, lambda word: len(feet(word)) > 1 and not feet(word).endswith("GL"), _lines("""
         adj noun place verb
         det adj noun verb
         time adj noun verb
@@ -56,9 +56,7 @@ METERS = {
         det noun object verb
         spot का noun object verb
         agent ने quality object done
-        agent ने place object done
         time agent ने object done
-        place agent ने object done
         आओ manner object let
         आओ place object let
         चलो time quality object let
@@ -76,7 +74,6 @@ METERS = {
         जब noun place verb
         जब भी noun verb
         spot का noun verb
-        verb place adj noun
         verb adj noun time
         ज्यों ही noun verb
         noun time verb
@@ -84,12 +81,11 @@ METERS = {
         noun quality object verb
         time noun object verb
         agent ने object done
-        agent ने quality object done
         जब noun object verb
         आओ manner object let
         चलो place object let
         """)),
-    "doha, second half": Meter(11, lambda word: pattern(word).endswith("GL"), _lines("""
+    "doha, second half": Meter(11, lambda word: feet(word).endswith("GL"), _lines("""
         verb adj noun
         verb noun adj
         noun है adj
@@ -98,23 +94,15 @@ METERS = {
         verb manner noun
         noun verb time
         noun verb manner
-        adj noun verb time
         stem रहा है noun
         कितना adj noun
         spot का adj noun
         place verb noun
         det adj noun
-        noun verb spot के पास
-        noun verb spot की ओर
-        noun verb spot के पार
+        verb spot के पास
         noun verb object
         verb quality object
-        noun verb quality object
-        agent ने done object
         आओ let object
-        आओ let quality object
-        आओ manner let object
-        time verb quality object
         """)),
 }
 FORMS = {"chaupai": ("chaupai",), "doha": ("doha, first half", "doha, second half")}
@@ -131,17 +119,16 @@ def spell_out(skeleton, theme):
         for place in ("inside में", "upon पर"):
             yield from spell_out(skeleton.replace("place", place), theme)
         return
-    agreements = list(product("mf", ("sg", "pl")))
     cast = [(theme.doers, act) for act in theme.acts] if "object" in tokens else [(group, None) for group in [*theme.groups, theme.doers]]
-    for group, act in cast:
-        for subject in agreements if SUBJECT & {*tokens} else [None]:
-            for thing in agreements if OBJECT & {*tokens} else [None]:
-                slots = tuple(_slot(token, theme, group, act, subject, thing, i + 1 == len(tokens)) for i, token in enumerate(tokens))
-                if all(slots):
-                    yield slots
+    agreements = list(product("mf", ("sg", "pl")))
+    for (group, act), subject, thing in product(cast, agreements if SUBJECT & {*tokens} else [None], agreements if OBJECT & {*tokens} else [None]):
+        slots = tuple(_slot(token, group, act, subject, thing, i + 1 == len(tokens)) for i, token in enumerate(tokens))
+        if all(slots):
+            yield slots
 
 
-def _slot(token, theme, group, act, subject, thing, last):
+@cache
+def _slot(token, group, act, subject, thing, last):
     """The words that a token of a skeleton stands for, once it is settled what agrees with what."""
     verbs = (act or group).verbs
     match token:
@@ -156,7 +143,7 @@ def _slot(token, theme, group, act, subject, thing, last):
             words = [agree(a, *thing) for a in act.adjectives]
         case "det":
             words = [agree(d, *subject) for d in DETERMINERS[subject[1]]]
-        case "verb":                                      # the future does not end a line: all futures rhyme too cheaply
+        case "verb":                                      # the future does not end a line: all futures rhyme, too cheaply
             words = [conjugate(v, tense, *subject) for v in verbs for tense in ("habitual", "past", "future")
                      if not (tense == "past" and v in TRANSITIVE - NEVER_NE or tense == "future" and last)]
         case "done":
@@ -171,9 +158,9 @@ def _slot(token, theme, group, act, subject, thing, last):
             words = [decline(n, number, oblique=True) for n in group.places for number in numbers(n)
                      if token == "spot" or (n in UPON) == (token == "upon")]
         case "time":
-            words = theme.times
+            words = group.times
         case "manner":
-            words = DOER_MANNERS if group is theme.doers else MANNERS
+            words = group.manners
         case "है":
             words = ["है" if subject[1] == "sg" else "हैं"]
         case _:
@@ -191,7 +178,7 @@ class Pada:
             found = list(spell_out(skeleton, theme))
             fillings = sum(math.prod(map(len, slots)) for slots in found)
             for slots in found:
-                self.patterns[slots] = self.patterns.get(slots, 0) + 1 / fillings
+                self.patterns[slots] = self.patterns.get(slots, 0) + fillings ** -0.5
 
         # a trie of the patterns without their last slots; node 0 is the empty prefix
         self.parent, self.children = [None], [{}]
@@ -305,7 +292,9 @@ class Grammar:
         return sum(map(math.log, weights)) - log_z - math.log(len(self.poems)) if all(weights) else -math.inf
 
 
+@cache
 def _lengths(slot):
+    """How many words of the slot have which length."""
     return Counter(map(length, slot))
 
 
@@ -316,7 +305,7 @@ def length(word):
     return total
 
 
-rhyme = cache(tuk)
+feet, rhyme = cache(pattern), cache(tuk)                  # of a word: "GL" for चाँद, "आँद"
 
 
 @cache

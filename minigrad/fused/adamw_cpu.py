@@ -17,7 +17,11 @@ def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
                scale)
     pool.each(_adamw, w.size, 10 * w.size, w, wide(g), m, v, tuple(w.dtype.type(x) for x in numbers))
     if master is not None:
-        p[...] = master
+        pool.each(_round, p.size, 2 * p.size, p, master)
+
+
+def _round(p, master, lo, hi):
+    p[lo:hi] = master[lo:hi]
 
 
 @njit(**FAST)

@@ -10,9 +10,7 @@ from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.dropout import ADVANCE, LOW, MULTIPLY, check, counter_and_keys, threshold
 
-M0, M1 = map(np.uint64, MULTIPLY)
-A0, A1 = map(np.uint64, ADVANCE)
-LOW, HALF, TWO, THREE = np.uint64(LOW), np.uint64(32), np.uint64(2), np.uint64(3)
+M0, M1, A0, A1, MASK, HALF, TWO, THREE = map(np.uint64, (*MULTIPLY, *ADVANCE, LOW, 32, 2, 3))
 INLINE = {"nogil": True, "forceinline": True}
 FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 
@@ -45,8 +43,8 @@ def philox(c0, c1, c2, c3, k0, k1):
     """Numbers below 2^32 in uint64, which LLVM knows to multiply as 32 by 32 bits."""
     for _ in range(10):
         a, b = M0 * c0, M1 * c2
-        c0, c1, c2, c3 = b >> HALF ^ c1 ^ k0, b & LOW, a >> HALF ^ c3 ^ k1, a & LOW      # [DR3]
-        k0, k1 = k0 + A0 & LOW, k1 + A1 & LOW                                            # [DR4]
+        c0, c1, c2, c3 = b >> HALF ^ c1 ^ k0, b & MASK, a >> HALF ^ c3 ^ k1, a & MASK      # [DR3]
+        k0, k1 = k0 + A0 & MASK, k1 + A1 & MASK                                            # [DR4]
     return c0, c1, c2, c3
 
 
@@ -82,8 +80,8 @@ def keep_range(how, start, scale, out):
 @njit(**FAST)
 def _drop(x, y, scale, how, lo, hi):
     """x, y: flat. Blocks lo..hi of four entries."""
-    x, y, start = x[4 * lo:4 * hi], y[4 * lo:4 * hi], 4 * lo
-    keep_range(how, start, scale, y)
+    x, y = x[4 * lo:4 * hi], y[4 * lo:4 * hi]
+    keep_range(how, 4 * lo, scale, y)
     for i in range(len(x)):
         y[i] = x[i] * scale if y[i] != 0 else 0                                          # [DR1]
 

@@ -1,0 +1,294 @@
+"""Text to documents, documents to shards, shards to batches: nothing lost, nothing leaked, everything explained."""
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tok
+from train import data
+from train.config import Config
+from train.data import Shard, Validation, Windows, prepare
+
+WORDS = ["राम", "नदी", "वन", "मन", "जल", "फूल"]
+
+
+def config(tmp_path, **changes):
+    return Config(**{"data": str(tmp_path / "text"), "shards": str(tmp_path / "shards"), "tokenizer": "char", **changes})
+
+
+def couplets(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, 4)) + f" {i}।" for i in range(n)]
+
+
+def write_jsonl(file, texts):
+    file.write_text("".join(json.dumps({"text": t, "id": i}, ensure_ascii=False) + "\n" for i, t in enumerate(texts)), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    """A shard of 30 documents with 2 to 40 tokens each."""
+    tmp_path = tmp_path_factory.mktemp("shard")
+    rng = np.random.default_rng(1)
+    texts = ["".join(rng.choice(list("abcdef"), rng.integers(1, 40))) for _ in range(30)]
+    tokenizer = tok.CharTokenizer.train(["\n", *texts])
+    data.write_shards(tmp_path / "s", {"train": texts, "val": texts[:3], "test": []}, tokenizer, "source")
+    return Shard(tmp_path / "s", "train", tokenizer), texts, tokenizer
+
+
+# --------------------------------------------------------------------------------------------- reading and splitting
+
+def test_text_file_is_cut_in_three_contiguous_ranges(tmp_path):
+    (tmp_path / "text").write_text("".join(chr(97 + i % 26) for i in range(1000)))
+    d = prepare(config(tmp_path))
+    texts = [d.tokenizer.decode(s.tokens.tolist()[1:-1]) for s in (d.train, d.val, d.test)]
+    assert "".join(texts) == (tmp_path / "text").read_text()
+    assert [len(t) for t in texts] == [800, 100, 100]
+
+
+def test_nanogpt_split_has_no_test_part(tmp_path):
+    (tmp_path / "text").write_text("ab" * 500)
+    d = prepare(config(tmp_path, split=(0.9, 0.1, 0.0)))
+    assert (len(d.train), len(d.val), len(d.test)) == (902, 102, 1)          # with the separators around
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=300),
+       st.sampled_from([(0.8, 0.1, 0.1), (0.9, 0.1, 0.0), (1.0, 0.0, 0.0), (0.3, 0.3, 0.4)]))
+def test_split_keeps_every_document_once_and_equal_ones_together(texts, shares):
+    parts = data.split(texts, shares)
+    if len(texts) >= data.ENOUGH:
+        assert sorted(parts["train"] + parts["val"] + parts["test"]) == sorted(texts)
+        assert not set(parts["train"]) & set(parts["val"]) and not set(parts["train"]) & set(parts["test"])
+    else:
+        assert sum(len(t) for part in parts.values() for t in part) == sum(map(len, texts))
+    for name, share in zip(data.SPLITS, shares, strict=True):
+        assert share or not parts[name]
+
+
+def test_split_does_not_move_a_document_when_others_are_added():
+    few, many = data.split(couplets(200), (0.8, 0.1, 0.1)), data.split(couplets(200) + ["another"] * 50, (0.8, 0.1, 0.1))
+    assert all(set(few[name]) <= set(many[name]) for name in data.SPLITS)
+    assert 130 < len(few["train"]) < 185 and few["val"] and few["test"]
+
+
+def test_folders_of_text_and_jsonl(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    write_jsonl(folder / "b.jsonl", couplets(150))
+    (folder / "a.txt").write_text("नमस्ते\r\n", encoding="utf-8")
+    (folder / "notes.md").write_text("not read")
+    read = data.documents(config(tmp_path))
+    assert read == ["नमस्ते\r\n", *couplets(150)]
+    d = prepare(config(tmp_path, tokenizer="bpe", vocab_size=300))
+    end = d.tokenizer.special["<|endoftext|>"]
+    stream = d.train.tokens.tolist()
+    assert stream[0] == stream[-1] == end and stream.count(end) == len(d.train.starts) + 1
+    assert len(d.train.starts) + len(d.val.starts) + len(d.test.starts) == 151
+
+
+def test_verse_is_its_own_source(tmp_path):
+    c = config(tmp_path, data="verse", couplets=300)
+    d = prepare(c)
+    assert len(d.train.starts) + len(d.val.starts) + len(d.test.starts) == 300
+    assert data.fingerprint(c) != data.fingerprint(config(tmp_path, data="verse", couplets=300, seed=1))
+
+
+# ---------------------------------------------------------------------------------------------------------- shards
+
+def test_shards_are_made_once_and_again_only_if_something_changed(tmp_path, monkeypatch):
+    text = tmp_path / "text"
+    text.write_text("hello world. " * 100)
+    made = []
+    monkeypatch.setattr(data, "write_shards", lambda *a, real=data.write_shards: (made.append(a[0]), real(*a)))
+    for changes in ({}, {}, {"vocab_size": 999}, {"split": (0.5, 0.5, 0.0)}, {"tokenizer": "bpe", "vocab_size": 260}):
+        prepare(config(tmp_path, **changes))
+    assert len(made) == 3                                # char has no use for vocab_size
+    os.utime(text)                                       # another time, the same text
+    prepare(config(tmp_path))
+    assert len(made) == 3
+    text.write_text("hello there. " * 100)
+    prepare(config(tmp_path))
+    assert len(made) == 4
+    about = json.loads((made[0] / "train.json").read_text())
+    assert about["dtype"] == "uint16" and about["tokens"] == 1042 and re.fullmatch("[0-9a-f]{64}", about["tokenizer"])
+
+
+def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
+    many = "".join(chr(0x4E00 + i) for i in range(20_000)) + "".join(chr(0x20000 + i) for i in range(46_000))
+    (tmp_path / "text").write_text(many, encoding="utf-8")
+    d = prepare(config(tmp_path))
+    assert d.train.tokens.dtype == np.uint32
+    assert d.tokenizer.decode(d.train.tokens.tolist()[1:-1]) == many[:52_800]
+
+
+def test_a_tokenizer_file_is_used_as_it_is(tmp_path):
+    (tmp_path / "text").write_text("ab" * 500)
+    tok.CharTokenizer.train("\nabcxyz").save(tmp_path / "mine.json")
+    d = prepare(config(tmp_path, tokenizer=str(tmp_path / "mine.json")))
+    assert d.tokenizer.vocab_size == 7
+    assert prepare(config(tmp_path), d.tokenizer).train.file == d.train.file
+
+
+@pytest.mark.parametrize("fails", ["tofile", "write_text", "rename"])
+def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, fails):
+    (tmp_path / "text").write_text("ab" * 500)
+    calls = []
+
+    def disk_full(*args, **kwargs):
+        calls.append(args)
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as m:
+        if fails == "tofile":
+            m.setattr(data.np, "asarray", lambda a, dtype: type("Full", (), {"tofile": disk_full}))
+        else:
+            m.setattr(*((Path, "write_text") if fails == "write_text" else (data.os, "rename")), disk_full)
+        with pytest.raises(ValueError, match="--shards: got .*No space left.*expected a folder that can be written"):
+            prepare(config(tmp_path))
+    assert calls and [p.suffix for p in (tmp_path / "shards").iterdir()] == [".json"]       # the tokenizer, which is whole
+    assert len(prepare(config(tmp_path)).train) == 802
+
+
+def test_damaged_shards_are_refused(tmp_path):
+    (tmp_path / "text").write_text("ab" * 500)
+    d = prepare(config(tmp_path))
+    d.train.file.write_bytes(d.train.file.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="train.bin: got a damaged shard; .*delete"):
+        prepare(config(tmp_path))
+    d.train.file.write_bytes(np.full(802, 9, np.uint16).tobytes())
+    with pytest.raises(ValueError, match="train.bin: got token id 9; expected ids below the vocabulary size 3"):
+        Windows(prepare(config(tmp_path)).train, 8, 0).batch(0, 1)
+    sidecar = d.train.file.with_suffix(".json")
+    sidecar.write_text(sidecar.read_text().replace(d.tokenizer.hash, "0" * 64))
+    with pytest.raises(ValueError, match="tokens of the tokenizer 0000"):
+        prepare(config(tmp_path))
+    sidecar.write_text("{")
+    with pytest.raises(ValueError, match="damaged shard"):
+        prepare(config(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+def test_missing_path(tmp_path):
+    with pytest.raises(ValueError, match="--data: got .*text', which does not exist; expected a text file"):
+        prepare(config(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\t\n"])
+def test_empty_file(tmp_path, content):
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(ValueError, match="--data: got .* without any text"):
+        prepare(config(tmp_path))
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "text").mkdir()
+    with pytest.raises(ValueError, match="without any .txt or .jsonl"):
+        prepare(config(tmp_path))
+
+
+def test_a_file_that_is_not_utf8_names_byte_offset_and_file(tmp_path):
+    (tmp_path / "text").write_bytes("नदी".encode() + b"\xff and more")
+    with pytest.raises(ValueError, match=r"text: got byte 0xff at offset 9, which is not UTF-8"):
+        prepare(config(tmp_path))
+
+
+@pytest.mark.parametrize("line", ['{"txt": "a"}', '{"text": 5}', '["a"]', "5", '{"text": null}'])
+def test_a_jsonl_line_without_text_is_named(tmp_path, line):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "fine"}\n\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"a.jsonl:3: got a line without a text"):
+        prepare(config(tmp_path))
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    with pytest.raises(ValueError, match=r"a.jsonl:2: got a line that is not JSON"):
+        prepare(config(tmp_path))
+
+
+def test_a_corpus_shorter_than_a_block(tmp_path):
+    (tmp_path / "text").write_text("ab" * 20)
+    with pytest.raises(ValueError, match="34 tokens of training text; expected more than one block of 64"):
+        Windows(prepare(config(tmp_path)).train, 64, 0)
+
+
+def test_no_validation_text(tmp_path):
+    (tmp_path / "text").write_text("ab" * 20)
+    with pytest.raises(ValueError, match="no validation text"):
+        Validation(prepare(config(tmp_path, split=(1.0, 0.0, 0.0))).val, 8, 1, 100)
+
+
+# --------------------------------------------------------------------------------------------------------- batches
+
+@given(st.integers(0, 2**31), st.integers(0, 10_000), st.integers(1, 70), st.integers(1, 6), st.booleans())
+def test_batches_are_slices_of_the_stream_shifted_by_one(shard, seed, position, block, rows, align):
+    shard, _, _ = shard
+    stream = shard.tokens.tolist()
+    x, y = Windows(shard, block, seed, align).batch(position, rows)
+    assert x.shape == y.shape == (rows, block) and x.dtype == np.int64
+    assert (x[:, 1:] == y[:, :-1]).all()
+    text = ",".join(map(str, stream))
+    assert all(",".join(map(str, [*row, last])) in text for row, last in zip(x, y[:, -1], strict=True))
+
+
+@given(st.integers(0, 2**31), st.integers(0, 1000), st.integers(1, 20), st.booleans())
+def test_data_order_is_a_function_of_seed_and_position(shard, seed, position, rows, align):
+    shard, _, _ = shard
+    together, _ = Windows(shard, 16, seed, align).batch(position, rows)
+    windows = Windows(shard, 16, seed, align)
+    one_by_one = [windows.batch(position + k, 1)[0][0] for k in reversed(range(rows))][::-1]
+    assert (together == one_by_one).all()
+
+
+@given(st.integers(0, 2**31), st.integers(0, 5))
+def test_an_epoch_sees_every_place_once(shard, seed, epoch):
+    shard, _, _ = shard
+    windows = Windows(shard, 16, seed)
+    starts = sorted(windows.starts(epoch))
+    assert set(np.diff(starts)) == {16}
+    assert len(starts) * 16 >= len(shard) - 3 * 16
+    assert list(windows.starts(epoch)) != list(windows.starts(epoch + 1))
+
+
+@given(st.integers(0, 2**31), st.integers(0, 9))
+@settings(max_examples=30)
+def test_aligned_windows_begin_before_a_document_if_one_is_near(shard, seed, epoch):
+    shard, _, _ = shard
+    block = 16
+    for start in Windows(shard, block, seed, align=True).starts(epoch):
+        if start + 1 not in shard.starts:
+            latest = max(s for s in shard.starts if s <= start + 1)
+            assert start + 1 - latest >= block              # in a document longer than a block, far from its beginning
+    loose = Windows(shard, block, seed).starts(epoch)
+    assert any(s + 1 not in shard.starts for s in loose)
+
+
+@pytest.mark.parametrize("block", [1, 5, 16, 64])
+def test_validation_scores_every_token_once(shard, block):
+    shard, texts, tokenizer = shard
+    v = Validation(shard, block, batch=4, tokens=10**6)
+    scored = np.concatenate([y[y >= 0] for _, y in v.batches()])
+    assert scored.tolist() == shard.tokens.tolist()[1:] and v.tokens == len(scored)
+    assert [tokenizer.decode(ids) for ids in v.documents()] == texts
+
+
+def test_validation_rows_are_whole_documents_each_from_the_separator_before_it(shard):
+    shard, texts, tokenizer = shard
+    v = Validation(shard, 64, batch=4, tokens=300)
+    end, seen = data.separator(tokenizer), []
+    for x, y in v.batches():
+        for inputs, targets in zip(x.tolist(), y.tolist(), strict=True):
+            n = sum(t >= 0 for t in targets)
+            assert inputs[0] == targets[n - 1] == end and targets[n:] == [-1] * (64 - n)
+            assert inputs[1:n] == targets[:n - 1]
+            seen += tokenizer.decode(targets[:n - 1]).split("\n")
+    assert seen == [tokenizer.decode(ids) for ids in v.documents()]
+    assert set(seen) < set(texts) and len(v.rows) == 4      # some of them, from the whole split
+    assert seen[0] == texts[0] and seen[-1] == texts[-1]
