@@ -20,13 +20,13 @@ Reading [V2] from L backwards costs one multiplication and one addition per plac
 all values at once. Reading it forwards from one x would cost a pass for each parameter.
 
 Order is the one thing left to get wrong, because [V2] may use dy only after dy is complete. Take
-    a = 3,  b = a + a = 6,  c = b + b = 12,       so c = 4a and da must be 4.
-    b passes on whatever it has whenever it receives:  c gives b 1, b gives a 1 + 1;
-                                  c gives b 1 again, b has 2 and gives a 2 + 2:         da = 6, wrong
-    b passes on once, at its first visit:  b has 1 and gives a 1 + 1:                   da = 2, wrong
-    b passes on once, when all places that use it have paid in:  b has 2, gives 2 + 2:  da = 4
-So backward() first counts those places, then lets a value pay out when its count has run down to zero.
-Counting needs no recursion, and a graph may be as deep as memory allows.
+    a = 3,  b = a + a = 6,  c = b + b = 12,  so c = 4a and da must be 4.
+When may b pay on to a, once for each place of b = a + a, what it receives from c?
+    at every receipt             b has 1: a gets 1 + 1.  b has 2: a gets 2 + 2 more.    da = 6, wrong
+    once, at the first receipt   b has 1: a gets 1 + 1.                                 da = 2, wrong
+    once, after the last         b has 2: a gets 2 + 2.                                 da = 4
+So backward() first counts the places that use a value, then lets it pay when its count has run down to
+zero. Counting needs no recursion, and a graph may be as deep as memory allows.
 
 Only values that were not computed (inputs, parameters) keep adding up over several backward() calls,
 until zero_grad; the others start each pass at zero. Not here: arrays, and derivatives of derivatives.
@@ -38,7 +38,7 @@ from numbers import Real
 
 
 class Value:
-    """A number, its gradient, and the step that made it."""
+    """A number, its gradient, and the step that made it: _op on the inputs _prev, with their local derivatives."""
     __slots__ = ("_local", "_op", "_prev", "data", "grad")
 
     def __init__(self, data, _children=(), _op="", _local=()):
@@ -135,7 +135,7 @@ class Value:
     # the chain rule
 
     def _backward(self):
-        """Pay this value's gradient into its inputs: one term of [V2] for each."""
+        """Pay this value's gradient into its inputs, one term of [V2] for each: one step of backward()."""
         for x, local in zip(self._prev, self._local, strict=True):
             x.grad += self.grad * local
 
@@ -219,6 +219,8 @@ def _describe(value, names):
 
 
 class Module:
+    """Anything with parameters."""
+
     def parameters(self):
         return []
 
@@ -268,8 +270,8 @@ class MLP(Module):
     """Layers of nouts neurons, the last one linear."""
 
     def __init__(self, nin, nouts):
-        sizes = pairwise([nin, *nouts])
-        self.layers = [Layer(n, m, nonlin=i < len(nouts)) for i, (n, m) in enumerate(sizes, 1)]
+        sizes = enumerate(pairwise([nin, *nouts]), 1)
+        self.layers = [Layer(n, m, nonlin=i < len(nouts)) for i, (n, m) in sizes]
 
     def __call__(self, x):
         for layer in self.layers:

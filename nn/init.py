@@ -1,7 +1,7 @@
 """How weights begin. Layers draw from the stream in force, in the order in which they are made.
 
     with init.seeded(3): model = MyModel()          the same weights on every machine, float32
-    with init.empty(): model = MyModel()            no numbers at all: they will be loaded
+    with init.empty(): model = MyModel()            no numbers at all, whatever seed: they will be loaded
 """
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +16,7 @@ _source = ContextVar("source", default=stream("init", 0))
 @contextmanager
 def seeded(seed):
     """Layers made in this context draw their weights from the stream of this seed."""
-    token = _source.set(stream("init", seed))
+    token = _source.set(None if _source.get() is None else stream("init", seed))     # empty() stays in force
     try:
         yield
     finally:

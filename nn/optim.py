@@ -89,7 +89,8 @@ class Optimizer:
                 slot.empty = True
 
     def state(self):
-        """{name: array} of all that a resumed run needs beside the parameters."""
+        """{name: array} of all that a resumed run needs beside the parameters: the arrays themselves, to be saved, or
+        copied, before the next step."""
         arrays = {"steps": np.array(self.steps)}
         for flat in self.flats:
             for name, array in {**flat.moments, **({} if flat.master is None else {"master": flat.master})}.items():
@@ -98,15 +99,17 @@ class Optimizer:
 
     def load_state(self, arrays):
         """Continue from what state() gave, over the same parameters in the same order."""
-        for flat in self.flats:
-            prefix = flat.data.dtype.name + "."
-            for key, array in arrays.items():
-                if key.startswith(prefix):
-                    name = key.removeprefix(prefix)
-                    mine = flat.master if name == "master" else flat.moment(name)
-                    expect(mine is not None and mine.shape == array.shape, "load_state", f"{key} {array.shape}",
-                           f"{len(flat.data)} entries", "the checkpoint belongs to another model or dtype")
-                    mine[...] = backend.xp_of(mine).asarray(array)
+        flats = {flat.data.dtype.name: flat for flat in self.flats}
+        for key, array in arrays.items():
+            if key == "steps":
+                continue
+            dtype, name = key.split(".")
+            flat = flats.get(dtype)
+            mine = None if flat is None else flat.master if name == "master" else flat.moment(name)
+            expect(mine is not None and mine.shape == array.shape, "load_state", f"{key} {array.shape}",
+                   " and ".join(f"{n}.* ({len(f.data)},)" for n, f in flats.items()),
+                   "the checkpoint belongs to another model or dtype")
+            mine[...] = backend.xp_of(mine).asarray(array)
         self.steps = int(arrays["steps"])
 
 
@@ -132,8 +135,9 @@ class SGD(Optimizer):
 
     def update(self, flat, part, lr, decay):
         master = None if flat.master is None else flat.master[part]
-        sgd(flat.data[part], flat.grads[part], flat.moment("velocity")[part], master, lr=lr, momentum=self.momentum,
-            decay=decay, nesterov=self.nesterov, scale=self.factor)
+        velocity = flat.moment("velocity")[part] if self.momentum else None
+        sgd(flat.data[part], flat.grads[part], velocity, master, lr=lr, momentum=self.momentum, decay=decay,
+            nesterov=self.nesterov, scale=self.factor)
 
 
 def clip_grad_norm(opt, max_norm):

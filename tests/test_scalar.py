@@ -4,7 +4,7 @@ import random
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minigrad.scalar import MLP, Layer, Neuron, Value, draw_dot, draw_tree
@@ -58,7 +58,6 @@ def check(f, xs, h=1e-6, tol=1e-6):
 
 
 @every_op
-@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_every_op_against_central_differences(name, data):
     f, *ranges = OPS[name]
@@ -86,7 +85,6 @@ STEPS = [                                          # all of them smooth, so that
 ]
 
 
-@settings(max_examples=100, deadline=None)
 @given(xs=st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3), program=st.lists(
     st.tuples(st.sampled_from(STEPS), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12))
 def test_random_programs_against_central_differences(xs, program):

@@ -4,29 +4,21 @@ import json
 import os
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
+import reference_data
 import regex
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tok import BPETokenizer, CharTokenizer, bpe, load
 from tok.split import SPLITS
 
-DATA = Path(os.environ.get("MINIGRAD_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
 END = "<|endoftext|>"
 VERSE = "बंदउँ गुरु पद पदुम परागा। सुरुचि सुबास सरस अनुरागा॥ The cat sat on the mat; the cat, it's 12 days old. "
 HARD = st.text("अकखगहिीुंँ़्\u200c\u200d ab'std12१२\n\t\r\u00a0❤\ufe0f👩💻।<|>\0")      # where the patterns decide
 ANY = st.text() | HARD                                                              # st.text() has no surrogates
-
-
-def reference(name):
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"no reference data: {path} is missing; MINIGRAD_DATA names the folder")
-    return path
 
 
 def make(kind):
@@ -71,7 +63,6 @@ def naive_encode(t, text):
     return ids
 
 
-@settings(max_examples=60, deadline=None)
 @given(text=HARD.filter(bool), n=st.integers(0, 30), split=st.sampled_from(list(SPLITS)))
 def test_training_is_the_naive_training(text, n, split):
     t = BPETokenizer.train(text * 2, 257 + n, split)
@@ -80,7 +71,6 @@ def test_training_is_the_naive_training(text, n, split):
     assert len(set(t.vocab)) == t.vocab_size
 
 
-@settings(max_examples=60, deadline=None)
 @given(text=st.text("ab", min_size=8, max_size=60), n=st.integers(1, 12))
 def test_training_on_runs_of_the_same_letter(text, n):
     t = BPETokenizer.train(text, 257 + n)                   # pairs that overlap themselves, and ties
@@ -90,7 +80,6 @@ def test_training_on_runs_of_the_same_letter(text, n):
 
 
 @every_bpe
-@settings(max_examples=100, deadline=None)
 @given(text=ANY)
 def test_encoding_is_the_naive_encoding(t, text):
     assert t.encode(text) == naive_encode(t, text)
@@ -108,20 +97,17 @@ def test_the_case_worked_by_hand():
 
 
 @every_bpe
-@settings(max_examples=200, deadline=None)
 @given(text=ANY)
 def test_decode_undoes_encode(t, text):
     assert t.decode(t.encode(text)) == text
 
 
 @every_bpe
-@settings(max_examples=100, deadline=None)
 @given(text=ANY)
 def test_the_pieces_joined_are_the_text(t, text):
     assert "".join(regex.findall(t.split, text)) == text
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=ANY.filter(bool))
 def test_characters_come_back(text):
     t = CharTokenizer.train([text[:3], text])
@@ -209,7 +195,6 @@ def test_special_tokens_in_training_text_are_plain_text():
 # files
 
 
-@settings(max_examples=20, deadline=None)
 @given(text=ANY.filter(bool), n=st.integers(0, 20), names=st.lists(st.text(min_size=1), unique=True, max_size=3))
 def test_save_and_load_give_the_same_tokenizer(tmp_path_factory, text, n, names):
     path = tmp_path_factory.mktemp("tok") / "t.json"
@@ -277,7 +262,7 @@ def test_one_changed_character_is_noticed(tmp_path):
     path = tmp_path / "t.json"
     make("indic").save(path)
     path.write_text(path.read_text("utf-8").replace("[[", "[[1", 1), "utf-8")
-    with pytest.raises(ValueError, match="expected hash [0-9a-f]{12}, as it was saved"):
+    with pytest.raises(ValueError, match=r"expected hash [0-9a-f]{12}, as it was saved"):
         load(path)
 
 
@@ -288,7 +273,7 @@ def test_one_changed_character_is_noticed(tmp_path):
     (lambda: make("indic").encode("ab\ud800"), r"got the lone surrogate U\+D800 at offset 2"),
     (lambda: make("char").encode("\udfff"), r"U\+DFFF at offset 0"),
     (lambda: make("indic").encode(b"ab"), "got bytes; expected str. Hint: bytes want .decode"),
-    (lambda: make("indic").decode([97, 300]), "got 300 at position 1; expected a whole number from 0 to 277"),
+    (lambda: make("indic").decode([97, 278]), "got 278 at position 1; expected a whole number from 0 to 277"),
     (lambda: make("char").decode([-1]), "got -1 at position 0"),
     (lambda: make("char").decode(np.array([1.0])), "got 1.0 at position 0"),
     (lambda: CharTokenizer("abc").encode("cabbage"), r"got 'g' \(U\+0067\) at offset 5; expected one of the 3 char"),
@@ -322,9 +307,10 @@ def test_progress_changes_nothing():
 
 
 def test_gpt2_gives_the_ids_of_openai():
-    t = BPETokenizer.from_gpt2(reference("gpt2/encoder.json"), reference("gpt2/vocab.bpe"))
+    t = BPETokenizer.from_gpt2(reference_data.path("gpt2", "encoder.json"), reference_data.path("gpt2", "vocab.bpe"))
     assert (t.vocab_size, t.special) == (50257, {END: 50256})
-    rows = [json.loads(line) for line in reference("golden/gpt2_encode.jsonl").read_text("utf-8").split("\n") if line]
+    with open(reference_data.path("golden", "gpt2_encode.jsonl"), encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
     assert len(rows) == 400
     for row in rows:
         assert t.encode(row["text"]) == row["ids"], row["text"]
@@ -334,7 +320,7 @@ def test_gpt2_gives_the_ids_of_openai():
 
 
 def test_gpt2_comes_back_from_its_file(tmp_path):
-    t = BPETokenizer.from_gpt2(reference("gpt2/encoder.json"), reference("gpt2/vocab.bpe"))
+    t = BPETokenizer.from_gpt2(reference_data.path("gpt2", "encoder.json"), reference_data.path("gpt2", "vocab.bpe"))
     t.save(tmp_path / "t.json")
     again = load(tmp_path / "t.json")
     assert again.hash == t.hash and again.vocab == t.vocab and again.encode(VERSE) == t.encode(VERSE)
@@ -354,7 +340,7 @@ def test_files_of_two_releases_are_refused(tmp_path):
 
 def test_training_learns_the_merges_of_hugging_face():
     """All 3,839 of them. Their byte ids are in the order of GPT-2's characters, which decides ties, so ours are too."""
-    theirs = json.loads(reference("golden/hf_bpe/tokenizer.json").read_text("utf-8"))["model"]["merges"]
+    theirs = json.loads(reference_data.path("golden", "hf_bpe", "tokenizer.json").read_text("utf-8"))["model"]["merges"]
     ids = {byte: i for i, byte in enumerate(bpe.gpt2_bytes().values())}
 
     class Spelled(bytes):
@@ -362,9 +348,9 @@ def test_training_learns_the_merges_of_hugging_face():
             return self
 
     words = Counter()
-    for path in sorted(reference("poetry").glob("*.jsonl")):
-        for line in path.read_text("utf-8").split("\n"):
-            if line:
+    for path in sorted(reference_data.path("poetry").glob("*.jsonl")):
+        with open(path, encoding="utf-8") as f:
+            for line in f:
                 words.update(regex.findall(SPLITS["gpt2"], json.loads(line)["text"]))
     ours = bpe.learn({Spelled(ids[b] for b in word.encode()): n for word, n in words.items()}, len(theirs))
     tokens = list(bpe.gpt2_bytes())

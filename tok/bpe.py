@@ -46,18 +46,19 @@ class BPETokenizer(Tokenizer):
         self.merges = {(left, right): i for i, (left, right) in enumerate(merges, 256)}
         self.special = {name: len(self.vocab) + i for i, name in enumerate(specials)}
         self.vocab += [name.encode() for name in specials]
-        self._byte_ids = sorted(range(256), key=byte_order.__getitem__)
+        self._byte_ids = sorted(range(256), key=byte_order.__getitem__)      # the inverse: byte -> id
 
     # text -> ids -> text
 
     def _encode(self, text, at):
         ids = []
         for word in self._pieces.findall(text):
-            if word not in self._cache:
-                if len(self._cache) == CACHED_WORDS:
+            part = self._cache.get(word)
+            if part is None:
+                if len(self._cache) >= CACHED_WORDS:
                     self._cache.clear()
-                self._cache[word] = self._encode_word(word)
-            ids += self._cache[word]
+                part = self._cache[word] = self._encode_word(word)
+            ids += part
         return ids
 
     def _encode_word(self, word):

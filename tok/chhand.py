@@ -34,9 +34,10 @@ VOWEL_OF = {sign: letter for letter, sign in (SHORT | LONG).items() if sign is n
 HALANT, ANUSVARA, VISARGA, AVAGRAHA = "्", "ं", "ः", "ऽ"
 ASPIRATES = ("न्ह", "म्ह", "ल्ह", "ण्ह", "र्ह")                # written as conjuncts, said as one breathed consonant
 
-_CONSONANT = "[\u0915-\u0939\u0978-\u097f]\u093c?"         # क..ह and the letters of Sindhi and Marwari, with a nukta or not
+_CONSONANT = "[\u0915-\u0939\u0978-\u097f]\u093c?"         # क..ह and those of Sindhi and Marwari
+_SIGN = "".join(filter(None, VOWEL_OF))
 _AKSHARA = re.compile(
-    f"(?:(?P<onset>{_CONSONANT}(?:{HALANT}{_CONSONANT})*)(?:(?P<sign>[{''.join(filter(None, VOWEL_OF))}])|(?P<dead>{HALANT}))?"
+    f"(?:(?P<onset>{_CONSONANT}(?:{HALANT}{_CONSONANT})*)(?:(?P<sign>[{_SIGN}])|(?P<dead>{HALANT}))?"
     f"|(?P<vowel>[{''.join(SHORT | LONG)}]))(?P<marks>[\u0900-\u0903\u0951-\u0954]*)|{AVAGRAHA}"
 )
 
@@ -75,8 +76,8 @@ def _words(line):
             words[-1].append(match)
         elif unicodedata.category(line[i])[0] in "LM":
             raise ValueError(
-                f"cannot scan {line[i]!r} ({unicodedata.name(line[i], 'unnamed')}) at position {i} of {line!r}: expected "
-                "Devanagari words, each vowel sign after a consonant, with punctuation, digits and spaces between them"
+                f"cannot scan {line[i]!r} ({unicodedata.name(line[i], 'unnamed')}) at position {i} of {line!r}: "
+                "expected Devanagari, every vowel sign after a consonant; spaces, digits and punctuation end a word"
             )
         inside = bool(match)
         i = match.end() if match else i + 1
@@ -133,8 +134,8 @@ def tuk(line):
     with करती; so an inherent a between a vowel of its word and a final written vowel is stepped over: बहती -> अहती.
     """
     tail = [a for a in scan(line) if a.text != AVAGRAHA][-3:]
-    stepped = len(tail) == 3 and tail[1].vowel == "अ" and tail[2].vowel not in ("", "अ") and tail[0].word == tail[2].word
-    tail = tail if stepped else tail[-2:]
+    silent = len(tail) == 3 and tail[0].word == tail[2].word and tail[1].vowel == "अ" and tail[2].vowel not in ("", "अ")
+    tail = tail if silent else tail[-2:]
     return "".join([a.vowel + a.marks for a in tail[:1]] + [a.text for a in tail[1:]]).removesuffix(HALANT)
 
 

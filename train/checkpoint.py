@@ -34,7 +34,8 @@ def save(folder, model, opt, tokenizer, state):
     shutil.rmtree(staging, ignore_errors=True)            # of a save that was cut off before its commit
     staging.mkdir()
     model.save(staging)
-    save_file({name: np.ascontiguousarray(array) for name, array in opt.state().items()}, staging / "optimizer.safetensors")
+    save_file({name: np.asarray(array, order="C") for name, array in opt.state().items()},
+              staging / "optimizer.safetensors")
     tokenizer.save(staging / "tokenizer.json")
     state = {**state, "tokenizer": tokenizer.hash, "versions": versions()}
     (staging / "run.json").write_text(json.dumps(state, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -76,12 +77,13 @@ def load_state(folder):
     file = Path(folder, "run.json")
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-        expect(isinstance(state, dict) and {"step", "position", "tokenizer", "source"} <= state.keys(), str(file),
-               "a file without step, position, tokenizer and source", "what a save wrote")
-        return state
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
         raise ValueError(f"{file}: got {e}; expected the state of a run. Hint: a run can be resumed after its first "
                          "validation or Ctrl-C") from None
+    needed = {"step", "position", "config", "tokenizer", "source"}
+    expect(isinstance(state, dict) and needed <= state.keys(), file, "a file that lacks some of these",
+           ", ".join(sorted(needed)), "it was not written by a run")
+    return state
 
 
 def load_optimizer(folder, opt):

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from minigrad.check import expect
+from train import checkpoint
 
 
 def setting(default, topic, help, **rule):
@@ -87,12 +88,13 @@ def parse(argv=None):
     flags = _read_flags(argv)
     if not (resume := flags.get("resume", "")):
         return build({**_expand(read_yaml(config_file(flags.get("config", Config.config)))), **_expand(flags)})
-    saved = read_yaml(Path(resume, "settings.yaml"), "a run folder that --out made")
-    for key in flags:
-        expect(key not in ("config", "out"), f"--{key}", f"both --{key} and --resume", "one of them",
+    for key in ("config", "out"):
+        expect(key not in flags, f"--{key}", f"both --{key} and --resume", "one of them",
                "--resume takes the settings and the folder of the run itself")
+    saved = checked(checkpoint.load_state(resume)["config"], f"{resume}/run.json")
+    for key in flags:
         expect(flags[key] == saved.get(key) or not FIELDS[key].metadata.get("fixed"), f"--{key}", repr(flags[key]),
-               f"{saved.get(key)!r}, as in {resume}", "this belongs to the checkpoint; --init starts a new run from its weights")
+               f"{saved.get(key)!r}, as in {resume}", "--init starts a new run from the weights of this one")
     return build({**saved, **flags, "out": resume})
 
 
@@ -143,14 +145,21 @@ def config_file(name):
     return Path(name)
 
 
-def read_yaml(file, expected="a readable YAML file"):
-    """A file of settings -> {name: value}, every name known and every value of its type."""
+def read_yaml(file):
+    """A file of settings -> {name: value}."""
     try:
         given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ValueError(f"{file}: got {' '.join(str(e).split())}; expected {expected}") from None
-    expect(isinstance(given, dict), str(file), f"a {type(given).__name__}", "lines of `name: value`")
-    return {_known(str(name), str(file)): convert(str(name), value, f"{file}: {name}") for name, value in given.items()}
+        raise ValueError(f"{file}: got {' '.join(str(e).split())}; expected a readable YAML file") from None
+    return checked(given, file)
+
+
+def checked(given, who):
+    """{name: value} with every name known and every value of its type."""
+    expect(isinstance(given, dict), who, f"a {type(given).__name__}", "lines of `name: value`")
+    for name in given:
+        expect(name in FIELDS, who, f"an unknown setting {name!r}", "a setting from --help", _nearest(str(name), FIELDS))
+    return {name: convert(name, value, f"{who}: {name}") for name, value in given.items()}
 
 
 def to_yaml(config):
@@ -263,11 +272,6 @@ def _expand(given):
     from gpt import GPTConfig
     sizes = GPTConfig.preset(given["preset"])
     return {**{k: getattr(sizes, k) for k in ("n_layer", "n_head", "n_embd", "block_size", "pre_norm")}, **given}
-
-
-def _known(name, who):
-    expect(name in FIELDS, who, f"an unknown setting {name!r}", "a setting from --help", _nearest(name, FIELDS))
-    return name
 
 
 def _nearest(word, known, prefix=""):

@@ -39,7 +39,7 @@ def scatter(dy, ids, w, into, add_at):
         dw, beta = slot.claim()
         if beta == 0:
             dw[...] = 0
-    add_at(dw, ids.reshape(-1), wide(dy).reshape(-1, w.shape[1]))
+    add_at(dw, ids.reshape(-1), wide(dy).reshape(ids.size, w.shape[1]))
     return None, dw if slot is None else DONE
 
 

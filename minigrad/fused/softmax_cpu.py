@@ -6,7 +6,7 @@ from numba import njit
 
 from minigrad import pool
 from minigrad.backend import wide
-from minigrad.fused.math_cpu import exp, maximum
+from minigrad.fused.math_cpu import INLINE, exp, maximum
 
 FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 
@@ -35,6 +35,12 @@ def _rows(x, axis):
     return rows, lambda y: np.moveaxis(y.reshape(moved.shape), -1, axis).astype(x.dtype, copy=False)
 
 
+@njit(**INLINE)
+def _minus(a, b):
+    """a - b, not to be regrouped: reassoc would make (x - m) - log s into x - (m + log s), which loses log s."""
+    return a - b
+
+
 @njit(**FAST)
 def _forward(x, y, log, lo, hi):
     """x, y: (N, D). y is p, or log p."""
@@ -50,7 +56,7 @@ def _forward(x, y, log, lo, hi):
         if log:
             log_s = math.log(s)
             for i in range(len(row)):
-                out[i] = (row[i] - m) - log_s                                            # [SM4]
+                out[i] = _minus(row[i] - m, log_s)                                        # [SM4]
         else:
             for i in range(len(row)):
                 out[i] /= s                                                              # [SM2]

@@ -86,9 +86,8 @@ def div(a, b):
 
 @div.backward
 def _(dy, b, y, into):
-    """da = dy / b,  db = -dy a / b^2 = -da y  (without b^2, which overflows long before b does)"""
-    da = dy / b
-    return da, None if into[1] is SKIP else -da * y
+    """da = dy / b,  db = -dy a / b^2 = -dy (y / b): without b^2, which overflows long before b does"""
+    return None if into[0] is SKIP else dy / b, None if into[1] is SKIP else -dy * (y / b)
 
 
 @op
@@ -330,9 +329,9 @@ def _(dy, x, low, high):
     """dx = dy where low <= x <= high, else 0"""
     where, dx = xp_of(dy).where, dy
     if low is not None:
-        dx = where(x < low, 0, dx)
+        dx = where(x >= low, dx, 0)
     if high is not None:
-        dx = where(x > high, 0, dx)
+        dx = where(x <= high, dx, 0)
     return (dx,)
 
 

@@ -1,0 +1,427 @@
+"""A run from end to end: what it writes, that it resumes to the bit, how it stops, and what it says when it cannot go on."""
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tok
+from gpt import GPT, GPTConfig
+from minigrad import backend
+from nn import AdamW
+from train import checkpoint, log, run, sample, step
+from train.config import Config
+from train.data import Validation, Windows, prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "device_batch": 4, "tokens_per_step": 64, "steps": 6,
+        "warmup": 2, "eval_every": 4, "eval_tokens": 200, "samples": 2, "sample_tokens": 20, "tokenizer": "char"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a text and with the shards of all runs here."""
+    home = tmp_path_factory.mktemp("train")
+    rng = np.random.default_rng(0)
+    (home / "text.txt").write_text(" ".join(rng.choice(["one", "two", "three", "four"], 600)), encoding="utf-8")
+    return home
+
+
+def flags(home, **changes):
+    values = {**TINY, "data": home / "text.txt", "shards": home / "shards", **changes}
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def train(home, out, expected=0, **changes):
+    assert run.main(flags(home, out=out, **changes)) == expected
+    return Path(out)
+
+
+def same_checkpoint(a, b):
+    """Weights, moments and step count, bit for bit."""
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors"))
+
+
+def stop_after(monkeypatch, n):
+    """Press Ctrl-C in the middle of step n."""
+    def press(*args, real=step.train_step):
+        if args[4] == n - 1:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+    monkeypatch.setattr(run, "train_step", press)
+
+
+# ---------------------------------------------------------------------------------------------------- a whole run
+
+def test_a_run_writes_what_it_promises(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run")
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "log.jsonl", "loss.png", "model.safetensors",
+        "optimizer.safetensors", "run.json", "samples.txt", "settings.yaml", "tokenizer.json"]
+    entries = log.read(out / "log.jsonl")
+    steps = [e for e in entries if "loss" in e]
+    assert [e["step"] for e in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(e.keys() == {"step", "loss", "lr", "norm", "tokens_per_s"} for e in steps)
+    assert [e["step"] for e in entries if "val_loss" in e] == [0, 4, 6]
+    assert steps[0]["lr"] == 0.0005 and steps[1]["lr"] == 0.001 and steps[-1]["lr"] == pytest.approx(1e-4)
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    state = json.loads((out / "run.json").read_text())
+    assert (state["step"], state["position"]) == (6, 24) and state["config"]["n_embd"] == 16 and "numpy" in state["versions"]
+    assert state["tokenizer"] == tok.load(out / "tokenizer.json").hash
+    shown = capsys.readouterr().out
+    assert f"validation loss {entries[-1]['val_loss']:.4f}" in shown and (out / "samples.txt").read_text().strip() in shown
+    assert "n_embd 16" in shown and str(out) in shown
+
+
+def test_the_saved_settings_make_the_same_run(home, tmp_path):
+    first = train(home, tmp_path / "first")
+    assert run.main(["--config", str(first / "settings.yaml"), "--out", str(tmp_path / "second")]) == 0
+    assert same_checkpoint(first, tmp_path / "second")
+    assert not same_checkpoint(first, train(home, tmp_path / "third", seed=1))
+
+
+def test_loss_falls(home, tmp_path):
+    entries = log.read(train(home, tmp_path / "run", steps=60, lr=1e-2) / "log.jsonl")
+    assert entries[-1]["val_loss"] < 0.75 * entries[0]["val_loss"]
+
+
+def test_a_verse_run_reports_bits_beside_the_entropy_of_the_source(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run", data="verse", couplets=400, block_size=96, device_batch=1, tokens_per_step=96, steps=2)
+    last = log.read(out / "log.jsonl")[-1]
+    assert last.keys() == {"step", "val_loss", "val_bits", "entropy_bits"}
+    assert 20 < last["entropy_bits"] < 80 and last["val_bits"] > last["entropy_bits"]
+    c = Config(**{**TINY, "data": "verse", "couplets": 400, "shards": str(home / "shards")})
+    d = prepare(c)
+    v = Validation(d.val, 96, 4, 200)
+    texts = [d.tokenizer.decode(ids) for ids in v.documents()]
+    assert v.tokens == sum(len(t) + 1 for t in texts)                # every couplet and the separator after it
+    assert last["val_bits"] * len(texts) == pytest.approx(last["val_loss"] * v.tokens / np.log(2))
+    assert "bits per couplet" in capsys.readouterr().out
+
+
+def test_accumulation_changes_rounding_only(home, tmp_path):
+    losses = {}
+    for rows in (8, 4, 1):
+        out = train(home, tmp_path / str(rows), tokens_per_step=128, device_batch=rows, dtype="float64")
+        losses[rows] = [e["loss"] for e in log.read(out / "log.jsonl") if "loss" in e]
+    assert losses[8] == pytest.approx(losses[4], rel=1e-12) and losses[8] == pytest.approx(losses[1], rel=1e-12)
+
+
+# -------------------------------------------------------------------------------------------- stopping and resuming
+
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.2, "tokens_per_step": 192}, {"dtype": "bfloat16"},
+                                     {"tokenizer": "bpe", "vocab_size": 260, "pre_norm": False}],
+                         ids=["plain", "dropout and accumulation", "bfloat16", "bpe and GPT-1"])
+def test_ten_steps_and_ten_more_are_twenty(home, tmp_path, monkeypatch, changes):
+    whole = train(home, tmp_path / "whole", steps=20, **changes)
+    with monkeypatch.context() as m:
+        stop_after(m, 10)
+        parts = train(home, tmp_path / "parts", expected=130, steps=20, **changes)
+    assert checkpoint.load_state(parts)["step"] == 10 and not same_checkpoint(whole, parts)
+    assert run.main(["--resume", str(parts)]) == 0
+    assert same_checkpoint(whole, parts)
+    kept = [[{k: v for k, v in e.items() if k != "tokens_per_s"} for e in log.read(f / "log.jsonl")] for f in (whole, parts)]
+    assert kept[0] == kept[1]
+    assert (whole / "samples.txt").read_text() == (parts / "samples.txt").read_text()
+
+
+def test_a_run_goes_on_with_more_steps_and_forgets_what_the_log_says_beyond(home, tmp_path):
+    out = train(home, tmp_path / "run", steps=4)
+    with (out / "log.jsonl").open("a") as f:
+        f.write('{"step": 5, "loss": 0}\n{"step": 6, "lo')
+    assert run.main(["--resume", str(out), "--steps", "6"]) == 0
+    assert [e["step"] for e in log.read(out / "log.jsonl")] == [0, 1, 2, 3, 4, 4, 5, 6, 6]
+    assert Config(**checkpoint.load_state(out)["config"]).steps == 6
+
+
+def test_a_run_can_be_moved_and_its_text_too(home, tmp_path):
+    tok.CharTokenizer.train(["\n", (home / "text.txt").read_text()]).save(tmp_path / "t.json")
+    out = train(home, tmp_path / "run", tokenizer=tmp_path / "t.json")
+    (tmp_path / "t.json").unlink()
+    shutil.copy(home / "text.txt", tmp_path / "copy.txt")
+    moved = out.rename(tmp_path / "moved")
+    assert run.main(["--resume", str(moved), "--steps", "8", "--data", str(tmp_path / "copy.txt")]) == 0
+
+
+def test_ctrl_c_finishes_the_step_and_saves(home, tmp_path):
+    out, command = tmp_path / "run", [sys.executable, "-m", "train.run"]
+    process = subprocess.Popen(command + flags(home, out=out, steps=10**6, eval_every=10**6), cwd=ROOT,
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        while not ((out / "log.jsonl").exists() and (out / "log.jsonl").read_text().count("loss") > 3):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in said and f"--resume {out}" in said
+    assert checkpoint.load_state(out)["step"] == log.read(out / "log.jsonl")[-1]["step"] > 2
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    code = "import signal, time, train.run\nwith train.run.Interrupt():\n    for _ in range(3): signal.raise_signal(2)\n    time.sleep(60)"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=50, capture_output=True)
+    assert process.returncode == -signal.SIGINT and b"finishing the step" in process.stderr
+
+
+def test_ctrl_c_before_the_first_step_says_so(home, tmp_path, monkeypatch, capsys):
+    def press(*args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(run, "prepare", press)
+    train(home, tmp_path / "run", expected=130)
+    assert "nothing to save" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ the checkpoint
+
+class Killed(BaseException):
+    """What a kill -9 is to the code that it hits."""
+
+
+@pytest.mark.parametrize("moment", range(14))
+def test_a_save_cut_off_anywhere_leaves_the_old_or_the_new_checkpoint(home, tmp_path, monkeypatch, moment):
+    model = GPT(GPTConfig(5, 8, 1, 1, 4))
+    opt, tokenizer = AdamW(model.parameters()), tok.CharTokenizer.train("\nabcd")
+
+    def set_and_save(n):
+        for p in model.parameters():
+            p.data[...] = n
+        opt.steps = n
+        checkpoint.save(tmp_path, model, opt, tokenizer, {"step": n, "position": n, "source": "s", "config": {}})
+
+    calls = iter(range(100))
+
+    def until(real):
+        def call(*args, **kwargs):
+            if next(calls) >= moment:
+                raise Killed
+            return real(*args, **kwargs)
+        return call
+
+    set_and_save(1)
+    with monkeypatch.context() as m:
+        for module, name in ((os, "replace"), (os, "rename"), (checkpoint, "save_file"), (checkpoint, "_to_disk")):
+            m.setattr(module, name, until(getattr(module, name)))
+        with pytest.raises(Killed):
+            set_and_save(2)
+
+    state, (loaded, _), again = checkpoint.load_state(tmp_path), checkpoint.load(tmp_path), AdamW(GPT(model.config).parameters())
+    checkpoint.load_optimizer(tmp_path, again)
+    assert {state["step"], again.steps, *np.unique(loaded.wte.weight.data).tolist()} in ({1}, {2})
+    set_and_save(3)
+    assert checkpoint.load_state(tmp_path)["step"] == 3
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_damaged_checkpoints_are_explained(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run")
+    capsys.readouterr()
+    for name in ("run.json", "optimizer.safetensors", "model.safetensors", "tokenizer.json", "config.json"):
+        whole = (out / name).read_bytes()
+        for damaged in (whole[:len(whole) // 2], b"\xff\xfe", b"{}"):
+            (out / name).write_bytes(damaged)
+            assert run.main(["--resume", str(out), "--steps", "9"]) == 2
+            said = capsys.readouterr().err
+            assert name in said and "expected" in said and said.count("\n") == 1, said
+        (out / name).write_bytes(whole)
+    assert run.main(["--resume", str(out), "--steps", "9"]) == 0
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+def test_a_second_run_gets_a_folder_of_its_own(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("steps: 1\n")
+    for name in ("mine", "mine-2", "mine-3"):
+        assert run.main(flags(home, config="mine.yaml")) == 0
+        assert f"run folder runs/{name}\n" in capsys.readouterr().out
+        assert Path("runs", name, "model.safetensors").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run")
+    before = (out / "model.safetensors").read_bytes()
+    train(home, out, expected=2)
+    assert re.search("--out: got .*run', which holds a run; .*--resume", capsys.readouterr().err)
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_that_failed_before_its_first_step_does_not_keep_the_folder(home, tmp_path):
+    train(home, tmp_path / "run", expected=2, data=tmp_path / "nowhere")
+    train(home, tmp_path / "run")
+
+
+@pytest.mark.parametrize("setting", ["out", "shards"])
+def test_an_unwritable_folder_is_found_before_any_work(home, tmp_path, capsys, monkeypatch, setting):
+    monkeypatch.setattr(run, "prepare", lambda *a: pytest.fail("work was done"))
+    (tmp_path / "file").write_text("")
+    places = {"out": tmp_path / "fine", setting: tmp_path / "file" / "below"}
+    train(home, expected=2, **places)
+    assert re.search(f"--{setting}: got .*file/below.*expected a folder that can be written", capsys.readouterr().err)
+
+
+# -------------------------------------------------------------------------------------------------- bad input
+
+@pytest.mark.skipif(backend.cupy() is not None, reason="there is a GPU")
+def test_cupy_without_a_gpu_is_one_line_with_the_wheels_to_install(home, tmp_path, capsys):
+    train(home, tmp_path / "run", expected=2, backend="cupy")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "cupy-cuda12x[ctk]" in said and "cupy-cuda13x[ctk]" in said and "cuda12, cuda13" in said
+
+
+def test_user_errors_are_one_line_and_exit_2(home, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "short.txt").write_text("abc" * 5)
+    for changes, says in [({"stpes": 1}, "did you mean --steps"), ({"data": tmp_path / "empty.txt"}, "without any text"),
+                          ({"data": tmp_path / "latin.txt"}, "latin.txt: got byte 0xe9 at offset 3"),
+                          ({"data": tmp_path / "short.txt"}, "more than one block of 16"), ({"data": tmp_path / "no"}, "does not exist"),
+                          ({"tokenizer": tmp_path / "no.json"}, "no.json"), ({"resume": tmp_path / "no", "out": ""}, "--out and --resume"),
+                          ({"preset": "gpt9"}, "gpt2-medium"), ({"init": tmp_path}, "no model.safetensors")]:
+        assert run.main(flags(home, **{"out": tmp_path / "run", **changes})) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and says in said and said.count("\n") == 1, said
+
+
+def test_a_vocabulary_that_does_not_fit_the_checkpoint(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run")
+    tok.CharTokenizer.train((home / "text.txt").read_text() + "\nABCDEFGHIJKLMNOP").save(out / "tokenizer.json")
+    for again in (["--resume", str(out), "--steps", "9"], flags(home, out=tmp_path / "new", init=out)):
+        assert run.main(again) == 2
+        assert re.search("a tokenizer with 27 tokens; expected at most the 11 of the checkpoint", capsys.readouterr().err)
+    (out / "tokenizer.json").unlink()                        # weights alone: the data's own tokenizer must fit
+    (tmp_path / "long.txt").write_text("abcdefghijklmnopqrstuvwxyz" * 99)
+    train(home, tmp_path / "new", expected=2, init=out, data=tmp_path / "long.txt")
+    assert "a checkpoint of 11 tokens; expected at least 27" in capsys.readouterr().err
+
+
+def test_resume_refuses_other_data_another_tokenizer_and_a_finished_run(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run")
+    (tmp_path / "other.txt").write_text((home / "text.txt").read_text()[:-1])
+    for more, says in [(["--steps", "9", "--data", str(tmp_path / "other.txt")], "other data than the run began with"),
+                       ([], "all its 6 steps; expected steps to go. Hint: --steps 12"), (["--n_embd", "32"], "expected 16, as in")]:
+        assert run.main(["--resume", str(out), *more]) == 2
+        assert says in capsys.readouterr().err
+    tok.CharTokenizer.train("\nabc").save(out / "tokenizer.json")
+    assert run.main(["--resume", str(out), "--steps", "9"]) == 2
+    assert "another tokenizer than the weights were trained with" in capsys.readouterr().err
+
+
+def test_init_starts_from_the_weights_and_the_tokenizer_of_another_run(home, tmp_path):
+    first = train(home, tmp_path / "first", steps=20)
+    (tmp_path / "few.txt").write_text((home / "text.txt").read_text().replace("four", "one"))      # fewer letters
+    second = train(home, tmp_path / "second", init=first, data=tmp_path / "few.txt", n_layer=3, steps=0)
+    assert (second / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert tok.load(second / "tokenizer.json").hash == tok.load(first / "tokenizer.json").hash
+    assert "n_layer: 2" in (second / "settings.yaml").read_text()
+
+
+# ------------------------------------------------------------------------------------------------ not finite
+
+@pytest.mark.parametrize("value, blamed, saved_step", [(np.nan, "parameter h.1.mlp.c_fc.weight", 4),
+                                                       (3e38, "the output of op [a-z_]+ in micro-batch 0", 5)])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(home, tmp_path, monkeypatch, capsys, value, blamed,
+                                                                        saved_step):
+    def poison(model, opt, batches, lr, n, config, real=step.train_step):
+        if n == 5:
+            model.h[1].mlp.c_fc.weight.data[...] = value
+        with np.errstate(all="ignore"):
+            return real(model, opt, batches, lr, n, config)
+    monkeypatch.setattr(run, "train_step", poison)
+    out = train(home, tmp_path / "run", expected=1, steps=20)
+    said = capsys.readouterr().err
+    assert re.search(f"step 6: got loss nan.*First not finite: {blamed}", said) and str(out) in said
+    assert checkpoint.load_state(out)["step"] == saved_step
+    weights, _ = checkpoint.load(out)
+    assert all(np.isfinite(p.data).all() for p in weights.parameters())
+
+
+def test_a_gradient_that_is_not_finite_is_named(home):
+    model = GPT(GPTConfig(5, 8, 1, 1, 4))
+    x = np.zeros((1, 8), np.int64)
+    model.loss(x, x).backward()
+    assert step.culprit(model, [(x, x)], 0, Config()) == "nothing, on a second look"
+    model.h[0].attn.c_proj.bias.grad[1] = np.inf
+    assert step.culprit(model, [(x, x)], 0, Config()) == "the gradient of h.0.attn.c_proj.bias"
+
+
+# ---------------------------------------------------------------------------------------------------- pieces
+
+def test_evaluation_is_the_mean_over_tokens_and_leaves_the_model_as_it_was(home):
+    d = prepare(Config(**{**TINY, "data": str(home / "text.txt"), "shards": str(home / "shards")}))
+    model = GPT(GPTConfig(d.tokenizer.vocab_size, 16, 1, 1, 8, dropout=0.5)).to(dtype="float64")
+    one = step.evaluate(model, Validation(d.val, 16, 1, 10**6))
+    assert model.training and all(p.grad is None for p in model.parameters())
+    assert one == pytest.approx(step.evaluate(model, Validation(d.val, 16, 7, 10**6)), rel=1e-12)
+    model.eval()
+    step.evaluate(model, Validation(d.val, 16, 7, 10**6))
+    assert not model.training
+
+
+def test_warming_up_changes_nothing(home, tmp_path):
+    model = GPT(GPTConfig(13, 16, 1, 1, 8, dropout=0.1))
+    before = [p.data.copy() for p in model.parameters()]
+    config = Config(**TINY)
+    run.warm_up(run.Run(config, tmp_path, None, model, AdamW(model.parameters()), None, None, None))
+    assert all((a == p.data).all() for a, p in zip(before, model.parameters(), strict=True)) and model.training
+
+
+def test_windows_follow_the_position_that_a_checkpoint_holds(home):
+    d = prepare(Config(**{**TINY, "data": str(home / "text.txt"), "shards": str(home / "shards")}))
+    x, _ = Windows(d.train, 16, 3).batch(0, 12)
+    y, _ = Windows(d.train, 16, 3).batch(8, 4)
+    assert (x[8:] == y).all()
+
+
+def test_a_plot_of_nothing_and_of_everything(tmp_path):
+    log.plot(tmp_path / "a.png", [])
+    log.plot(tmp_path / "b.png", [{"step": 0, "val_loss": 3.0, "val_bits": 90, "entropy_bits": 30}, {"step": 1, "loss": 2.5}])
+    assert (tmp_path / "b.png").stat().st_size > (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_slow_work_is_announced_and_fast_work_is_not(capsys):
+    with log.slow("compiling", after=0.05):
+        time.sleep(0.2)
+    with log.slow("nothing", after=5):
+        pass
+    assert re.fullmatch(r"compiling ...\n  took 0 s\n", capsys.readouterr().out)
+
+
+# -------------------------------------------------------------------------------------------------- train.sample
+
+def test_sampling_from_a_run_folder(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run")
+    capsys.readouterr()
+    command = [str(out), "--prompt", "one", "--n", "2", "--tokens", "10", "--temperature", "1", "--top_k", "5", "--top_p", "0.9"]
+    assert sample.main(command) == 0
+    first = capsys.readouterr().out
+    texts = first.rstrip("\n").split("\n" + "-" * 40 + "\n")
+    assert len(texts) == 2 and all(t.startswith("one") and len(t) <= 13 for t in texts)
+    assert sample.main(command) == 0 and capsys.readouterr().out == first
+    assert sample.main([*command, "--seed", "1"]) == 0 and capsys.readouterr().out != first
+
+
+@pytest.mark.parametrize("more, says", [(["--prompt", "ONE"], "'O'"), (["--n", "0"], "at least 1"), (["--temperature", "-1"], "temperature"),
+                                        (["--top_p", "2"], "top_p")])
+def test_sampling_explains_what_it_cannot_do(home, tmp_path, capsys, more, says):
+    out = train(home, tmp_path / "run", steps=1)
+    capsys.readouterr()
+    assert sample.main([str(out), *more]) == 2
+    assert says in capsys.readouterr().err
+    assert sample.main([str(tmp_path / "nowhere")]) == 2
+    assert "no model.safetensors" in capsys.readouterr().err
+
+
+def test_config_fields_all_do_something():
+    """A flag that no code reads is a promise that nobody keeps."""
+    code = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "train").glob("*.py"))
+    for f in dataclasses.fields(Config):
+        assert re.search(rf"\b(config|c)\.{f.name}\b|\[\"{f.name}\"\]", code), f.name
