@@ -43,6 +43,8 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
                 assert da is None, f"{op.name}: argument {k} is not floating point; its gradient must be None"
                 continue
             assert da is not None, f"{op.name}: backward returned no gradient of argument {k}"
+            assert np.broadcast_shapes(np.shape(da), a.shape) == np.shape(da), \
+                f"{op.name}: gradient {k} is {np.shape(da)}, its input {a.shape}"
             numeric = np.zeros_like(a)
             for i in np.ndindex(a.shape):
                 h = STEP * max(1.0, abs(a[i]))
@@ -53,7 +55,6 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
     largest = max((np.abs(n).max(initial=0.0) for _, _, n in pairs), default=0.0)
     worst = 0.0
     for k, da, numeric in pairs:
-        assert da.shape == numeric.shape, f"{op.name}: gradient {k} is {da.shape}, its input {numeric.shape}"
         gap = np.abs(da - numeric)
         error = gap.max(initial=0.0) / max(largest, floor / rtol, 1e-300)
         if not error <= rtol:                       # written so that NaN fails

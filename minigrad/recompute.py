@@ -1,5 +1,6 @@
 """Trade time for memory: keep a block's inputs, drop everything inside it, run it again in backward."""
 from minigrad import backend
+from minigrad.check import expect
 from minigrad.tensor import DONE, NOBODY, Node, Tensor, _parent, _result, is_recording, propagate, recording
 
 
@@ -15,6 +16,9 @@ def recompute(fn, *inputs):
     leaves, moment = {}, backend.now()
     with recording(leaves):
         y = fn(*(Tensor(t) if isinstance(t, Tensor) else t for t in inputs))
+    outside = next((t.node.name for t in leaves.values() if t.node is not None), None)
+    expect(outside is None, "recompute", f"a function that uses the result of an earlier {outside!r}",
+           "a function of its inputs and of leaves", "pass it as an input")
     wanted = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
     if not any(wanted) and not leaves:
         return y

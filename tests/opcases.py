@@ -12,9 +12,13 @@ import minigrad.ops.elementwise as e
 import minigrad.ops.reduce as r
 import minigrad.ops.shape as s
 from minigrad.backend import dtype_of, is_float
+from minigrad.fused.attention import attention
+from minigrad.fused.cross_entropy import cross_entropy, linear_cross_entropy
 from minigrad.fused.dropout import dropout, keep_mask
 from minigrad.fused.embedding import embedding
 from minigrad.fused.gelu import gelu
+from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.linear import linear
 from minigrad.fused.relu import relu
 from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.gradcheck import gradcheck
@@ -207,7 +211,7 @@ CASES += [Case(s.expand_dims, [a], dict(axis=k), torch=lambda _, x, axis: x.unsq
 CASES += [Case(s.squeeze, [a], params, torch=lambda _, x, axis=None: x.squeeze() if axis is None else x.squeeze(axis))
           for a, params in [((1, 3, 1), {}), ((1, 3, 1), dict(axis=0)), ((1, 3, 1), dict(axis=(0, -1))),
                             ((1, 1), {}), ((0, 1), dict(axis=1))]]
-CASES += [Case(s.transpose, [a], dict(axes=axes), torch=lambda t, x, axes: x.permute(axes or tuple(range(x.ndim))[::-1]))
+CASES += [Case(s.transpose, [a], dict(axes=axes), torch=lambda _, x, axes: x.permute(axes) if axes else x.T)
           for a, axes in [((2, 3), None), ((2, 3, 4), (1, 2, 0)), ((2, 3, 4), (-1, 0, 1)), ((1, 3), (1, 0)), ((), None),
                           ((0, 2, 3), (2, 0, 1))]]
 CASES += [Case(s.swapaxes, [a], dict(axis1=i, axis2=j), torch=lambda _, x, axis1, axis2: x.swapaxes(axis1, axis2))
@@ -269,7 +273,8 @@ for params in {}, dict(approximate="tanh"), dict(approximate="none"):
     counterpart = dict(torch=lambda t, x, approximate="tanh": t.nn.functional.gelu(x, approximate=approximate))
     CASES += [Case(gelu, [shape], params, low=-5, high=5, **counterpart) for shape in [
         (3, 4), (2, 1, 3), (), (2, 0), (5, 41)]]
-    CASES += [Case(gelu, [EXTREMES], params, smooth=False, **counterpart),
+    extremes = EXTREMES[EXTREMES != np.inf] if "none" in params.values() else EXTREMES   # PyTorch's erf(inf) is NaN
+    CASES += [Case(gelu, [extremes], params, smooth=False, **counterpart),
               Case(gelu, [np.array([1e4, -1e4, 30.0, -30.0])], params, **counterpart)]
 
 masked = dict(torch=lambda t, x, p, key: t.where(t.tensor(keep_mask(x.shape, p, key)), x / (1 - p), 0))
@@ -284,3 +289,55 @@ CASES += [Case(embedding, [np.array(ids, dtype), table], **looked_up) for ids, d
     ([[0], [6]], "int64", (7, 1)), ([1, 0], "int64", (2, 0)), (np.zeros((2, 0)), "int64", (4, 3)),
     ([0, 2, 2], "int64", np.array([[np.inf, 1e30], [np.nan, 0], [-1e30, 1e-42]]))]]
 CASES[-1].smooth = False
+
+normed = dict(torch=lambda t, x, w, b, eps=1e-5: t.nn.functional.layer_norm(x, x.shape[-1:], w, b, eps))
+CASES += [Case(layer_norm, [x, x[-1:], x[-1:]], params, **normed) for x, params in [
+    ((3, 8), {}), ((2, 3, 5), {}), ((8,), {}), ((3, 8), dict(eps=0.3)), ((2, 1, 7), {}), ((0, 4), {}),
+    ((4, 1), {}),                                                         # x - mu is exactly 0
+    ((70, 7), {}), ((130, 33), {})]]                                      # more rows than a kernel has chunks
+CASES += [Case(layer_norm, [np.array([[5.0, 5.0, 5.0], [1e4, 1e4 + 1, 1e4 - 1], [1e-20, -1e-20, 0.0]]), (3,), (3,)],
+               smooth=False, **normed)]
+
+affine = dict(torch=lambda t, x, w, b: t.nn.functional.linear(x, w.T, b))
+CASES += [Case(linear, list(args), **affine) for args in [
+    ((3, 4), (4, 5), (5,)), ((2, 3, 4), (4, 5), (5,)), ((2, 3, 4), (4, 5), None), ((4,), (4, 5), (5,)),
+    ((3, 1), (1, 5), (5,)), ((1, 4), (4, 1), (1,)), ((0, 4), (4, 5), (5,)), ((2, 0, 4), (4, 3), None),
+    ((200, 3), (3, 2), (2,))]]
+
+
+def torch_attention(torch, qkv, n_head, dropout=None):
+    (B, T, C3), D = qkv.shape, qkv.shape[-1] // 3 // n_head
+    q, k, v = (x.view(B, T, n_head, D).transpose(1, 2) for x in qkv.split(C3 // 3, -1))
+    s = (q @ k.transpose(-1, -2) / D ** 0.5).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -torch.inf)
+    a = s.softmax(-1)
+    if dropout is not None:
+        a = torch.where(torch.tensor(keep_mask(a.shape, *dropout)), a / (1 - dropout[0]), 0)
+    return (a @ v).transpose(1, 2).reshape(B, T, C3 // 3)
+
+
+CASES += [Case(attention, [shape], params, torch=torch_attention) for shape, params in [
+    ((2, 5, 12), dict(n_head=2)), ((1, 7, 9), dict(n_head=1)), ((2, 1, 12), dict(n_head=4)), ((0, 3, 6), dict(n_head=1)),
+    ((2, 0, 6), dict(n_head=2)), ((1, 70, 6), dict(n_head=1)), ((2, 5, 12), dict(n_head=2, dropout=(0.4, (1, 2, 3, 4))))]]
+CASES += [Case(attention, [(1, 5, 6)], dict(n_head=1), low=-200, high=200, smooth=False, torch=torch_attention)]
+
+
+def torch_loss(t, z, y, label_smoothing=0.0):
+    return t.nn.functional.cross_entropy(z.reshape(-1, z.shape[-1]), y.reshape(-1), ignore_index=-1,
+                                         label_smoothing=label_smoothing)
+
+
+CASES += [Case(cross_entropy, [z, np.array(y)], params, wide=True, torch=torch_loss) for z, y, params in [
+    ((4, 5), [0, 4, 2, 2], {}), ((2, 3, 7), [[1, -1, 6], [-1, 0, 3]], {}), ((1, 1), [0], {}), ((6,), 3, {}),
+    ((4, 5), [0, 4, -1, 2], dict(label_smoothing=0.1)), ((300, 11), np.arange(300) % 12 - 1, {})]]
+CASES += [
+    Case(cross_entropy, [(2, 3), np.array([-1, -1])], wide=True),         # nothing but padding: 0, where PyTorch has NaN
+    Case(cross_entropy, [(0, 3), np.zeros(0, int)], wide=True),
+    Case(cross_entropy, [np.array([[1e4, -1e4, 0], [1e30, 0, 1], [3, 3, 3]]), np.array([1, 0, 2])], wide=True,
+         smooth=False, torch=torch_loss),
+]
+CASES += [Case(linear_cross_entropy, [x, w, np.array(y)], params, wide=True,
+               torch=lambda t, x, w, y, **params: torch_loss(t, x @ w.T, y, **params)) for x, w, y, params in [
+    ((4, 3), (5, 3), [0, 4, 2, 2], {}), ((2, 3, 4), (7, 4), [[1, -1, 6], [-1, 0, 3]], {}), ((1, 1), (2, 1), [1], {}),
+    ((3, 4), (5, 4), [0, -1, 2], dict(label_smoothing=0.2)), ((300, 3), (4, 3), np.arange(300) % 5 - 1, {})]]
+CASES += [Case(linear_cross_entropy, [(2, 3), (4, 3), np.array([-1, -1])], wide=True),
+          Case(linear_cross_entropy, [(0, 3), (4, 3), np.zeros(0, int)], wide=True)]

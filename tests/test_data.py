@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_data import path as reference
 
 import tok
 from train import data
@@ -18,7 +19,7 @@ WORDS = ["राम", "नदी", "वन", "मन", "जल", "फूल"]
 
 
 def config(tmp_path, **changes):
-    return Config(**{"data": str(tmp_path / "text"), "shards": str(tmp_path / "shards"), "tokenizer": "char", **changes})
+    return Config(**{"data": str(tmp_path / "text"), "shards": str(tmp_path / "shards"), **changes})
 
 
 def couplets(n, seed=0):
@@ -27,7 +28,8 @@ def couplets(n, seed=0):
 
 
 def write_jsonl(file, texts):
-    file.write_text("".join(json.dumps({"text": t, "id": i}, ensure_ascii=False) + "\n" for i, t in enumerate(texts)), encoding="utf-8")
+    lines = [json.dumps({"text": t, "id": i}, ensure_ascii=False) + "\n" for i, t in enumerate(texts)]
+    file.write_text("".join(lines), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,8 @@ def test_split_keeps_every_document_once_and_equal_ones_together(texts, shares):
 
 
 def test_split_does_not_move_a_document_when_others_are_added():
-    few, many = data.split(couplets(200), (0.8, 0.1, 0.1)), data.split(couplets(200) + ["another"] * 50, (0.8, 0.1, 0.1))
+    shares = (0.8, 0.1, 0.1)
+    few, many = data.split(couplets(200), shares), data.split(couplets(200) + ["another"] * 50, shares)
     assert all(set(few[name]) <= set(many[name]) for name in data.SPLITS)
     assert 130 < len(few["train"]) < 185 and few["val"] and few["test"]
 
@@ -89,6 +92,17 @@ def test_folders_of_text_and_jsonl(tmp_path):
     stream = d.train.tokens.tolist()
     assert stream[0] == stream[-1] == end and stream.count(end) == len(d.train.starts) + 1
     assert len(d.train.starts) + len(d.val.starts) + len(d.test.starts) == 151
+
+
+def test_a_real_folder_of_poems(tmp_path):
+    d = prepare(config(tmp_path, data=str(reference("poetry"))))
+    counts = [len(s.starts) for s in (d.train, d.val, d.test)]
+    assert sum(counts) == 7534 and np.allclose(np.array(counts) / 7534, [0.8, 0.1, 0.1], atol=0.02)
+    assert d.tokenizer.vocab_size == 74                     # the characters that its description counts
+    first = data.read_documents(reference("poetry", "jayasi.jsonl"))[0]
+    stored = [[d.tokenizer.decode(s.tokens[a:b - 1].tolist()) for a, b in zip(s.starts, s.starts[1:], strict=False)]
+              for s in (d.train, d.val, d.test)]
+    assert sum(first in texts for texts in stored) == 1
 
 
 def test_verse_is_its_own_source(tmp_path):
@@ -147,9 +161,9 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, fa
             m.setattr(data.np, "asarray", lambda a, dtype: type("Full", (), {"tofile": disk_full}))
         else:
             m.setattr(*((Path, "write_text") if fails == "write_text" else (data.os, "rename")), disk_full)
-        with pytest.raises(ValueError, match="--shards: got .*No space left.*expected a folder that can be written"):
+        with pytest.raises(ValueError, match="--shards: got .*No space left.*expected a folder with room"):
             prepare(config(tmp_path))
-    assert calls and [p.suffix for p in (tmp_path / "shards").iterdir()] == [".json"]       # the tokenizer, which is whole
+    assert calls and [p.suffix for p in (tmp_path / "shards").iterdir()] == [".json"]        # the whole tokenizer
     assert len(prepare(config(tmp_path)).train) == 802
 
 
@@ -160,7 +174,7 @@ def test_damaged_shards_are_refused(tmp_path):
     with pytest.raises(ValueError, match="train.bin: got a damaged shard; .*delete"):
         prepare(config(tmp_path))
     d.train.file.write_bytes(np.full(802, 9, np.uint16).tobytes())
-    with pytest.raises(ValueError, match="train.bin: got token id 9; expected ids below the vocabulary size 3"):
+    with pytest.raises(ValueError, match="train.bin: got token id 9; expected ids below 3"):
         Windows(prepare(config(tmp_path)).train, 8, 0).batch(0, 1)
     sidecar = d.train.file.with_suffix(".json")
     sidecar.write_text(sidecar.read_text().replace(d.tokenizer.hash, "0" * 64))
@@ -193,7 +207,7 @@ def test_empty_folder(tmp_path):
 
 def test_a_file_that_is_not_utf8_names_byte_offset_and_file(tmp_path):
     (tmp_path / "text").write_bytes("नदी".encode() + b"\xff and more")
-    with pytest.raises(ValueError, match=r"text: got byte 0xff at offset 9, which is not UTF-8"):
+    with pytest.raises(ValueError, match=r"text: got byte 0xff at offset 9; expected UTF-8"):
         prepare(config(tmp_path))
 
 
@@ -268,6 +282,13 @@ def test_aligned_windows_begin_before_a_document_if_one_is_near(shard, seed, epo
             assert start + 1 - latest >= block              # in a document longer than a block, far from its beginning
     loose = Windows(shard, block, seed).starts(epoch)
     assert any(s + 1 not in shard.starts for s in loose)
+
+
+def test_aligned_windows_reach_every_part_of_a_document_longer_than_a_block(tmp_path):
+    (tmp_path / "text").write_text("ab" * 500)
+    train = prepare(config(tmp_path)).train
+    aligned, loose = (Windows(train, 16, 0, align).starts(0) for align in (True, False))
+    assert (aligned == np.where(loose < 16, 0, loose)).all()
 
 
 @pytest.mark.parametrize("block", [1, 5, 16, 64])

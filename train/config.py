@@ -16,57 +16,59 @@ from minigrad.check import expect
 from train import checkpoint
 
 
-def setting(default, topic, help, **rule):
-    """A field of Config; rule is any of low= (least value), below= (a bound it stays under), choices=, fixed= (resume keeps it)."""
-    return field(default=default, metadata={"topic": topic, "help": help, **rule})
+def setting(default, help, **rule):
+    """A field of Config. rule: opens= (a topic of --help begins here), low= (least value), below= (stays under it),
+    choices=, fixed= (a resumed run cannot change it)."""
+    return field(default=default, metadata={"help": help, **rule})
 
 
 @dataclass
 class Config:
-    """What a run is made of; the defaults are the smallest sensible run, configs/*.yaml say how each run differs."""
-    config: str = setting("verse", "run", "a name from train/configs, or a YAML file")
-    out: str = setting("", "run", "run folder (empty: runs/CONFIG, or the next free runs/CONFIG-2, -3, ...)")
-    resume: str = setting("", "run", "a run folder to continue, exactly where it stopped")
-    init: str = setting("", "run", "start from these weights: a run folder or a Hugging Face GPT folder", fixed=True)
-    seed: int = setting(0, "run", "fixes initial weights, data order, dropout and samples", low=0)
-    backend: str = setting("numpy", "run", "numpy (CPU) or cupy (NVIDIA GPU)", choices=("numpy", "cupy"))
-    dtype: str = setting("float32", "run", "how parameters are stored", choices=("float32", "float64", "bfloat16"), fixed=True)
+    """What a run is made of. The defaults are a small run; configs/*.yaml say in what each named run differs."""
+    config: str = setting("verse", "a name from train/configs, or a YAML file", opens="run")
+    out: str = setting("", "run folder (empty: runs/CONFIG, or the next free runs/CONFIG-2, -3, ...)")
+    resume: str = setting("", "a run folder to go on with, exactly where it stopped")
+    init: str = setting("", "start from these weights: a run folder or a Hugging Face GPT folder", fixed=True)
+    seed: int = setting(0, "fixes initial weights, data order, dropout, samples and the couplets of verse", low=0)
+    backend: str = setting("numpy", "the CPU or an NVIDIA GPU", choices=("numpy", "cupy"))
+    dtype: str = setting("float32", "how parameters are stored", choices=("float32", "float64", "bfloat16"), fixed=True)
 
-    data: str = setting("verse", "data", "a text file, a folder of .txt, .jsonl with a \"text\" field (file or folder), or "
-                        "the word verse: Hindi couplets that the project composes itself")
-    couplets: int = setting(100_000, "data", "how many couplets verse composes", low=1)
-    split: tuple = setting((0.8, 0.1, 0.1), "data", "shares of train, validation and test")
-    tokenizer: str = setting("char", "data", "char, bpe, or the file of a trained tokenizer", fixed=True)
-    vocab_size: int = setting(1024, "data", "tokens that bpe learns (char and files bring their own)", low=257, fixed=True)
-    align: bool = setting(True, "data", "start training windows where a document starts, if one block reaches that far back")
-    shards: str = setting("runs/shards", "data", "where tokenised text is kept for the next run on the same data")
+    data: str = setting("verse", "a text file, a folder of .txt, .jsonl with a \"text\" field (file or folder), or the "
+                        "word verse: Hindi couplets that the project composes itself", opens="data")
+    couplets: int = setting(100_000, "how many couplets verse composes", low=1)
+    split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text")
+    tokenizer: str = setting("char", "char, bpe, or the file of a trained tokenizer", fixed=True)
+    vocab_size: int = setting(1024, "tokens that bpe learns (char and files bring their own)", low=257, fixed=True)
+    align: bool = setting(True, "begin training windows where a document begins, if one block reaches back that far")
+    shards: str = setting("runs/shards", "where tokenized text is kept for later runs on the same data")
 
-    preset: str = setting("", "model", "a published size, for instance gpt2; fills in the five sizes below", fixed=True)
-    n_layer: int = setting(4, "model", "blocks", low=1, fixed=True)
-    n_head: int = setting(4, "model", "attention heads; divides n_embd", low=1, fixed=True)
-    n_embd: int = setting(128, "model", "width", low=1, fixed=True)
-    block_size: int = setting(64, "model", "longest context, in tokens", low=1, fixed=True)
-    pre_norm: bool = setting(True, "model", "true: GPT-2, normalise what goes into a branch; false: GPT-1, normalise what comes out", fixed=True)
-    dropout: float = setting(0.0, "model", "share of activations dropped in training", low=0, below=1, fixed=True)
+    preset: str = setting("", "a published size, gpt2 for instance: fills in the five settings below", opens="model",
+                          fixed=True)
+    n_layer: int = setting(4, "blocks", low=1, fixed=True)
+    n_head: int = setting(4, "attention heads; divides n_embd", low=1, fixed=True)
+    n_embd: int = setting(128, "width", low=1, fixed=True)
+    block_size: int = setting(64, "longest context, in tokens", low=1, fixed=True)
+    pre_norm: bool = setting(True, "normalise what goes into each branch (GPT-2); false: the sum (GPT-1)", fixed=True)
+    dropout: float = setting(0.0, "share of activations dropped in training", low=0, below=1, fixed=True)
 
-    steps: int = setting(1000, "training", "updates of the weights", low=0)
-    tokens_per_step: int = setting(2048, "training", "tokens that one update sees; decides the result", low=1)
-    device_batch: int = setting(32, "training", "rows that go through the model at once; decides only memory and speed: "
-                                "tokens_per_step / (device_batch * block_size) such micro-batches are accumulated", low=1)
-    lr: float = setting(1e-3, "training", "highest learning rate", low=0)
-    min_lr: float = setting(1e-4, "training", "learning rate at the end of the cosine", low=0)
-    warmup: int = setting(100, "training", "steps in which the learning rate rises (all steps, if there are fewer)", low=0)
-    weight_decay: float = setting(0.1, "training", "AdamW's decay of matrices and embeddings (vectors do not decay)", low=0)
-    betas: tuple = setting((0.9, 0.95), "training", "AdamW's memory of gradients and of their squares")
-    clip: float = setting(1.0, "training", "largest norm of the gradient; 0 does not clip", low=0)
-    label_smoothing: float = setting(0.0, "training", "share of the target spread over all tokens", low=0, below=1)
+    steps: int = setting(1000, "updates of the weights", opens="training", low=0)
+    tokens_per_step: int = setting(2048, "tokens that one update sees: decides the result", low=1)
+    device_batch: int = setting(32, "rows that go through the model at once: decides memory and speed only, because "
+                              "tokens_per_step / (device_batch * block_size) such micro-batches are accumulated", low=1)
+    lr: float = setting(1e-3, "highest learning rate", low=0)
+    min_lr: float = setting(1e-4, "learning rate at the end of the cosine", low=0)
+    warmup: int = setting(100, "steps in which the learning rate rises (all steps, if there are fewer)", low=0)
+    weight_decay: float = setting(0.1, "AdamW's decay of matrices and embeddings; vectors do not decay", low=0)
+    betas: tuple = setting((0.9, 0.95), "AdamW's memory of gradients and of their squares")
+    clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip", low=0)
+    label_smoothing: float = setting(0.0, "share of the target that is spread over all tokens", low=0, below=1)
 
-    eval_every: int = setting(250, "evaluation", "steps between validations, each with a checkpoint", low=1)
-    eval_tokens: int = setting(32_768, "evaluation", "about how many validation tokens are scored", low=1)
-    samples: int = setting(4, "evaluation", "texts written at the end", low=0)
-    sample_prompt: str = setting("", "evaluation", "how they begin (empty: as a document does)")
-    sample_tokens: int = setting(200, "evaluation", "their length", low=1)
-    temperature: float = setting(0.8, "evaluation", "below 1 safer, above 1 wilder, 0 always the likeliest token", low=0)
+    eval_every: int = setting(250, "steps between validations, each with a checkpoint", opens="evaluation", low=1)
+    eval_tokens: int = setting(32_768, "about how many validation tokens are scored", low=1)
+    samples: int = setting(4, "texts written at the end", low=0)
+    sample_prompt: str = setting("", "how they begin (empty: as a document does)")
+    sample_tokens: int = setting(200, "their length", low=1)
+    temperature: float = setting(0.8, "below 1 safer, above 1 wilder, 0 always the likeliest token", low=0)
 
     @property
     def accumulation(self):
@@ -133,7 +135,8 @@ def _fitting(c):
 
 def names():
     """The configurations that come with the project."""
-    return sorted(f.name.removesuffix(".yaml") for f in files("train").joinpath("configs").iterdir() if f.name.endswith(".yaml"))
+    found = [f.name for f in files("train").joinpath("configs").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
 
 
 def config_file(name):
@@ -158,40 +161,53 @@ def checked(given, who):
     """{name: value} with every name known and every value of its type."""
     expect(isinstance(given, dict), who, f"a {type(given).__name__}", "lines of `name: value`")
     for name in given:
-        expect(name in FIELDS, who, f"an unknown setting {name!r}", "a setting from --help", _nearest(str(name), FIELDS))
+        expect(name in FIELDS, who, f"an unknown setting {name!r}", "a setting from --help", _nearest(name, FIELDS))
     return {name: convert(name, value, f"{who}: {name}") for name, value in given.items()}
 
 
 def to_yaml(config):
     """The settings as a YAML file that --config reads back; where the run lives is left out."""
-    given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items() if k not in ("config", "out", "resume")}
-    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+    said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    kept = {k: v for k, v in said.items() if k not in ("config", "out", "resume")}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+
+
+def topics():
+    """{topic: its fields}."""
+    found = {}
+    for f in FIELDS.values():
+        if "opens" in f.metadata:
+            found[f.metadata["opens"]] = group = []
+        group.append(f)
+    return found
 
 
 def describe(config):
-    """The resolved settings, one line per topic."""
-    lines = {}
-    for f in FIELDS.values():
-        if (value := getattr(config, f.name)) != "":
-            lines.setdefault(f.metadata["topic"], []).append(f"{f.name} {_show(value)}")
-    return "\n".join(textwrap.fill("  ".join(items), 118, initial_indent=f"{topic:11}", subsequent_indent=" " * 11,
-                                   break_on_hyphens=False) for topic, items in lines.items())
+    """The resolved settings, a paragraph per topic."""
+    lines = []
+    for topic, group in topics().items():
+        said = [f"{f.name} {_show(getattr(config, f.name))}" for f in group if getattr(config, f.name) != ""]
+        lines += textwrap.wrap("  ".join(said), 118, initial_indent=f"{topic:11}", subsequent_indent=" " * 11,
+                               break_on_hyphens=False, break_long_words=False)
+    return "\n".join(lines)
 
 
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers"}
 
 
 def convert(name, value, who):
-    """What YAML or a flag gave -> the field's type, or an error. Numbers may come as text: YAML reads 1e-3 as a string."""
+    """What YAML or a flag gave -> the field's type. Numbers may come as text: YAML reads 1e-3 as a string."""
     kind, rule = FIELDS[name].type, FIELDS[name].metadata
     try:
         result = _CONVERT[kind](value)
     except (TypeError, ValueError, KeyError):
         raise ValueError(f"{who}: got {value!r}; expected {KINDS[kind]}. Hint: {rule['help']}") from None
-    choices = rule.get("choices", ())
-    expect(not choices or result in choices, who, repr(value), f"one of {', '.join(choices)}", _nearest(str(value), choices))
-    expect("low" not in rule or result >= rule["low"], who, result, f"at least {rule.get('low')}", rule["help"])
-    expect("below" not in rule or result < rule["below"], who, result, f"less than {rule.get('below')}", rule["help"])
+    if choices := rule.get("choices"):
+        expect(result in choices, who, repr(value), f"one of {', '.join(choices)}", _nearest(value, choices))
+    if "low" in rule:
+        expect(result >= rule["low"], who, result, f"at least {rule['low']}", rule["help"])
+    if "below" in rule:
+        expect(result < rule["below"], who, result, f"less than {rule['below']}", rule["help"])
     return result
 
 
@@ -214,8 +230,10 @@ def _number(value):
 
 
 def _numbers(value):
-    words = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_number(w) for word in words for w in (word.replace(",", " ").split() if isinstance(word, str) else [word]))
+    if isinstance(value, (list, tuple)) and not any(isinstance(v, str) for v in value):
+        return tuple(map(_number, value))
+    words = value if isinstance(value, str) else " ".join(map(str, value))       # 0.9,0.95 or 0.9 0.95
+    return tuple(map(_number, words.replace(",", " ").split()))
 
 
 _CONVERT = {str: _text, int: _whole, float: _number, tuple: _numbers,
@@ -228,7 +246,8 @@ def _read_flags(argv):
     for word in rest:
         expect(not word.startswith("--"), word, "no setting of that name", "one of those in --help",
                _nearest(word.split("=")[0].strip("-"), FIELDS, "--"))
-    expect(not rest, "the command line", repr(" ".join(rest)), "flags such as --steps 100", "quote texts that have spaces in them")
+    expect(not rest, "the command line", repr(" ".join(rest)), "flags such as --steps 100",
+           "quote texts that have spaces in them")
     flags = {name: convert(name, value, f"--{name}") for name, value in vars(given).items() if name != "help"}
     if given.help:
         print(_parser(build(_expand(read_yaml(config_file(flags.get("config", Config.config)))))).format_help())
@@ -236,32 +255,33 @@ def _read_flags(argv):
     return flags
 
 
+class _Layout(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=33, width=118)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise ValueError(f"the command line: {message}")
 
 
-_METAVAR = {str: "TEXT", int: "N", float: "X", bool: "true|false", tuple: "X"}
-
-
 def _parser(shown):
     """argparse's view of Config: one flag per field, by topic, with the values of the config shown."""
     parser = _Parser(prog="python -m train.run", usage="python -m train.run [--config NAME|FILE] [--SETTING VALUE ...]",
-                     description="Train a GPT on text. Every setting is a flag, and may be a line of a YAML file; flags win.", epilog=EXAMPLES, allow_abbrev=False, add_help=False,
-                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=33, width=118))
+                     description="Train a GPT on text. Each setting is a flag or a line of a YAML file; flags win.",
+                     epilog=EXAMPLES, allow_abbrev=False, add_help=False, formatter_class=_Layout)
     parser.add_argument("-h", "--help", action="store_true", help="this text, for the chosen --config")
-    groups = {}
-    for f in FIELDS.values():
-        topic = f.metadata["topic"]
-        if topic not in groups:
-            groups[topic] = parser.add_argument_group(topic)
-        shape = {tuple: {"nargs": "+"}, bool: {"nargs": "?", "const": "true"}}.get(f.type, {})
-        text = f"{f.metadata['help']} [{_show(getattr(shown, f.name))}]"
-        groups[topic].add_argument(f"--{f.name}", default=argparse.SUPPRESS, metavar="|".join(f.metadata.get("choices", ())) or _METAVAR[f.type], **shape,
-                                   help=text.replace("%", "%%"))
-        if f.type is bool:
-            groups[topic].add_argument(f"--no-{f.name}", dest=f.name, action="store_const", const="false",
-                                       default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    words = {str: "TEXT", int: "N", float: "X", bool: "true|false", tuple: "X"}
+    shapes = {tuple: {"nargs": "+"}, bool: {"nargs": "?", "const": "true"}}
+    for topic, group in topics().items():
+        add = parser.add_argument_group(topic).add_argument
+        for f in group:
+            text = f"{f.metadata['help']} [{_show(getattr(shown, f.name))}]".replace("%", "%%")
+            word = "|".join(f.metadata.get("choices", ())) or words[f.type]
+            add(f"--{f.name}", default=argparse.SUPPRESS, metavar=word, help=text, **shapes.get(f.type, {}))
+            if f.type is bool:
+                add(f"--no-{f.name}", dest=f.name, action="store_const", const="false", default=argparse.SUPPRESS,
+                    help=argparse.SUPPRESS)
     return parser
 
 
@@ -275,9 +295,12 @@ def _expand(given):
 
 
 def _nearest(word, known, prefix=""):
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f"did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _show(value):
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    """As it would be typed after a flag."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,9 +2,9 @@
 
 documents -> train, val, test -> one stream of tokens each, on disk -> windows of a block, as x and y = x one later.
 
-A stream is  separator document separator document ... separator  (the separator is <|endoftext|>; a tokenizer without
-it uses a newline). So every document is predicted from the same start, its first token as well as its last, and its end is
-predicted too: the nats of a document and its separator are -log p(document).
+A stream is  separator document separator document ... separator  (<|endoftext|>, or a newline where the tokenizer has
+none). So every document is predicted from the same start, the first token as well as the last, and its end is
+predicted too: the nats of a document and the separator after it are -log p(document).
 
 A training window is a function of (seed, its number) alone. Nothing needs to be replayed after a resume, and the order
 does not depend on how many rows go through the model at once.
@@ -39,9 +39,11 @@ FORMAT = 1            # of the shards; a change makes old ones invisible
 def source_files(data):
     """The file, or the .txt and .jsonl files of a folder in the order of their names."""
     path = Path(data)
-    expect(path.exists(), "--data", f"{data!r}, which does not exist", "a text file, a folder of .txt, .jsonl, or the word verse")
+    expect(path.exists(), "--data", f"{data!r}, which does not exist",
+           "a text file, a folder of .txt or .jsonl, a .jsonl file, or the word verse")
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (".txt", ".jsonl"))
-    expect(files, "--data", f"the folder {data!r} without any .txt or .jsonl", "at least one", "other formats: convert them first")
+    expect(files, "--data", f"the folder {data!r} without any .txt or .jsonl", "at least one",
+           "folders inside it are not searched; other formats must be converted")
     return files
 
 
@@ -51,8 +53,8 @@ def read_documents(file):
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise ValueError(f"{file}: got byte 0x{raw[e.start]:02x} at offset {e.start}, which is not UTF-8; expected UTF-8 text. "
-                         f"Hint: iconv -f ISO-8859-1 -t UTF-8 {file} > fixed.txt, if that is its encoding") from None
+        raise ValueError(f"{file}: got byte 0x{raw[e.start]:02x} at offset {e.start}; expected UTF-8. Hint: if its "
+                         f"encoding is Latin-1: iconv -f ISO-8859-1 -t UTF-8 {file} > fixed.txt") from None
     if file.suffix != ".jsonl":
         return [text]
     return [_text_of(line, f"{file}:{n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -69,10 +71,11 @@ def _text_of(line, who):
 
 
 def fingerprint(config):
-    """What the documents depend on, as a hash: the bytes of the files, or the recipe of verse."""
+    """What the documents depend on, as a hash: of the bytes of all files, or of the recipe of verse."""
     digest = hashlib.sha256()
     if config.data == "verse":
-        digest.update(f"verse {config.couplets} {config.seed}".encode() + Path(verse.__file__).read_bytes())
+        some = "".join(verse.corpus(min(1000, config.couplets), config.seed))       # another grammar composes others
+        digest.update(f"verse {config.couplets} {config.seed} {some}".encode())
     else:
         for file in source_files(config.data):
             digest.update(f"{file.suffix} {file.stat().st_size} ".encode() + file.read_bytes())
@@ -131,7 +134,8 @@ def prepare(config, tokenizer=None):
         tokenizer = choose_tokenizer(config, source, parts)
     folder = kept / _key("shards", source, config.split, tokenizer.hash)
     if not folder.exists():
-        expect(parts()["train"], "--data", "no text for training", "at least one document", "a larger first share in --split")
+        expect(parts()["train"], "--data", "no text for training", "at least one document",
+               "a larger first share in --split")
         write_shards(folder, parts(), tokenizer, source)
     return Data(tokenizer, *(Shard(folder, name, tokenizer) for name in SPLITS), source)
 
@@ -181,7 +185,7 @@ def write_shards(folder, parts, tokenizer, source):
         os.rename(partial, folder)
     except OSError as e:
         if not (folder / "tokenizer.json").exists():         # else another run was faster, with the same result
-            raise ValueError(f"--shards: got {e}; expected a folder that can be written. Hint: --shards FOLDER") from None
+            raise ValueError(f"--shards: got {e}; expected a folder with room. Hint: --shards FOLDER") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -198,9 +202,9 @@ class Shard:
             whole = (len(self.tokens), len(self.starts)) == (about["tokens"], about["documents"])
         except (OSError, ValueError, KeyError, TypeError) as e:
             whole, about = False, {"tokenizer": tokenizer.hash, "problem": e}
-        expect(whole, str(self.file), "a damaged shard", "as many tokens and documents as its .json says",
+        expect(whole, self.file, "a damaged shard", "as many tokens and documents as its .json says",
                f"delete {folder}; the next run makes it again")
-        expect(about["tokenizer"] == tokenizer.hash, str(self.file), f"tokens of the tokenizer {about['tokenizer']}",
+        expect(about["tokenizer"] == tokenizer.hash, self.file, f"tokens of the tokenizer {about['tokenizer']}",
                f"{tokenizer.hash}, the one beside it", f"delete {folder}; the next run makes it again")
         self.vocab_size = tokenizer.vocab_size
 
@@ -211,8 +215,9 @@ class Shard:
         """tokens[start:start + length] for each start, as rows of int64."""
         rows = np.stack([self.tokens[s:s + length] for s in starts]).astype(np.int64)
         worst = int(rows.max())
-        expect(worst < self.vocab_size, str(self.file), f"token id {worst}", f"ids below the vocabulary size {self.vocab_size}",
-               "the shard is damaged: delete its folder; the next run makes it again")
+        expect(worst < self.vocab_size, self.file, f"token id {worst}",
+               f"ids below {self.vocab_size}, the size of the vocabulary",
+               f"the shard is damaged: delete {self.file.parent}; the next run makes it again")
         return rows
 
 
@@ -223,7 +228,7 @@ class Windows:
 
     def __init__(self, shard, block_size, seed, align=False):
         self.shard, self.block_size, self.seed, self.align = shard, block_size, seed, align
-        expect(len(shard) > block_size, str(shard.file), f"{len(shard)} tokens of training text",
+        expect(len(shard) > block_size, shard.file, f"{len(shard)} tokens of training text",
                f"more than one block of {block_size}", "more text, or a smaller --block_size")
         self.per_epoch = max(1, (len(shard) - 1) // block_size - 1)
         self.epoch = functools.lru_cache(maxsize=2)(self.starts)      # two: a batch may lie across the end of an epoch
@@ -255,7 +260,7 @@ class Validation:
     """
 
     def __init__(self, shard, block_size, batch, tokens):
-        expect(len(shard.starts), str(shard.file), "no validation text", "at least one document",
+        expect(len(shard.starts), shard.file, "no validation text", "at least one document",
                "more text, or a larger second share in --split")
         ends = np.append(shard.starts[1:], len(shard))
         cuts = [np.arange(start, end, block_size) for start, end in zip(shard.starts, ends)]

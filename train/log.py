@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Log:
-    """log.jsonl: one measurement a line, {"step", "loss", ...} of training or {"step", "val_loss", ...} of validation."""
+    """log.jsonl: one measurement a line, {"step", "loss", ...} of training, {"step", "val_loss", ...} of validation."""
 
     def __init__(self, file, step=0):
         """Begin after the given step: lines from beyond the checkpoint that a run resumes from are forgotten."""
@@ -69,8 +69,8 @@ def plot(file, entries, title=""):
         axes.plot(steps, losses, color="#9ecae1", linewidth=0.7, alpha=0.8)
         axes.plot(steps, _smooth(losses), color="#2171b5", linewidth=1.6, label="training")
     if val:
-        axes.plot([e["step"] for e in val], [e["val_loss"] for e in val], "o-", color="#d94801", markersize=4, linewidth=1.4,
-                  label=f"validation: {val[-1]['val_loss']:.3f}")
+        axes.plot([e["step"] for e in val], [e["val_loss"] for e in val], "o-", color="#d94801", markersize=4,
+                  linewidth=1.4, label=f"validation: {val[-1]['val_loss']:.3f}")
     if val and "entropy_bits" in val[-1]:
         last = val[-1]                                  # bits per document -> nats per token, on the same documents
         floor = last["val_loss"] * last["entropy_bits"] / last["val_bits"]
@@ -84,11 +84,9 @@ def plot(file, entries, title=""):
     plt.close(figure)
 
 
-def _smooth(values, share=0.02):
-    """An exponential mean over about that share of the run, without the pull of its first value."""
-    keep = 1 - 1 / max(1.0, share * len(values))
-    mean, weight, out = 0.0, 0.0, []
-    for v in values:
-        mean, weight = keep * mean + (1 - keep) * v, keep * weight + 1 - keep
-        out.append(mean / weight)
-    return np.array(out)
+def _smooth(values, share=0.01):
+    """The mean over the neighbours on both sides, about that share of the run each, fewer towards the ends."""
+    i, n = np.arange(len(values)), len(values)
+    reach = np.minimum(max(1, round(share * n)), np.minimum(i, n - 1 - i))
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return (total[i + reach + 1] - total[i - reach]) / (2 * reach + 1)

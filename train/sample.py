@@ -1,4 +1,4 @@
-"""Let a trained model write: python -m train.sample RUN --prompt "..." """
+"""python -m train.sample RUN --prompt TEXT: let a trained model write."""
 import argparse
 import sys
 
@@ -8,6 +8,8 @@ from gpt import generate
 from minigrad.check import expect
 from train import checkpoint
 from train.data import END, separator
+
+SEPARATOR = "\n" + "-" * 40 + "\n"       # between texts
 
 
 def write(model, tokenizer, n=1, tokens=200, prompt="", **how):
@@ -26,19 +28,19 @@ def main(argv=None):
     parser.add_argument("--tokens", type=int, default=200, help="length of each")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
     parser.add_argument("--top_k", type=int, help="choose among the k likeliest tokens only")
-    parser.add_argument("--top_p", type=float, help="choose among the likeliest tokens that together have this probability")
+    parser.add_argument("--top_p", type=float, help="choose among the likeliest tokens with this probability together")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     args = parser.parse_args(argv)
     try:
         model, tokenizer = checkpoint.load(args.folder)
         expect(tokenizer is not None, args.folder, "no tokenizer.json in it", "the tokenizer beside the weights")
         expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
-        texts = write(model, tokenizer, args.n, args.tokens, args.prompt, temperature=args.temperature, top_k=args.top_k,
-                      top_p=args.top_p, seed=args.seed)
-    except ValueError as e:
+        texts = write(model, tokenizer, args.n, args.tokens, args.prompt, temperature=args.temperature,
+                      top_k=args.top_k, top_p=args.top_p, seed=args.seed)
+    except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    print(("\n" + "-" * 40 + "\n").join(texts))
+    print(SEPARATOR.join(texts))
     return 0
 
 

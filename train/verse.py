@@ -2,22 +2,22 @@
 
 A language model trained on real text is never told how good it could be. Here it is: a seeded grammar composes couplets
 
-    #प्रकृति                               #वसंत
+    #प्रकृति चौपाई                          #वसंत दोहा
     सखियों ने मीठा गीत सुना।              कुंजों में किसान हँसे, आओ देखें बाग।
     मुनियों ने सुंदर फूल चुना॥              जब माली फूल लाया, आओ गाएँ फाग॥
 
     a chaupai: two padas of 16 matras    a doha: two lines of 13 + 11 matras, the pause marked by a comma
 
-with a theme, agreement in gender and number, and end rhyme. For each it knows ln P(text); so the mean of -ln P is the
-loss that no model can beat and a good one comes near to. Matras are counted by tok.chhand, rules S0.
+on a theme, with agreement in gender and number and with end rhyme. For each it knows ln P(text); so the mean of -ln P
+is the loss that no model can beat and a good one comes near to. Matras are counted by tok.chhand, rules S0.
 
-How a couplet comes about. Draw one of the poems (theme, form) evenly. Each of its padas follows a skeleton, a row of
+How a couplet comes about. Draw one of the 20 poems (theme, form) evenly. Each of its padas follows a skeleton, a row of
 tokens such as `adj noun place verb`; in a theme, with agreement settled, that spells out into patterns: rows of slots,
 each a set of words any of which will do (सुंदर नन्हे ... | पंछी तोते ... | वन वनों ... | में | गाते उड़े ...). A derivation of
 a couplet is a pattern for each pada and a word for each slot.
 
     weight     Let N(k) be the number of fillings of skeleton k in the theme, over all its patterns.
-               Each of them weighs    u = N(k)^(-1/2)                                                            [V1]
+               Each of them weighs    u = N(k)^(-1/2);    equal patterns are one, with the sum of their weights   [V1]
                (u = 1 would let the longest skeletons crowd out the rest, 1/N make the shortest repeat themselves).
                A derivation d of a couplet weighs
                    w(d) = product of u over its padas    if each pada has the meter's length and last foot,
@@ -127,7 +127,7 @@ METERS = {
         चलो time quality object let
         हम सब मिलकर object let
         """)),
-    "doha, first half": Meter(13, lambda word: True, _lines("""
+    "doha, odd": Meter(13, lambda word: True, _lines("""
         adj noun verb
         noun place verb
         place noun verb
@@ -150,7 +150,7 @@ METERS = {
         आओ manner object let
         चलो place object let
         """)),
-    "doha, second half": Meter(11, lambda word: foot(word).endswith("GL"), _lines("""
+    "doha, even": Meter(11, lambda word: foot(word).endswith("GL"), _lines("""
         verb adj noun
         verb noun adj
         noun है adj
@@ -171,13 +171,14 @@ METERS = {
         """)),
 }
 FORMS = {                                                 # the meters of each of the two lines; the last one rhymes
-    "chaupai": ("chaupai",),
-    "doha": ("doha, first half", "doha, second half"),
+    "चौपाई": ("chaupai",),
+    "दोहा": ("doha, odd", "doha, even"),
 }
-COUPLET = re.compile(r"#(?P<theme>\S+)\n(?P<first>[^।॥\n]+)।\n(?P<second>[^।॥\n]+)॥\n")
+COUPLET = re.compile(r"#(?P<theme>\S+) (?P<form>\S+)\n(?P<first>[^।॥\n]+)।\n(?P<second>[^।॥\n]+)॥\n")
 
-AGREEING = {"का", "रहा", "कितना"}
-SUBJECT, THING = {"noun", "adj", "det", "verb", "है", *AGREEING}, {"quality", "done"}   # who agrees with noun, and object
+AGREEING = {"का", "रहा", "कितना"}                           # words of a skeleton that are inflected like adjectives
+SUBJECT = {"noun", "adj", "det", "verb", "है", *AGREEING}   # what agrees with the noun
+THING = {"quality", "done"}                               # what agrees with the object
 AGREEMENTS = list(product("mf", ("sg", "pl")))
 
 
@@ -215,9 +216,11 @@ def _slot(token, group, act, subject, thing, last):
             words = [agree(a, *thing) for a in act.adjectives]
         case "det":
             words = [agree(d, *subject) for d in lexicon.DETERMINERS[subject[1]]]
-        case "verb":                                      # no future at a line's end: any two rhyme, too cheaply
-            words = [conjugate(v, tense, *subject) for v in verbs for tense in ("habitual", "past", "future")
-                     if not (tense == "past" and v in lexicon.TRANSITIVE - lexicon.NEVER_NE or tense == "future" and last)]
+        case "verb":
+            words = [conjugate(v, "habitual", *subject) for v in verbs]
+            words += [conjugate(v, "past", *subject) for v in verbs if v not in lexicon.TRANSITIVE - lexicon.NEVER_NE]
+            if not last:                                  # at the end of a line any two futures rhyme: too cheap
+                words += [conjugate(v, "future", *subject) for v in verbs]
         case "done":
             words = [conjugate(v, "past", *thing) for v in verbs if v not in lexicon.NEVER_NE]
         case "agent":
@@ -271,7 +274,7 @@ class Pada:
                 ways.setdefault(word, []).append((weight * count, node))
         self.mass = {word: sum(mass for mass, _ in terms) for word, terms in ways.items()}                 # [V4]
         self._nodes = {word: _table(terms) for word, terms in ways.items()}
-        self._steps = {}                                  # (node, matras) -> table of (word before, node, matras) [V3]
+        self._steps = {}                                  # (node, matras left for it) -> table, see _step
 
     def _grow(self, node, slot):
         """Add the prefix that is one slot longer."""
@@ -299,15 +302,18 @@ class Pada:
 
     def sample(self, last, rng):
         """A pada that ends with the given word, drawn from back to front."""                              # [V6]
-        words, m, node = [last], self.length - length(last), _draw(self._nodes[last], rng)
-        while node:
-            if (node, m) not in self._steps:
-                parent, slot = self._parent[node]
-                terms = [(self._count(parent, word, m), (word, parent, m - length(word))) for word in slot]
-                self._steps[node, m] = _table([term for term in terms if term[0]])
-            word, node, m = _draw(self._steps[node, m], rng)
+        words, state = [last], (_draw(self._nodes[last], rng), self.length - length(last))
+        while state[0]:
+            word, state = _draw(self._steps.get(state) or self._step(*state), rng)
             words.append(word)
         return " ".join(reversed(words))
+
+    def _step(self, node, m):
+        """The table of (last word, state before it) of a prefix that has m matras; made when first needed, and kept."""
+        parent, slot = self._parent[node]
+        terms = [(self._count(parent, word, m), (word, (parent, m - length(word)))) for word in slot]
+        table = self._steps[node, m] = _table([term for term in terms if term[0]])
+        return table
 
 
 @cache
@@ -356,24 +362,24 @@ class Grammar:
 
     def sample(self, rng):
         """One couplet. rng is a random.Random, or anything whose random() is uniform on [0, 1)."""
-        (theme, _), poem = self._choices[int(rng.random() * len(self._choices))]
+        (theme, form), poem = self._choices[int(rng.random() * len(self._choices))]
         lines = []
         for last in _draw(poem.rhymes, rng):
             halves = [pada.sample(_draw(lasts, rng), rng) for pada, lasts in zip(poem.opening, poem.lasts)]
             lines.append(", ".join([*halves, poem.closing.sample(last, rng)]))
-        return f"#{theme}\n{lines[0]}।\n{lines[1]}॥\n"
+        return f"#{theme} {form}\n{lines[0]}।\n{lines[1]}॥\n"
 
     def logprob(self, text):
         """ln P(text), summed over all derivations of the text; -inf for what the grammar cannot write."""  # [V7]
         match = COUPLET.fullmatch(text)
-        if not match:
-            return -math.inf
-        lines = [[half.split(" ") for half in line.split(", ")] for line in match.group("first", "second")]
-        form = next((form for form, meters in FORMS.items() if {len(line) for line in lines} == {len(meters)}), None)
-        poem = self.poems.get((match["theme"], form))
+        poem = match and self.poems.get(match.group("theme", "form"))
         if not poem:
             return -math.inf
-        weights = [pada.weight(half) for line in lines for pada, half in zip([*poem.opening, poem.closing], line)]
+        padas = [*poem.opening, poem.closing]
+        lines = [[half.split(" ") for half in line.split(", ")] for line in match.group("first", "second")]
+        if any(len(line) != len(padas) for line in lines):
+            return -math.inf
+        weights = [pada.weight(half) for line in lines for pada, half in zip(padas, line)]
         a, b = (line[-1][-1] for line in lines)
         if not all(weights) or a == b or rhyme(a) != rhyme(b):
             return -math.inf
@@ -415,7 +421,7 @@ def main():
         print(f"{theme}    {-logprob(couplet) / bit:.1f} bits")
         for line in lines:
             print(f"    {line}    {' + '.join(str(length(half)) for half in line.split(', '))}")
-    sample = corpus(10_000, args.seed)
+    sample = corpus(5000, args.seed)
     words = {word for couplet in sample for word in re.sub("[#,।॥]", " ", couplet).split()}
     aksharas = statistics.fmean(len(scan(couplet)) for couplet in sample)
     padas = [pada for poem in grammar().poems.values() for pada in [*poem.opening, poem.closing]]

@@ -26,7 +26,7 @@ from minigrad.kernels import kernel
 CHUNKS = 64     # sums are taken in 64 fixed parts, so that their bits do not depend on the number of threads
 
 
-@kernel("cpu", "gpu")
+@kernel("cpu")
 def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
     """One step on flat arrays: p, m, v and master (None unless p is 16-bit) are updated in place."""
     w, g = p if master is None else master, wide(g) * scale
@@ -52,7 +52,7 @@ def sgd(p, g, b, master, *, lr, momentum=0.0, decay=0.0, nesterov=False, scale=1
         p[...] = master
 
 
-@kernel("cpu", "gpu")
+@kernel("cpu")
 def sum_of_squares(g):
     """sum_i g_i^2 in float64, as an array of no dimensions: infinite or NaN if an entry is."""
     xp = xp_of(g)

@@ -10,12 +10,14 @@ Integers have no gradient.
 Saved: ids and w, of which backward reads the shape only. [EM2] adds straight into the gradient of w where there is
 one (GPT's table is also its output layer, 150 MB in GPT-2): no dense array of zeros with a few rows filled is made.
 """
+import numpy as np
+
 from minigrad.backend import wide, wide_dtype, xp_of
 from minigrad.check import expect
 from minigrad.tensor import DONE, SKIP, op
 
 
-@op(kernels=("cpu", "gpu"))
+@op(kernels=("cpu",))
 def embedding(ids, w):
     """y = w[ids]"""
     check(ids, w)
@@ -48,6 +50,7 @@ def check(ids, w):
            "are ids and table in the right order? embedding(ids, w)")
     expect(w.ndim == 2, "embedding", f"a table of shape {w.shape}", "(V, C)")
     if ids.size and not (0 <= ids.min() and ids.max() < len(w)):
-        where = tuple(int(axis[0]) for axis in ((ids < 0) | (ids >= len(w))).nonzero())
+        wrong = int(((ids < 0) | (ids >= len(w))).argmax())
+        where = tuple(map(int, np.unravel_index(wrong, ids.shape)))
         expect(False, "embedding", f"id {int(ids[where])} at position {where}", f"0 <= id < {len(w)}, the rows of the "
                "table", "is the tokenizer's vocabulary the model's vocab_size, and is the text cut to block_size?")

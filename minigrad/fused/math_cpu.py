@@ -24,7 +24,9 @@ tanh. With E = e^(2x) - 1, which [MA2] gives without cancellation near 0,
 
 erf. special.py's [ER1] and [ER2], both computed, one selected.
 
-The functions carry the fastmath flag contract only: a caller's reassoc would fold (x + big) - big to x.
+The functions carry the fastmath flag contract and no other: reassoc would fold (x + big) - big to x. A function that
+names no flags would inherit its caller's. With error_model="numpy" a division by 0 gives inf or NaN; Numba's default
+is a branch to an exception at every division, and the loop stays scalar.
 """
 import math
 
@@ -38,16 +40,18 @@ from minigrad import special
 INLINE = {"fastmath": {"contract"}, "forceinline": True, "error_model": "numpy"}
 
 
+# What Numba replaces by the overloads below; the numbers are the largest errors measured, in units of the last place.
+
 def exp(x):
-    """e^x. Largest error measured: 0.56 ulp (float32), 0.52 ulp (float64)."""
+    """e^x within 0.9 ulp, in float32 and float64 alike."""
 
 
 def tanh(x):
-    """tanh x. Largest relative error measured."""
+    """tanh x within 2.6 ulp (float32) and 2.8 ulp (float64)."""
 
 
 def erf(x):
-    """erf x."""
+    """erf x within 3.6 ulp (float32) and 3.3 ulp (float64), which is 2.3e-16."""
 
 
 def _parts(real):

@@ -7,16 +7,16 @@ Subtracting m changes nothing, since exp(-m) cancels in [SM2], and makes every e
 no division by 0. An entry of -inf gets p = 0, which is how masks work. A row of nothing but -inf has no
 distribution: it gives NaN, as in PyTorch.
 
-Its derivative: d e_i / dx_j = e_i delta_ij and ds/dx_j = e_j (m cancels, so that it may be held fixed), therefore
-    dp_i / dx_j = e_i delta_ij / s - e_i e_j / s^2 = p_i (delta_ij - p_j)
-and dx_j = sum_i dp_i dp_i/dx_j collects into
+Its derivative: m cancels and may be held fixed, so d e_i / d x_j = e_i delta_ij and d s / d x_j = e_j, therefore
+    d p_i / d x_j = e_i delta_ij / s - e_i e_j / s^2 = p_i (delta_ij - p_j)
+and dx_j = sum_i dp_i (d p_i / d x_j) collects into
     dx_j = p_j (dp_j - sum_i p_i dp_i)                                                     [SM3]
 Read [SM3] as: compare each dp_j with the average of dp under p. Adding a constant to a row of x moves nothing, and
 indeed sum_j dx_j = 0.
 
 log_softmax. y = log p without the detour through p, which could have underflowed to 0:
     y_i = (x_i - m) - log s                                                                [SM4]
-    dy_i / dx_j = delta_ij - p_j,   so   dx_j = dy_j - p_j sum_i dy_i,   p_j = exp(y_j)    [SM5]
+    d y_i / d x_j = delta_ij - p_j,   so   dx_j = dy_j - p_j sum_i dy_i,   p_j = exp(y_j)  [SM5]
 
 Saved: the result alone, in the storage dtype. Sums are taken wide.
 """
@@ -24,7 +24,7 @@ from minigrad.backend import wide, xp_of
 from minigrad.tensor import op
 
 
-@op(kernels=("cpu", "gpu"))
+@op(kernels=("cpu",))
 def softmax(x, *, axis=-1):
     """p_i = exp(x_i) / sum_k exp(x_k) along axis"""
     if not x.size:
@@ -42,7 +42,7 @@ def _(dp, p, axis):
     return ((pw * (dpw - (pw * dpw).sum(axis, keepdims=True))).astype(p.dtype, copy=False),)     # [SM3]
 
 
-@op(kernels=("cpu", "gpu"))
+@op(kernels=("cpu",))
 def log_softmax(x, *, axis=-1):
     """y_i = x_i - log sum_k exp(x_k) along axis"""
     if not x.size:

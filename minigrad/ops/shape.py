@@ -58,7 +58,7 @@ squeeze.backward(reshape.formula)
 
 @op
 def transpose(x, *, axes=None):
-    """y has x's axes in the order axes; reversed, if none is given"""
+    """y = x with its axes in the order axes; reversed, if none is given"""
     axes = tuple(range(x.ndim))[::-1] if axes is None else _axis("transpose", x, *axes)
     expect(sorted(axes) == list(range(x.ndim)), "transpose", f"axes {axes} for shape {x.shape}",
            "every axis once", "swapaxes exchanges two")
@@ -115,7 +115,7 @@ def pad(x, *, widths, value=0.0):
     """y = x with widths[k] = (before, after) entries of value around axis k"""
     expect(len(widths) == x.ndim, "pad", f"{len(widths)} pairs of widths for shape {x.shape}", "a pair for every axis")
     inside = tuple(slice(lo, lo + n) for (lo, _), n in zip(widths, x.shape))
-    y = xp_of(x).full([lo + n + hi for (lo, hi), n in zip(widths, x.shape)], value, x.dtype)
+    y = xp_of(x).full(tuple(lo + n + hi for (lo, hi), n in zip(widths, x.shape)), value, x.dtype)
     y[inside] = x
     return y, (inside,)
 

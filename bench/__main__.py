@@ -1,0 +1,25 @@
+"""python -m bench COMMAND [options]: measurements and proofs, each with its own --help."""
+import importlib
+import sys
+
+COMMANDS = {
+    "ops": "the error of every op's gradient, by finite differences",
+    "step": "a training step beside PyTorch's, on this machine",
+    "ladder": "one GPT on names by scalars, by arrays and by kernels: the same losses",
+    "planted": "breaks the code in random places and counts how often the tests notice",
+}
+
+
+def main(argv):
+    if argv and argv[0] in COMMANDS:
+        return importlib.import_module(f"bench.{argv[0]}").main(argv[1:])
+    asked = not argv or argv[0] in ("-h", "--help")
+    if not asked:
+        print(f"bench: got {argv[0]!r}; expected one of {', '.join(COMMANDS)}\n", file=sys.stderr)
+    print(__doc__ + "\n\n" + "\n".join(f"    {name:10} {what}" for name, what in COMMANDS.items()),
+          file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,452 @@
+"""Does anybody notice? Break the code in one random place, run the tests, repeat.
+
+Places are drawn from the syntax trees of the engine, its ops and kernels, the layers and the model: first a kind of
+breakage (OPERATORS), then one of all the places where it can be done. Each is planted in a copy of the project, whose
+tests run until the first failure: those nearest to the broken file first. A test that crashes or never ends has noticed
+too. What nobody noticed is listed at the end, for a person to judge: a gap in the tests, or no change in meaning?
+
+Not drawn, because no result depends on it (EXEMPT) or because nothing here could notice: messages, annotations and
+docstrings; estimates of work and sizes of chunks; what only a GPU runs. PyTorch's opinion is not asked.
+"""
+import argparse
+import ast
+import functools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("minigrad/*.py", "minigrad/ops/*.py", "minigrad/fused/*.py", "nn/*.py", "gpt/model.py")
+COPIED = ("minigrad", "nn", "gpt", "bench", "tests", "pyproject.toml")
+
+# Other storeys, PyTorch, and what starts processes. The rest of tests/ is run.
+NOT_RUN = ("test_against_torch", "test_chhand", "test_config", "test_data", "test_readme", "test_structure", "test_tok",
+           "test_train", "test_verse")
+# Which tests stand nearest to a file; the others follow, the slowest last.
+NEAREST = {
+    "minigrad/scalar.py": "test_scalar", "minigrad/pool.py": "test_pool", "minigrad/formulas.py": "test_formulas",
+    "minigrad/recompute.py": "test_recompute test_model", "minigrad/blas.py": "test_blas test_fused_basic test_model",
+    "minigrad/ops/": "test_ops test_engine", "minigrad/fused/adamw": "test_adamw test_nn test_golden",
+    "minigrad/fused/": "test_ops test_golden test_model", "minigrad/": "test_engine test_ops test_nn test_model",
+    "nn/": "test_nn test_model", "gpt/": "test_model test_golden",
+}
+LAST = ("test_model", "test_ops", "test_ladder")
+SECONDS = 180        # after which a run of tests has lost its way
+
+# Lines on which nothing is planted: (file, pattern, why).
+EXEMPT = [
+    ("", r"on_gpu|cupy|NO_GPU|nvidia|\"gpu\"", "runs on a GPU only"),
+    ("", r"^(SMALL|CHUNKS?|PIECE|ALIGN|KEEP|FAST|INLINE|MODES|STEP)\b", "a size of pieces, or a compiler's flag"),
+    ("", r"@njit|@intrinsic|@overload|@functools|fastmath|ContextVar\(", "a flag, a cache, a label"),
+    ("minigrad/pool.py", r"\bpieces = |\bhelpers < 1 or work|sched_getaffinity|daemon=", "who does which part"),
+    ("minigrad/fused/attention_cpu.py", r"\.copy\(\)", "the same numbers, side by side for speed"),
+    ("minigrad/blas.py", r"glob\.glob|lib = |\bstep = max|64_|pool\.each", "where OpenBLAS lies, and who does what"),
+    ("minigrad/backend.py", r"resource|ru_maxrss|sys\.platform|total_bytes", "statistics of memory"),
+    ("minigrad/kernels.py", r"environ", "read at import"),
+    ("", r"__name__|__doc__|\bprint\(", "a label, or what a program shows"),
+]
+NEUTRAL_KEYWORDS = {"copy", "hint", "help", "default", "description", "prog", "name", "stacklevel", "strict", "daemon"}
+SWAPPED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
+           ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in"}
+AXIS_METHODS = {"sum", "mean", "max", "min", "any", "all", "cumsum", "cumprod", "prod", "argmax", "swapaxes",
+                "moveaxis", "concatenate", "stack", "expand_dims", "flip", "squeeze", "take_along_axis", "array_split"}
+
+
+@functools.cache
+def read(path):
+    """The bytes of a file as they were when they were first asked for, whoever edits it meanwhile."""
+    return (ROOT / path).read_bytes()
+
+
+class Plant(NamedTuple):
+    """In the bytes of path, put new in the place of [start, end)."""
+    path: str
+    operator: str
+    start: int
+    end: int
+    new: bytes
+
+    def apply(self):
+        """The whole file, broken."""
+        source = read(self.path)
+        return source[:self.start] + self.new + source[self.end:]
+
+    def show(self):
+        """file:line, and the lines before and after."""
+        source, after = read(self.path), self.apply()
+        first = source.rfind(b"\n", 0, self.start) + 1
+        old = source[first:source.find(b"\n", self.end)].decode()
+        new = after[first:after.find(b"\n", self.start + len(self.new))].decode()
+        line = source.count(b"\n", 0, self.start) + 1
+        return f"{self.path}:{line} [{self.operator}]\n" + "\n".join(
+            f"  {sign} {' '.join(text.split())}" for sign, text in (("-", old), ("+", new)))
+
+
+class Finder(ast.NodeVisitor):
+    """Collects every Plant of one file."""
+
+    def __init__(self, path, source):
+        self.path, self.source, self.found = path, source, []
+        lines = source.split(b"\n")
+        self.starts = np.cumsum([0] + [len(line) + 1 for line in lines])
+        self.exempt = {n for n, line in enumerate(lines, 1) for file, pattern, _ in EXEMPT
+                       if path.startswith(file) and re.search(pattern, line.decode().strip())}
+        self.visit(ast.parse(source))
+
+    def span(self, node):
+        return (int(self.starts[node.lineno - 1]) + node.col_offset,
+                int(self.starts[node.end_lineno - 1]) + node.end_col_offset)
+
+    def text(self, node):
+        start, end = self.span(node)
+        return self.source[start:end]
+
+    def plant(self, operator, node, new):
+        """Replace node (or the bytes between two positions) by new."""
+        start, end = self.span(node) if isinstance(node, ast.AST) else node
+        new = new if isinstance(new, bytes) else str(new).encode()
+        if self.source.count(b"\n", 0, start) + 1 not in self.exempt and self.source[start:end] != new:
+            self.found.append(Plant(self.path, operator, start, end, new))
+
+    def between(self, operator, left, right, old, new):
+        """Replace the operator symbol that stands between two nodes."""
+        start, end = self.span(left)[1], self.span(right)[0]
+        at = self.source.find(old, start, end)
+        if at >= 0:
+            self.plant(operator, (at, at + len(old)), new)
+
+    # what is left alone
+
+    def visit_FunctionDef(self, node):
+        if node.name != "__repr__":
+            for statement in node.body:                      # not the decorators, nor defaults and annotations
+                self.visit(statement)
+
+    def visit_AnnAssign(self, node):
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_JoinedStr(self, node):
+        pass
+
+    visit_Import = visit_ImportFrom = visit_Raise = visit_Assert = visit_JoinedStr
+
+    # what is broken
+
+    def visit_Expr(self, node):
+        if isinstance(node.value, ast.Call):
+            self.plant("removed statement", node, "pass")
+        self.generic_visit(node)
+
+    def visit_Assign(self, node):
+        if any(isinstance(t, (ast.Subscript, ast.Attribute)) for t in node.targets):
+            self.plant("removed statement", node, "pass")
+        self.generic_visit(node)
+
+    def visit_AugAssign(self, node):
+        self.plant("removed statement", node, "pass")
+        for old, new in ((b"+=", b"-="), (b"-=", b"+=")):
+            self.between("sign", node.target, node.value, old, new)
+        for old in (b"+=", b"*="):
+            self.between("dropped term", node.target, node.value, old, b"=")
+        self.generic_visit(node)
+
+    def visit_Continue(self, node):
+        self.plant("removed statement", node, "pass")
+
+    def visit_BinOp(self, node):
+        if isinstance(node.op, (ast.Add, ast.Sub)):
+            old, new = (b"+", b"-") if isinstance(node.op, ast.Add) else (b"-", b"+")
+            self.between("sign", node.left, node.right, old, new)
+        if isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)):
+            self.plant("dropped term", node, self.text(node.left))
+            self.plant("dropped term", node, self.text(node.right))
+        if isinstance(node.op, (ast.Sub, ast.Div, ast.Pow, ast.MatMult, ast.FloorDiv, ast.Mod)):
+            start, end = self.span(node.left)[1], self.span(node.right)[0]
+            self.plant("swapped arguments", node, self.text(node.right) + self.source[start:end] + self.text(node.left))
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node):
+        if isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
+            self.plant("sign", node, self.text(node.operand))
+        elif isinstance(node.op, ast.Not):
+            self.plant("comparison", node, b"(" + self.text(node.operand) + b")")
+        if not (isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant)):
+            self.generic_visit(node)
+        elif isinstance(node.operand.value, (int, float)):
+            self.plant("constant", node, -node.operand.value + 1)
+
+    def visit_Compare(self, node):
+        if len(node.ops) == 1 and type(node.ops[0]) in SWAPPED:
+            left, right = node.left, node.comparators[0]
+            self.plant("comparison", (self.span(left)[1], self.span(right)[0]), f" {SWAPPED[type(node.ops[0])]} ")
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node):
+        old, new = (b" and ", b" or ") if isinstance(node.op, ast.And) else (b" or ", b" and ")
+        self.between("comparison", node.values[0], node.values[1], old, new)
+        self.generic_visit(node)
+
+    def visit_IfExp(self, node):
+        self.plant("comparison", node.test, b"not (" + self.text(node.test) + b")")
+        self.generic_visit(node)
+
+    def visit_If(self, node):
+        self.plant("comparison", node.test, b"not (" + self.text(node.test) + b")")
+        self.generic_visit(node)
+
+    def visit_Subscript(self, node):
+        for part in ast.walk(node.slice):
+            if isinstance(part, ast.Constant) and type(part.value) is int:
+                self.plant("index", part, part.value + 1)
+                self.plant("index", part, part.value - 1)
+            elif isinstance(part, ast.Slice):
+                for bound in (part.lower, part.upper):
+                    if isinstance(bound, (ast.Name, ast.BinOp)):
+                        self.plant("index", bound, self.text(bound) + b" - 1")
+            elif isinstance(part, ast.Name) and part.id in "ijknhdt" and self.path.endswith("_cpu.py"):
+                self.plant("index", part, part.id + " - 1")
+        self.visit(node.value)
+
+    def visit_Call(self, node):
+        called = self.text(node.func).decode()
+        method = called.split(".")[-1]
+        args = node.args
+        if called == "expect":                               # the message may say what it likes
+            args = args[:1]
+        elif called == "pool.each":                          # (kernel, n, work, *args): work is an estimate
+            args = args[:2] + args[3:]
+        elif method == "range" and len(args) == 1:
+            self.plant("index", args[0], self.text(args[0]) + b" - 1")
+        elif method == "copy" and not args:
+            self.plant("removed copy", node, self.text(node.func)[:-len(".copy")])
+        elif called in ("xp.array", "np.array") and len(args) == 1:
+            self.plant("removed copy", node, self.text(args[0]))
+        for a, b in zip(args, args[1:]):
+            if not isinstance(a, ast.Starred) and not isinstance(b, ast.Starred) and called != "pool.each":
+                start, end = self.span(a)[0], self.span(b)[1]
+                middle = self.source[self.span(a)[1]:self.span(b)[0]]
+                self.plant("swapped arguments", (start, end), self.text(b) + middle + self.text(a))
+        for a in [*args, *(k.value for k in node.keywords if k.arg in ("axis", "axes"))]:
+            axis = method in AXIS_METHODS or a not in args
+            value = a.operand.value if isinstance(a, ast.UnaryOp) and isinstance(a.operand, ast.Constant) else \
+                a.value if isinstance(a, ast.Constant) else None
+            if axis and type(value) is int:
+                self.plant("axis", a, {"-1": b"0", "-2": b"-1"}.get(self.text(a).decode(), b"-1"))
+            elif a in args:
+                self.visit(a)
+        for k in node.keywords:
+            if k.arg == "keepdims" and isinstance(k.value, ast.Constant):
+                self.plant("axis", k.value, not k.value.value)
+            elif k.arg not in NEUTRAL_KEYWORDS | {"axis", "axes"}:
+                self.visit(k.value)
+        self.visit(node.func)
+
+    def visit_Constant(self, node):
+        if type(node.value) is bool:
+            self.plant("constant", node, not node.value)
+        elif type(node.value) is int:
+            self.plant("constant", node, node.value + 1)
+        elif type(node.value) is float:
+            self.plant("constant", node, node.value * 2 or 1.0)
+
+
+@functools.cache
+def broken_files():
+    """The files in which things are broken."""
+    return [str(path.relative_to(ROOT)) for pattern in CODE for path in sorted(ROOT.glob(pattern))
+            if path.name != "__init__.py" and not path.name.endswith("_gpu.py")]
+
+
+def plants():
+    """Every place in the code where something can be broken."""
+    return [plant for path in broken_files() for plant in Finder(path, read(path)).found]
+
+
+@functools.cache
+def tree(path):
+    return ast.dump(ast.parse(read(path)))
+
+
+def compiles_differently(plant):
+    """Is the broken file Python, and another program than before?"""
+    try:
+        return ast.dump(ast.parse(plant.apply())) != tree(plant.path)
+    except SyntaxError:
+        return False
+
+
+def draw(n, seed):
+    """n different plants: the kind first, so that rare kinds come up as often as common ones."""
+    rng, every = np.random.default_rng(seed), plants()
+    kinds = {}
+    for plant in every:
+        kinds.setdefault(plant.operator, []).append(plant)
+    drawn = []
+    while len(drawn) < n and any(kinds.values()):
+        kind = list(kinds)[rng.integers(len(kinds))]
+        if kinds[kind]:
+            plant = kinds[kind].pop(rng.integers(len(kinds[kind])))
+            if compiles_differently(plant):
+                drawn.append(plant)
+    return drawn, len(every)
+
+
+# ------------------------------------------------------------------------------------------------ running the tests
+
+class Sandbox:
+    """A copy of the project with compiled kernels beside it, in which one thing at a time is broken."""
+
+    def __init__(self, folder):
+        self.root, self.warm, self.clock = Path(folder) / "project", Path(folder) / "warm", int(time.time())
+        self.root.mkdir(parents=True)
+        for name in COPIED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+            copy(ROOT / name, self.root / name, **({"ignore": shutil.ignore_patterns("__pycache__")}
+                                                   if copy is shutil.copytree else {}))
+        for path in broken_files():
+            (self.root / path).write_bytes(read(path))
+        every = sorted(p.stem for p in (self.root / "tests").glob("test_*.py") if p.stem not in NOT_RUN)
+        self.tests = [t for t in every if t not in LAST] + [t for t in LAST if t in every]
+
+    def run(self, tests, chosen=""):
+        """(exit status of pytest or "timeout", the test that failed) for these test files, up to the first failure."""
+        env = {**os.environ, "NUMBA_CACHE_DIR": str(self.root / ".numba"), "HYPOTHESIS_PROFILE": "fast",
+               "MINIGRAD_DATA": os.environ.get("MINIGRAD_DATA", str(ROOT.parent / "shared" / "data"))}
+        words = f"({chosen}) and not torch and not gpu" if chosen else "not torch and not gpu"
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
+                   "--tb=no", "-k", words, *(f"tests/{t}.py" for t in tests)]
+        process = subprocess.Popen(command, cwd=self.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   start_new_session=True)
+        try:
+            said = process.communicate(timeout=SECONDS)[0].decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)           # the group that start_new_session made
+            process.communicate()
+            return "timeout", f"no end after {SECONDS} s"
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.M)
+        return process.returncode, failed[1] if failed else said.strip().split("\n")[-1]
+
+    def warm_up(self):
+        """The tests must pass before anything is broken; what Numba compiled is kept for the others."""
+        start = time.perf_counter()
+        status, failed = self.run(self.tests)
+        if status != 0:
+            raise SystemExit(f"bench planted: the tests fail before anything is broken: {failed}")
+        shutil.copytree(self.root / ".numba", self.warm)
+        return time.perf_counter() - start
+
+    def judge(self, plant):
+        """(noticed?, by whom) when this plant is in place."""
+        file = self.root / plant.path
+        date = file.stat().st_mtime
+        shutil.rmtree(self.root / ".numba", ignore_errors=True)
+        shutil.copytree(self.warm, self.root / ".numba")
+        for stem in compiled_from(plant.path):
+            for kernel in (self.root / ".numba").rglob(f"{stem}.*"):
+                kernel.unlink()
+        shutil.rmtree(self.root / ".hypothesis", ignore_errors=True)
+        try:
+            file.write_bytes(plant.apply())
+            self.clock += 2                                  # a date of its own: Python trusts dates, not contents
+            os.utime(file, (self.clock, self.clock))
+            for tests, chosen in self.stages(plant):
+                status, failed = self.run(tests, chosen)
+                if status in (3, 4):
+                    raise SystemExit(f"bench planted: pytest could not run: {failed}")
+                if status not in (0, 5):                     # 5: no test of that name
+                    return True, failed
+            return False, "nobody"
+        finally:
+            file.write_bytes(read(plant.path))
+            os.utime(file, (date, date))
+
+    def stages(self, plant):
+        """(test files, words in their names): the op's own cases, then the nearest files, then all others."""
+        near = next(tests.split() for place, tests in NEAREST.items() if plant.path.startswith(place))
+        near = [t for t in near if t in self.tests]
+        if name := op_at(plant):
+            yield ["test_ops"], name
+        yield near, ""
+        rest = [t for t in self.tests if t not in near]
+        if rest:
+            yield rest, ""
+
+
+def op_at(plant):
+    """The op whose formula or kernel is broken, judging by the last name defined before the place; or None."""
+    if not plant.path.startswith(("minigrad/ops/", "minigrad/fused/")):
+        return None
+    if plant.path.startswith("minigrad/fused/"):
+        return Path(plant.path).stem.removesuffix("_cpu")
+    names = re.findall(rb"^def ([a-z]\w*)\(", read(plant.path)[:plant.start], re.M)
+    return names[-1].decode() if names else None
+
+
+def compiled_from(path):
+    """Kernel files whose compiled code holds constants or functions of path: Numba's cache does not know of them."""
+    inside = [*ROOT.glob("minigrad/ops/*.py"), *ROOT.glob("minigrad/fused/*.py"), ROOT / "minigrad/special.py"]
+    uses = {p: {n.module for n in ast.walk(ast.parse(p.read_bytes())) if isinstance(n, ast.ImportFrom)} |
+            {f"{n.module}.{a.name}" for n in ast.walk(ast.parse(p.read_bytes())) if isinstance(n, ast.ImportFrom)
+             for a in n.names} for p in inside}
+    reached = {ROOT / path} & set(inside)
+    while True:
+        names = {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in reached}
+        more = reached | {p for p, used in uses.items() if used & names}
+        if more == reached:
+            return [p.stem for p in reached if p.stem.endswith("_cpu")]
+        reached = more
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(prog="python -m bench planted", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=60, help="how many breakages (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: 1)")
+    parser.add_argument("--list", action="store_true", help="show what would be planted, and run nothing")
+    args = parser.parse_args(argv)
+    drawn, places = draw(args.draws, args.seed)
+    print(f"seed {args.seed}: {len(drawn)} of {places} places", flush=True)
+    if args.list:
+        for plant in drawn:
+            print(plant.show())
+        return 0
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        idle = SimpleQueue()
+        for i in range(args.jobs):
+            sandbox = Sandbox(Path(folder) / str(i))
+            print(f"the tests pass as they are, in {sandbox.warm_up():.0f} s", flush=True)
+            idle.put(sandbox)
+
+        def judge(plant):
+            sandbox, start = idle.get(), time.perf_counter()
+            try:
+                noticed, by = sandbox.judge(plant)
+            finally:
+                idle.put(sandbox)
+            return plant, noticed, by, time.perf_counter() - start
+
+        survivors = []
+        with ThreadPoolExecutor(args.jobs) as pool:
+            for n, (plant, noticed, by, seconds) in enumerate(pool.map(judge, drawn), 1):
+                print(f"{n:3} {plant.show()}\n    "
+                      f"{'caught by' if noticed else 'SURVIVED:'} {by} ({seconds:.0f} s)", flush=True)
+                if not noticed:
+                    survivors.append(plant)
+    print(f"\nseed {args.seed}: {len(drawn) - len(survivors)} of {len(drawn)} caught"
+          f" ({100 - 100 * len(survivors) / max(1, len(drawn)):.1f} %); survived, to be judged:")
+    for plant in survivors:
+        print(plant.show())
+    return 0 if len(survivors) <= 0.05 * len(drawn) else 1

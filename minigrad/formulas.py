@@ -1,0 +1,103 @@
+"""The book of every gradient formula, from the docstrings of the code that computes them.
+
+    python -m minigrad.formulas              contents, then all pages
+    python -m minigrad.formulas layer_norm   one op: signature, formulas, derivation, implementations
+"""
+import argparse
+import difflib
+import importlib
+import inspect
+import os
+import pkgutil
+import sys
+import textwrap
+from pathlib import Path
+
+from minigrad.tensor import Op
+
+HERE = Path(__file__).parent
+
+
+def chapters():
+    """{module: [functions]}: the ops, and what else has a kernel, file by file in the order they are written in."""
+    found = {}
+    for package in ("ops", "fused"):
+        for info in sorted(pkgutil.iter_modules([str(HERE / package)]), key=lambda info: info.name):
+            if not info.name.endswith(("_cpu", "_gpu")):
+                module = importlib.import_module(f"minigrad.{package}.{info.name}")
+                here = [f for name, f in vars(module).items()
+                        if hasattr(f, "reference") and (f.reference.__module__, f.__name__) == (module.__name__, name)]
+                if here:
+                    found[module] = here
+    return found
+
+
+def path_of(module):
+    return module.__name__.replace(".", "/") + ".py"
+
+
+def kernels_of(module):
+    """The names of the faster implementations that stand beside this file."""
+    file = Path(module.__file__)
+    return [k.name for k in (file.with_name(f"{file.stem}_cpu.py"), file.with_suffix(".cu")) if k.exists()]
+
+
+def entry(f):
+    """Signature and formulas of one op."""
+    lines = [f"{f.__name__}{inspect.signature(f.reference)}"]
+    sides = {"forward": f, "backward": f.formula} if isinstance(f, Op) else {"": f}
+    for word, side in sides.items():
+        if side.__doc__:
+            text = textwrap.indent(inspect.cleandoc(side.__doc__), " " * 12)
+            lines.append(f"  {word:10}" + text[12:])
+    return "\n".join(lines)
+
+
+def chapter(module, functions):
+    """A file: what it says about itself, then its ops."""
+    title = "   ".join([path_of(module), *kernels_of(module)])
+    about = inspect.cleandoc(module.__doc__)
+    return "\n\n".join([f"{title}\n{'=' * len(title)}", about, *map(entry, functions)])
+
+
+def contents(book):
+    lines = ["Contents", "========", ""]
+    for module, functions in book.items():
+        names = ", ".join(f.__name__ for f in functions)
+        lines.append(textwrap.fill(names, 110, initial_indent=f"{path_of(module):34}", subsequent_indent=" " * 34))
+    return "\n".join(lines)
+
+
+def page(name):
+    """What the book says about one op: its entry, and the derivation if its file is about nothing else."""
+    book = chapters()
+    for module, functions in book.items():
+        for f in functions:
+            if f.__name__ == name:
+                parts = [entry(f), "  ".join(["In", path_of(module), *kernels_of(module)])]
+                if ".fused." in module.__name__:
+                    parts.append(inspect.cleandoc(module.__doc__))
+                return "\n\n".join(parts)
+    names = [f.__name__ for functions in book.values() for f in functions]
+    near = difflib.get_close_matches(name, names, 3, 0.5)
+    raise SystemExit(f"formulas: got {name!r}; expected an op. Hint: "
+                     + (f"{' or '.join(near)}?" if near else "without a name, the contents come first"))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m minigrad.formulas", description=__doc__.splitlines()[0])
+    parser.add_argument("op", nargs="?", help="one op's page; without it, the whole book")
+    name = parser.parse_args(argv).op
+    if name:
+        text = page(name)
+    else:
+        book = chapters()
+        text = "\n\n\n".join([contents(book), *(chapter(*item) for item in book.items())])
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:                               # the reader, head or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

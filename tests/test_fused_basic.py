@@ -1,0 +1,419 @@
+"""softmax, gelu, relu, dropout, embedding, adamw: what the table of cases cannot say. And exp, tanh, erf below them."""
+import math
+import re
+
+import numpy as np
+import pytest
+import reference_data
+
+from minigrad import Tensor, backend, kernels, pool, recompute, special, using
+from minigrad.fused.adamw import adamw, sgd, sum_of_squares
+from minigrad.fused.dropout import dropout, keep_mask, philox
+from minigrad.fused.embedding import embedding
+from minigrad.fused.gelu import gelu
+from minigrad.fused.relu import relu
+from minigrad.fused.softmax import log_softmax, softmax
+from minigrad.tensor import DONE, SKIP, Slot
+
+both_modes = pytest.mark.parametrize("mode", ["auto", "reference"])
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """run(f) = [f() on one thread, f() on three], however small the work."""
+    monkeypatch.setattr(pool, "SMALL", 0)
+    before = pool.size()
+
+    def run(f):
+        results = []
+        for n in (1, 3):
+            pool.set_size(n)
+            results.append(f())
+        return results
+    yield run
+    pool.set_size(before)
+
+
+# ------------------------------------------------------------------------------------------------ exp, tanh, erf
+
+def vectorised(name):
+    """math_cpu's function applied to every entry of an array, compiled with the flags that kernels use."""
+    numba = pytest.importorskip("numba")
+    from minigrad.fused import math_cpu
+    f = getattr(math_cpu, name)
+
+    @numba.njit(fastmath={"reassoc", "contract", "nsz"})
+    def loop(x, y):
+        for i in range(len(x)):
+            y[i] = f(x[i])
+
+    def call(x):
+        y = np.empty_like(x)
+        loop(x, y)
+        return y
+    call.loop = loop
+    return call
+
+
+def ulps(got, want):
+    """Distance in units of the last place of got's type at want, where want is finite in that type."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        unit = np.spacing(np.abs(want.astype(got.dtype)))
+        far = np.abs(got.astype(want.dtype) - want) / unit
+    return far[np.isfinite(unit)].max()
+
+
+def every_float32(step):
+    """Each step-th of all bit patterns: every exponent, both signs, denormals, infinities, NaNs."""
+    return np.arange(0, 2 ** 32, step, dtype=np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize("name, exact, bound", [
+    ("exp", np.exp, 1.0), ("tanh", np.tanh, 3.0), ("erf", special.erf, 4.0)])
+def test_float32_functions_over_the_whole_range(name, exact, bound):
+    x = every_float32(4099)
+    x = np.concatenate([x, np.linspace(-110, 95, 500_001, dtype=np.float32)])
+    got = vectorised(name)(x)
+    with np.errstate(over="ignore", invalid="ignore"):
+        want = exact(x.astype("f8"))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+        np.testing.assert_array_equal(np.isinf(got), np.isinf(want.astype("f4")))
+    assert ulps(got, want) <= bound
+
+
+@pytest.mark.parametrize("name, exact, low, high, bound", [
+    ("exp", math.exp, -745, 709.7, 1.6), ("tanh", math.tanh, -25, 25, 4.0), ("erf", math.erf, -7, 7, 5.0)])
+def test_float64_functions(name, exact, low, high, bound):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(low, high, 20_000)
+    x = np.concatenate([x, x * 10 ** rng.uniform(-12, 0, len(x))])
+    want = np.array([exact(v) for v in x])
+    got = vectorised(name)(x)
+    assert ulps(got, want) <= bound
+    if name == "erf":
+        assert np.abs(got - want).max() <= 1e-15 and np.abs(special.erf(x) - want).max() <= 1e-15
+    ends = vectorised(name)(np.array([np.inf, -np.inf, np.nan, 1e300, -1e300]))
+    np.testing.assert_array_equal(ends, {"exp": [np.inf, 0, np.nan, np.inf, 0]}.get(name, [1, -1, np.nan, 1, -1]))
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "erf"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_loops_of_them_vectorise(name, dtype):
+    f = vectorised(name)
+    f(np.zeros(4, dtype))
+    code = f.loop.inspect_llvm(f.loop.signatures[0])
+    assert re.search(rf"fmul contract <\d+ x {'float' if dtype == 'float32' else 'double'}>", code)
+
+
+def test_maximum_keeps_nan():
+    numba = pytest.importorskip("numba")
+    from minigrad.fused.math_cpu import maximum
+
+    @numba.njit(fastmath={"reassoc", "contract", "nsz"})
+    def largest(x):
+        m = x[0]
+        for i in range(len(x)):
+            m = maximum(m, x[i])
+        return m
+
+    for dtype in "f4", "f8":
+        x = np.random.default_rng(0).standard_normal(1001).astype(dtype)
+        assert largest(x) == x.max() and largest(np.full(5, -np.inf, dtype)) == -np.inf
+        x[500] = np.nan
+        assert np.isnan(largest(x))
+
+
+# ------------------------------------------------------------------------------------------------ softmax
+
+@both_modes
+def test_softmax_is_a_distribution_and_ignores_a_constant(mode):
+    x = np.random.default_rng(0).standard_normal((4, 9))
+    with using(mode):
+        p = softmax(x).data
+        np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-14)
+        np.testing.assert_allclose(softmax(x + 1000).data, p, rtol=1e-12)
+        np.testing.assert_allclose(np.exp(log_softmax(x).data), p, rtol=1e-13)
+        t = Tensor(x, requires_grad=True)
+        softmax(t).backward(np.random.default_rng(1).standard_normal(x.shape))
+        np.testing.assert_allclose(t.grad.sum(-1), 0, atol=1e-15)
+
+
+@both_modes
+def test_masked_entries_get_nothing(mode):
+    x = np.array([[0.0, -np.inf, 0.0], [-np.inf, -np.inf, -1e4]], "float16")
+    with using(mode):
+        np.testing.assert_array_equal(softmax(x).data, [[0.5, 0, 0.5], [0, 0, 1]])
+        np.testing.assert_array_equal(log_softmax(x).data[1], [-np.inf, -np.inf, 0])
+
+
+@both_modes
+def test_log_softmax_keeps_what_softmax_loses(mode):
+    with using(mode):
+        np.testing.assert_array_equal(log_softmax(np.array([0.0, -1e4], "f4")).data, [0, -1e4])
+        np.testing.assert_allclose(log_softmax(np.array([1e8, 1e8], "f4")).data, -math.log(2), rtol=1e-6)
+
+
+@both_modes
+def test_sixteen_bit_rows_are_summed_wide(mode):
+    """In float16, 2048 + 1 = 2048; in bfloat16, 256 + 1 = 256."""
+    for name in "float16", "bfloat16":
+        with using(mode):
+            p = softmax(np.zeros((1, 4096), backend.dtype_of(name))).data
+        np.testing.assert_array_equal(p.astype("f4"), 1 / 4096)
+
+
+# ------------------------------------------------------------------------------------------------ gelu, relu
+
+@both_modes
+def test_the_two_gelus_differ_by_less_than_they_say(mode):
+    x = np.linspace(-8, 8, 4001)
+    with using(mode):
+        gap = np.abs(gelu(x).data - gelu(x, approximate="none").data)
+    assert 4e-4 < gap.max() < 5e-4
+
+
+@both_modes
+def test_gelu_refuses_an_unknown_form(mode):
+    with using(mode), pytest.raises(ValueError, match="gelu: got approximate='sigmoid'; expected 'tanh' or 'none'"):
+        gelu(np.ones(3), approximate="sigmoid")
+
+
+@both_modes
+def test_relu_has_slope_0_at_0(mode):
+    x = Tensor(np.array([-1.0, -0.0, 0.0, 1.0]), requires_grad=True)
+    with using(mode):
+        relu(x).backward(np.ones(4))
+    np.testing.assert_array_equal(x.grad, [0, 0, 0, 1])
+
+
+# ------------------------------------------------------------------------------------------------ dropout
+
+ALL = 0xFFFFFFFF
+KNOWN = [  # from the authors' Random123 library: counter, key, output
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((ALL,) * 4, (ALL, ALL), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+]
+
+
+@pytest.mark.parametrize("counter, key, want", KNOWN)
+def test_philox_gives_the_published_words(counter, key, want):
+    assert philox(counter, key) == want
+    arrays = philox([np.array([c] * 2, "uint64") for c in counter], key)
+    np.testing.assert_array_equal(arrays, np.array([want] * 2).T)
+    numba = pytest.importorskip("numba")
+    from minigrad.fused import dropout_cpu
+    kernel = numba.njit(lambda *words: dropout_cpu.philox(*words))
+    assert kernel(*map(np.uint64, (*counter, *key))) == want
+
+
+KEY = (1234, 5, 6, 7)
+
+
+def test_the_mask_depends_on_all_of_the_key_and_on_the_place_alone():
+    masks = [keep_mask((64,), 0.5, key).tobytes() for key in [
+        KEY, (1235, 5, 6, 7), (1234 + 2 ** 40, 5, 6, 7), (1234, 6, 6, 7), (1234, 5, 7, 7), (1234, 5, 6, 8)]]
+    assert len(set(masks)) == len(masks)
+    whole = keep_mask((40, 7), 0.3, KEY)
+    for start, n in [(0, 280), (1, 1), (2, 9), (77, 100), (279, 1), (280, 0)]:
+        np.testing.assert_array_equal(keep_mask((n,), 0.3, KEY, start=start), whole.ravel()[start:start + n])
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-9, 0.1, 0.5, 0.9, 1 - 1e-12])
+def test_the_rate_is_p(p):
+    n = 400_000
+    dropped = n - keep_mask((n,), p, KEY).sum()
+    assert abs(dropped - n * p) <= 5 * math.sqrt(n * p * (1 - p)) + (p > 0)
+
+
+def test_neighbours_steps_and_sites_look_independent():
+    """A correlation over n entries has deviation 1 / sqrt(n)."""
+    n = 400_000
+
+    def signs(key=KEY):
+        return 2.0 * keep_mask((n,), 0.5, key) - 1
+    m = signs()
+    for other in [np.roll(m, 1), np.roll(m, 2), np.roll(m, 4), np.roll(m, 1024), signs((1235, 5, 6, 7)),
+                  signs((1234, 6, 6, 7)), signs((1234, 5, 7, 7)), signs((1234, 5, 6, 8))]:
+        assert abs((m * other).mean()) <= 5 / math.sqrt(n)
+
+
+@both_modes
+def test_dropout_scales_what_stays_and_repeats_itself_in_backward(mode):
+    x = Tensor(np.full((30, 7), 3.0), requires_grad=True)
+    with using(mode):
+        y = dropout(x, p=0.25, key=KEY)
+        y.backward(np.ones(x.shape))
+    kept = keep_mask(x.shape, 0.25, KEY)
+    np.testing.assert_array_equal(y.data, np.where(kept, 4.0, 0))
+    np.testing.assert_array_equal(x.grad, np.where(kept, 4 / 3, 0))
+
+
+@both_modes
+def test_recompute_draws_the_same_mask(mode):
+    x, seen = Tensor(np.ones(100), requires_grad=True), []
+
+    def block(x):
+        y = dropout(x, p=0.5, key=(*backend.now(), 3))
+        seen.append(y.data)
+        return y
+    with using(mode), backend.moment(seed=1, step=2, micro=3):
+        recompute(block, x).backward(np.ones(100))
+    np.testing.assert_array_equal(*seen)
+    np.testing.assert_array_equal(x.grad, seen[0])
+
+
+@both_modes
+def test_dropout_of_infinity_is_0_and_p_0_is_nothing(mode):
+    x = np.full(50, np.inf)
+    with using(mode):
+        y = dropout(x, p=0.5, key=KEY).data
+        assert set(y) == {0.0, np.inf}
+        assert dropout(x, p=0, key=KEY).data is x
+
+
+@both_modes
+@pytest.mark.parametrize("p, key, words", [
+    (1.0, KEY, r"p = 1.0; expected 0 <= p < 1"), (-0.1, KEY, "p = -0.1"), (math.nan, KEY, "p = nan"),
+    (0.5, (1, 2, 3), "key"), (0.5, (1, -2, 3, 4), "key"), (0.5, (1, 2, 3, 2 ** 32), "key")])
+def test_dropout_refuses(mode, p, key, words):
+    with using(mode), pytest.raises(ValueError, match="dropout: got " + words):
+        dropout(np.ones(3), p=p, key=key)
+
+
+def test_keep_range_is_a_stretch_of_the_mask():
+    """The form that attention's kernel uses, at every alignment, and far out."""
+    pytest.importorskip("numba")
+    from minigrad.fused.dropout_cpu import keep_range, masks
+    for start in (0, 1, 2, 3, 4, 4 * 10 ** 9 + 1, 2 ** 34 - 103):
+        for n in (0, 1, 2, 3, 5, 100, 103):
+            out = np.empty(n, "f4")
+            keep_range(masks(0.3, KEY), start, np.float32(2), out)
+            np.testing.assert_array_equal(out, 2 * keep_mask((n,), 0.3, KEY, start=start))
+
+
+# ------------------------------------------------------------------------------------------------ embedding
+
+@both_modes
+@pytest.mark.parametrize("ids, words", [
+    ([[0, 1], [5, 0]], r"id 5 at position \(1, 0\); expected 0 <= id < 5"),
+    ([[0, -1]], r"id -1 at position \(0, 1\); expected 0 <= id < 5"), (9, r"id 9 at position \(\)"),
+    ([1.0], "ids of dtype float64; expected integers"), ([True], "ids of dtype bool; expected integers")])
+def test_embedding_refuses(mode, ids, words):
+    with using(mode), pytest.raises(ValueError, match="embedding: got " + words):
+        embedding(np.array(ids), np.ones((5, 3)))
+
+
+@both_modes
+def test_embedding_adds_into_the_slot_of_its_table(mode, threads):
+    rng = np.random.default_rng(0)
+    ids, dy = rng.integers(0, 6, (40, 5)), rng.standard_normal((40, 5, 9)).astype("f4")
+    w = Tensor(np.zeros((7, 9), "f4"), requires_grad=True)
+    want = np.zeros((7, 9))
+    np.add.at(want, ids, dy)
+
+    def gradients():
+        slot, arrays = Slot(np.full((7, 9), np.nan, "f4")), []
+        _, backward = kernels.choose(embedding, [ids, w.data])
+        for _ in range(2):                              # an empty slot is not read; a full one is added to
+            assert backward(dy, ids, w.data, into=(SKIP, slot)) == (None, DONE)
+            arrays.append(slot.array.copy())
+        assert backward(dy, ids, w.data, into=(SKIP, SKIP)) == (None, None)
+        return arrays
+    with using(mode):
+        one, three = threads(gradients)
+    np.testing.assert_array_equal(one, three)
+    np.testing.assert_allclose(one[0], want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(one[1], 2 * want, rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ adamw, sgd, norm
+
+def flat(seed=0, n=1003, dtype="float64"):
+    """p, g, m, v."""
+    rng = np.random.default_rng(seed)
+    p, g, m, v = (rng.standard_normal(n).astype(dtype) for _ in range(4))
+    return p, g, m, np.abs(v)
+
+
+HYPER = dict(lr=0.01, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, step=3, scale=0.5)
+
+
+@both_modes
+def test_adamw_follows_pytorchs_trajectory(mode):
+    data = np.load(reference_data.path("golden", "adamw.npz"))
+    names = [key.removeprefix("init.") for key in data if key.startswith("init.")]
+    with using(mode):
+        for name in names:
+            p = data["init." + name].ravel().copy()
+            m, v = np.zeros_like(p), np.zeros_like(p)
+            for t, (lr, norm) in enumerate(zip(data["lr"], data["grad_norm"], strict=True)):
+                g = data[f"grad.{t:02d}.{name}"].ravel()
+                adamw(p, g, m, v, None, lr=float(lr), beta1=0.9, beta2=0.95, eps=1e-8, step=t + 1,
+                      decay=0.1 if name.startswith("w") else 0.0, scale=min(1.0, 1 / (float(norm) + 1e-6)))
+                np.testing.assert_allclose(p, data[f"step.{t:02d}.{name}"].ravel(), rtol=0, atol=1e-12)
+            np.testing.assert_allclose(m, data["final_exp_avg." + name].ravel(), rtol=0, atol=1e-12)
+            np.testing.assert_allclose(v, data["final_exp_avg_sq." + name].ravel(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-14), ("float32", 1e-6)])
+def test_adamw_kernel_is_its_reference(dtype, tolerance, threads):
+    want = flat(dtype=dtype)
+    adamw.reference(*want, None, **HYPER)
+
+    def step():
+        got = flat(dtype=dtype)
+        adamw(*got, None, **HYPER)
+        return got
+    one, three = threads(step)
+    for a, b, w in zip(one, three, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, w, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(one[1], flat(dtype=dtype)[1])                          # g is only read
+
+
+@both_modes
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_the_master_moves_where_sixteen_bits_cannot(mode, name):
+    """Steps of 1e-5 from 1: each is lost in 16 bits, a thousand of them are not."""
+    master = np.ones(50, "f4")
+    p, g, m, v = master.astype(backend.dtype_of(name)), np.ones(50, "f4"), np.zeros(50, "f4"), np.zeros(50, "f4")
+    with using(mode):
+        for t in range(1, 1001):
+            adamw(p, g, m, v, master, lr=1e-5, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.0, step=t)
+    np.testing.assert_allclose(master, 0.99, rtol=1e-4)
+    np.testing.assert_array_equal(p, master.astype(p.dtype))
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_pytorchs(momentum, nesterov):
+    torch = pytest.importorskip("torch")
+    nesterov = nesterov and momentum > 0
+    p, g, *_ = flat()
+    theirs = torch.tensor(p, requires_grad=True)
+    opt = torch.optim.SGD([theirs], lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.01)
+    b = np.zeros_like(p) if momentum else None
+    for t in range(1, 5):
+        theirs.grad = torch.tensor(g * t)
+        opt.step()
+        sgd(p, g * t * 2, b, None, lr=0.1, momentum=momentum, decay=0.01, nesterov=nesterov, scale=0.5)
+    np.testing.assert_allclose(p, theirs.detach().numpy(), rtol=0, atol=1e-14)
+    half, master = p.astype("f2"), p.astype("f4")
+    sgd(half, g.astype("f4"), None, master, lr=0.1)
+    np.testing.assert_array_equal(half, master.astype("f2"))
+
+
+@both_modes
+def test_sum_of_squares(mode, threads):
+    with using(mode):
+        for n in (0, 1, 63, 64, 1000, 100_003):
+            g = flat(n=n, dtype="float32")[1]
+            one, three = threads(lambda g=g: sum_of_squares(g))
+            assert one == three and one.dtype == "float64" and one.ndim == 0
+            np.testing.assert_allclose(one, math.fsum(g.astype("f8") ** 2), rtol=1e-14)
+        for bad, want in [(np.inf, np.inf), (-np.inf, np.inf), (np.nan, np.nan), (1e30, 1e60)]:
+            g = np.zeros(777, "f4")
+            g[401] = bad
+            np.testing.assert_allclose(sum_of_squares(g), want, rtol=1e-6)

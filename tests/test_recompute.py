@@ -1,0 +1,211 @@
+"""Recompute changes memory and time, and no bit of anything else."""
+import numpy as np
+import pytest
+
+from minigrad import Tensor, backend, no_grad, recompute
+from minigrad.fused.dropout import dropout
+from minigrad.fused.layer_norm import layer_norm
+from minigrad.ops.shape import split
+from minigrad.tensor import Op, is_recording, probe
+
+DTYPES = ["float64", "float32", "float16", "bfloat16"]
+
+
+class Block:
+    """A residual, a norm, dropout and a two-layer MLP: what a Transformer block has to offer."""
+
+    def __init__(self, rng, d, dtype):
+        self.parameters = {name: Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True) for name, shape in
+                           [("w", d), ("b", d), ("up", (d, 4 * d)), ("down", (4 * d, d))]}
+
+    def __call__(self, x, mask=None):
+        p = self.parameters
+        h = (layer_norm(x, p["w"], p["b"]) @ p["up"]).tanh() @ p["down"]
+        h = dropout(h, p=0.3, key=(*backend.now(), 7))
+        return x + (h if mask is None else h * mask)
+
+
+def train(around, dtype="float64", depth=4, steps=2):
+    """Values and gradients of a stack of blocks, each called through around."""
+    rng, dtype = np.random.default_rng(0), backend.dtype_of(dtype)
+    blocks = [Block(rng, 8, dtype) for _ in range(depth)]
+    x = Tensor(rng.standard_normal((2, 5, 8)).astype(dtype), requires_grad=True)
+    mask = np.arange(8) % 3
+    values = []
+    with backend.moment(seed=3, step=5, micro=0):
+        for _ in range(steps):                            # two micro-batches, each with dropout masks of its own
+            y = x * 1.0
+            for block in blocks:
+                y = around(block, y, mask)
+            y.backward(np.ones(y.shape))
+            values.append(y.data)
+    gradients = [x.grad] + [p.grad for block in blocks for p in block.parameters.values()]
+    return values, gradients
+
+
+def plain(fn, *inputs):
+    return fn(*inputs)
+
+
+def nested(fn, *inputs):
+    return recompute(lambda *again: recompute(fn, *again), *inputs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("around", [recompute, nested])
+def test_values_and_gradients_are_the_same_to_the_bit(around, dtype):
+    for want, got in zip(train(plain, dtype), train(around, dtype), strict=True):
+        for w, g in zip(want, got, strict=True):
+            assert w.dtype == g.dtype
+            np.testing.assert_array_equal(w, g)
+
+
+def test_two_micro_batches_have_two_masks():
+    (first, second), _ = train(plain)
+    assert (first != second).any()
+
+
+def test_two_blocks_in_one_recompute():
+    rng = np.random.default_rng(0)
+    a, b = (Block(rng, 8, "float64") for _ in range(2))
+    x = rng.standard_normal((3, 8))
+    got = []
+    for around in (plain, recompute):
+        t = Tensor(x, requires_grad=True)
+        y = around(lambda t: b(a(t)), t)
+        with backend.moment(micro=0):
+            y.backward(np.ones(y.shape))
+        got.append([y.data, t.grad, *(p.grad.copy() for block in (a, b) for p in block.parameters.values())])
+        for block in (a, b):
+            for p in block.parameters.values():
+                p.grad = None
+    for w, g in zip(*got, strict=True):
+        np.testing.assert_array_equal(w, g)
+
+
+def test_nothing_inside_is_kept():
+    """The node of a recomputed block holds the block's input, and no array that was made inside."""
+    x = Tensor(np.ones((2, 8)), requires_grad=True)
+    h = x * 2.0
+    y = recompute(Block(np.random.default_rng(0), 8, "float64"), h)
+    assert y.node.name == "recompute" and len(y.node.saved) == 1 and y.node.saved[0] is h.data
+
+
+def test_the_block_runs_twice_and_records_once():
+    seen = []
+
+    def block(x):
+        seen.append(is_recording())
+        return x * x
+
+    x = Tensor(np.ones(3), requires_grad=True)
+    y = recompute(block, x)
+    assert seen == [False]
+    y.sum().backward()
+    assert seen == [False, True]
+    with no_grad():
+        assert recompute(block, x).node is None
+    assert seen == [False, True, False]
+
+
+def test_several_outputs_of_which_some_are_used():
+    for used in ([0], [1, 2], [0, 1, 2]):
+        grads = []
+        for around in (plain, recompute):
+            x = Tensor(np.arange(6.0), requires_grad=True)
+            outputs = around(lambda x: split(x * x, parts=3), x)
+            assert isinstance(outputs, tuple)
+            total = sum((outputs[i] * (i + 1)).sum() for i in used)
+            total.backward()
+            grads.append(x.grad)
+        np.testing.assert_array_equal(*grads)
+
+
+def test_none_integers_and_constants_as_inputs():
+    w = Tensor(np.arange(6.0).reshape(3, 2), requires_grad=True)
+
+    def look_up(ids, nothing, constant, x):
+        assert nothing is None and isinstance(ids, np.ndarray) and not constant.requires_grad
+        return w[ids] * constant + x
+
+    x = Tensor(np.ones(2), requires_grad=True)
+    recompute(look_up, np.array([0, 2, 0]), None, Tensor(np.array([1.0, 10.0])), x).sum().backward()
+    np.testing.assert_array_equal(w.grad, [[2, 20], [0, 0], [1, 10]])
+    np.testing.assert_array_equal(x.grad, [3, 3])
+
+
+def test_gradients_without_a_differentiable_input():
+    """The first block of a model sees token ids only; its parameters learn all the same."""
+    w = Tensor(np.ones((3, 2)), requires_grad=True)
+    recompute(lambda ids: w[ids] * w[ids], np.array([1, 1])).sum().backward()
+    np.testing.assert_array_equal(w.grad, [[0, 0], [4, 4], [0, 0]])
+
+
+def test_nothing_that_learns():
+    y = recompute(lambda x: x * 2.0, Tensor(np.ones(2)))
+    assert y.node is None and not y.requires_grad
+
+
+def test_leaves_are_listed_as_parents():
+    """So that whoever walks the graph finds every parameter that a block uses."""
+    block = Block(np.random.default_rng(0), 8, "float64")
+    x = Tensor(np.ones((2, 8)), requires_grad=True)
+    y = recompute(block, x)
+    parents = [p for p, *_ in y.node.parents]
+    assert parents[0] is x and set(map(id, parents[1:])) == {id(p) for p in block.parameters.values()}
+
+
+def test_an_input_that_comes_out_unchanged():
+    x = Tensor(np.ones(2), requires_grad=True)
+    a, b = recompute(lambda x: (x, x * 3.0), x * 2.0)
+    (a + b).sum().backward()
+    np.testing.assert_array_equal(x.grad, [8, 8])
+
+
+def test_a_frozen_parameter_gets_no_gradient():
+    block = Block(np.random.default_rng(0), 8, "float64")
+    block.parameters["up"].requires_grad = False
+    y = recompute(block, Tensor(np.ones((2, 8)), requires_grad=True))
+    y.backward(np.ones(y.shape))
+    assert block.parameters["up"].grad is None and block.parameters["down"].grad is not None
+
+
+def test_a_tensor_from_outside_must_come_in_as_an_input():
+    """fn would run its history a second time, before its other consumers have spoken."""
+    x = Tensor(np.ones(2), requires_grad=True)
+    h = x * 2.0
+    with pytest.raises(ValueError, match="recompute: got .* an earlier 'mul'; .* Hint: pass it as an input"):
+        recompute(lambda t: t * h, x)
+
+
+def test_an_exception_inside_leaves_recording_on():
+    with pytest.raises(ZeroDivisionError):
+        recompute(lambda x: 1 // 0, Tensor(np.ones(2), requires_grad=True))
+    assert is_recording()
+
+
+def test_the_second_run_draws_the_first_run_s_numbers():
+    moments = []
+
+    def reads_the_clock(x):
+        moments.append(backend.now())
+        return x, ()
+
+    clock = Op(reads_the_clock)
+    del Op.table["reads_the_clock"]
+    clock.backward(lambda dy: (dy,))
+    x = Tensor(np.ones(2), requires_grad=True)
+    with backend.moment(seed=1, step=2, micro=3):
+        y = recompute(clock, x)
+        backend.next_step()                               # however far the counters have moved on
+        before = backend.now()
+        y.sum().backward()
+        assert backend.now() == (*before[:2], before[2] + 1)
+    assert moments == [(1, 2, 3)] * 2
+
+
+def test_probe_sees_both_runs():
+    names, x = [], Tensor(np.ones(2), requires_grad=True)
+    with probe(lambda name, *_: names.append(name)):
+        recompute(lambda x: x * x, x).sum().backward()
+    assert names == ["mul", "sum", "mul"]
