@@ -36,9 +36,9 @@ NOT_RUN = ("test_against_torch", "test_chhand", "test_config", "test_data", "tes
 # Which tests stand nearest to a file; the others follow, the slowest last.
 NEAREST = {
     "minigrad/scalar.py": "test_scalar", "minigrad/pool.py": "test_pool", "minigrad/formulas.py": "test_formulas",
-    "minigrad/recompute.py": "test_recompute test_model", "minigrad/blas.py": "test_blas test_fused_basic test_model",
-    "minigrad/ops/": "test_ops test_engine", "minigrad/fused/adamw": "test_adamw test_nn test_golden",
-    "minigrad/fused/": "test_ops test_golden test_model", "minigrad/": "test_engine test_ops test_nn test_model",
+    "minigrad/recompute.py": "test_recompute test_model", "minigrad/blas.py": "test_engine test_golden test_model",
+    "minigrad/ops/": "test_ops test_engine", "minigrad/fused/adamw": "test_fused_basic test_nn test_golden",
+    "minigrad/fused/": "test_fused_basic test_golden test_model test_ops", "minigrad/": "test_engine test_ops test_nn test_model",
     "nn/": "test_nn test_model", "gpt/": "test_model test_golden",
 }
 LAST = ("test_model", "test_ops", "test_ladder")
@@ -320,13 +320,13 @@ class Sandbox:
         every = sorted(p.stem for p in (self.root / "tests").glob("test_*.py") if p.stem not in NOT_RUN)
         self.tests = [t for t in every if t not in LAST] + [t for t in LAST if t in every]
 
-    def run(self, tests, chosen=""):
-        """(exit status of pytest or "timeout", the test that failed) for these test files, up to the first failure."""
+    def run(self, tests, chosen="", verbose=False):
+        """(exit status of pytest or "timeout", which test failed) for these test files, up to the first failure."""
         env = {**os.environ, "NUMBA_CACHE_DIR": str(self.root / ".numba"), "HYPOTHESIS_PROFILE": "fast",
                "MINIGRAD_DATA": os.environ.get("MINIGRAD_DATA", str(ROOT.parent / "shared" / "data"))}
         words = f"({chosen}) and not torch and not gpu" if chosen else "not torch and not gpu"
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
-                   "--tb=no", "-k", words, *(f"tests/{t}.py" for t in tests)]
+                   f"--tb={'short' if verbose else 'no'}", "-k", words, *(f"tests/{t}.py" for t in tests)]
         process = subprocess.Popen(command, cwd=self.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    start_new_session=True)
         try:
@@ -335,13 +335,15 @@ class Sandbox:
             os.killpg(process.pid, signal.SIGKILL)           # the group that start_new_session made
             process.communicate()
             return "timeout", f"no end after {SECONDS} s"
+        if verbose and process.returncode:
+            print(said)
         failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.M)
         return process.returncode, failed[1] if failed else said.strip().split("\n")[-1]
 
     def warm_up(self):
         """The tests must pass before anything is broken; what Numba compiled is kept for the others."""
         start = time.perf_counter()
-        status, failed = self.run(self.tests)
+        status, failed = self.run(self.tests, verbose=True)
         if status != 0:
             raise SystemExit(f"bench planted: the tests fail before anything is broken: {failed}")
         shutil.copytree(self.root / ".numba", self.warm)

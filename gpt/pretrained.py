@@ -18,6 +18,8 @@ FIELDS = {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n
           "n_embd": "n_embd", "dropout": "resid_pdrop", "eps": "layer_norm_epsilon"}
 # The tanh form of GELU goes by two names.
 ACTIVATION = {GPT1: ("afn", "gelu"), GPT2: ("activation_function", "gelu_new")}
+# Variants that the released models do not use, and that would change the result without an error.
+RELEASED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": True}
 # Ours -> theirs, where GPT-1's names differ from GPT-2's, which are ours.
 GPT1_NAMES = {"wte.": "tokens_embed.", "wpe.": "positions_embed."}
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight", "position_ids")   # masks, and the tied head
@@ -80,8 +82,9 @@ def read_config(path):
         expect(False, "from_pretrained", f"{path} ({e})", "JSON")
     kind = theirs.get("model_type")
     expect(kind in (GPT1, GPT2), "from_pretrained", f"model_type {kind!r} in {path}", f"{GPT1!r} or {GPT2!r}")
-    key, name = ACTIVATION[kind]
-    expect(theirs.get(key) == name, "from_pretrained", f"{key} {theirs.get(key)!r} in {path}", f"{name!r}, as released")
+    for key, value in (ACTIVATION[kind], *RELEASED.items()):
+        got = theirs.get(key, RELEASED.get(key))
+        expect(got == value, "from_pretrained", f"{key} {got!r} in {path}", f"{value!r}, as released")
     absent = [f for f in FIELDS.values() if f not in theirs]
     expect(not absent, "from_pretrained", f"{path} without {', '.join(absent)}", "all sizes")
     return GPTConfig(**{ours: theirs[f] for ours, f in FIELDS.items()}, pre_norm=kind == GPT2), kind

@@ -13,6 +13,7 @@ from minigrad.fused.embedding import embedding
 from minigrad.fused.gelu import gelu
 from minigrad.fused.relu import relu
 from minigrad.fused.softmax import log_softmax, softmax
+from minigrad.jit_cpu import FAST
 from minigrad.tensor import DONE, SKIP, Slot
 
 both_modes = pytest.mark.parametrize("mode", ["auto", "reference"])
@@ -42,7 +43,7 @@ def vectorised(name):
     from minigrad.fused import math_cpu
     f = getattr(math_cpu, name)
 
-    @numba.njit(fastmath={"reassoc", "contract", "nsz"})
+    @numba.njit(fastmath=FAST)
     def loop(x, y):
         for i in range(len(x)):
             y[i] = f(x[i])
@@ -109,7 +110,7 @@ def test_maximum_keeps_nan():
     numba = pytest.importorskip("numba")
     from minigrad.fused.math_cpu import maximum
 
-    @numba.njit(fastmath={"reassoc", "contract", "nsz"})
+    @numba.njit(fastmath=FAST)
     def largest(x):
         m = x[0]
         for i in range(len(x)):

@@ -360,6 +360,8 @@ def edit(old, new):
     (edit("{", ""), "expected JSON"),
     (edit("gpt2", "bert"), "model_type 'bert'"),
     (edit("gelu_new", "relu"), "activation_function 'relu'"),
+    (edit('tie_word_embeddings": true', 'tie_word_embeddings": false'), "tie_word_embeddings False .* expected True"),
+    (edit("{", '{"scale_attn_by_inverse_layer_idx": true,'), "expected False, as released"),
     (edit("n_embd", "width"), "without n_embd; expected all sizes"),
     (edit('vocab_size": 11', 'vocab_size": 12'), r"wte.weight \(11, 8\) .* expected \(12, 8\) of config.json"),
     (edit('n_layer": 2', 'n_layer": 1'), r"lacking \[\] and with \['transformer.h.1"),

@@ -17,7 +17,7 @@ MAY = {"minigrad": set(), "nn": {"minigrad"}, "gpt": {"nn", "minigrad"}, "tok": 
        "train": {"gpt", "nn", "minigrad", "tok"}, "bench": {"gpt", "nn", "minigrad", "tok", "train"}}
 
 # Inside minigrad every module stands on a floor, and imports only from floors below its own.
-FLOORS = [{"check", "pool", "scalar"}, {"backend"}, {"special"}, {"blas", "emulator"}, {"kernels"}, {"tensor"},
+FLOORS = [{"check", "pool", "scalar"}, {"backend"}, {"special"}, {"jit_cpu"}, {"blas", "emulator"}, {"kernels"}, {"tensor"},
           {"ops", "fused", "recompute", "gradcheck", "formulas"}, {"methods"}, {"__init__"}]
 
 # Other people's packages: the only files that may import them. numba's own floor is llvmlite.
@@ -69,6 +69,16 @@ def test_packages_import_downwards(path):
         top = module.split(".")[0]
         if top in PACKAGES and top != package:
             assert top in MAY[package], f"{path.relative_to(ROOT)} imports {module}: {package} may not import {top}"
+
+
+def test_compiled_code_is_kept_under_the_name_of_all_that_is_inlined():
+    """Numba does not see an edit in a file that a kernel inlines from; jit_cpu's SHARED must list every such file."""
+    from minigrad.jit_cpu import SHARED
+    shared = {"minigrad." + name.removesuffix(".py").replace("/", ".") for name in SHARED}
+    for path in FILES:
+        if path.name.endswith("_cpu.py"):
+            inlined = {module for module, _ in imports(path) if module.startswith("minigrad") and module.endswith("_cpu")}
+            assert inlined <= shared, f"{path.name} inlines from {inlined - shared}"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if "minigrad" in p.relative_to(ROOT).parts[:1]],

@@ -375,15 +375,33 @@ def test_a_gradient_that_is_not_finite_is_named(home):
 
 # ---------------------------------------------------------------------------------------------------- pieces
 
-def test_evaluation_is_the_mean_over_tokens_and_leaves_the_model_as_it_was(home):
-    d = prepare(Config(**{**TINY, "data": str(home / "text.txt"), "shards": str(home / "shards")}))
-    model = GPT(GPTConfig(d.tokenizer.vocab_size, 16, 1, 1, 8, dropout=0.5)).to(dtype="float64")
-    one = step.evaluate(model, Validation(d.val, 16, 1, 10**6))
+def test_evaluation_is_the_mean_over_tokens_and_leaves_the_model_as_it_was(home, tmp_path):
+    d = prepare(Config(data="verse", couplets=300, shards=str(home / "shards")))
+    model = GPT(GPTConfig(d.tokenizer.vocab_size, 90, 1, 1, 8, dropout=0.5)).to(dtype="float64")
+    for p in model.parameters():
+        p.data *= 20                                         # far from uniform, so that a padded row would show
+    v = Validation(d.val, 90, 7, 2000)
+    loss = step.evaluate(model, v)
     assert model.training and all(p.grad is None for p in model.parameters())
-    assert one == pytest.approx(step.evaluate(model, Validation(d.val, 16, 7, 10**6)), rel=1e-12)
     model.eval()
-    step.evaluate(model, Validation(d.val, 16, 7, 10**6))
+    nats = []
+    for x, y in v.batches():
+        z = model(x).data
+        z -= z.max(-1, keepdims=True)
+        p = np.take_along_axis(z, np.maximum(y, 0)[..., None], -1)[..., 0] - np.log(np.exp(z).sum(-1))
+        nats.extend(-p[y >= 0])
+    assert len(nats) == v.tokens and loss == pytest.approx(np.mean(nats), rel=1e-12)
+    assert loss == pytest.approx(step.evaluate(model, Validation(d.val, 90, 1, 2000)), rel=1e-12)
     assert not model.training
+
+
+def test_dropout_masks_are_those_of_the_step_and_the_micro_batch():
+    model, seen = GPT(GPTConfig(5, 8, 1, 1, 4)), []
+    loss = model.loss
+    model.loss = lambda *args, **more: (seen.append(backend.now()), loss(*args, **more))[1]
+    x = np.zeros((1, 8), np.int64)
+    step.train_step(model, AdamW(model.parameters()), [(x, x)] * 3, 1e-3, 7, Config(seed=5))
+    assert seen == [(5, 7, 0), (5, 7, 1), (5, 7, 2)]
 
 
 def test_warming_up_changes_nothing(home, tmp_path):

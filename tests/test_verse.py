@@ -82,6 +82,9 @@ def test_forms_of_adjectives_and_verbs():
     ("वर्षा", "काले बादल नभ में छाए", ["काला बादल नभ में छाए", "काले बादल नभ में छाई", "काले बादल नभ पर छाए"]),
     ("प्रकृति", "सखियों ने मीठा गीत सुना",
      ["सखियों ने मीठी गीत सुना", "सखियाँ ने मीठा गीत सुना", "सखियों ने मीठा गीत सुनी"]),
+    ("प्रकृति", "बालिका सुंदर फूल लाई", ["सखी ने सुंदर फूल लाए", "बालिका ने सुंदर फूल लाई"]),
+    ("प्रकृति", "सखियों ने सुंदर फूल चुना", ["सखियों ने मधुर फूल चुना", "सखियों ने नया फूल चुना"]),    # sense; meter
+    ("प्रकृति", "वन में आई चंचल मैना", ["वन में आया सुंदर चकोर"]),                 # the end of a pada of a chaupai
     ("वसंत", "बालक ने कोमल फूल चुने", ["बालक ने कोमल फूल चुनी", "बालक भी कोमल फूल चुने"]),
     ("भोर", "ग्वालिन कोमल फूल चढ़ाती", ["ग्वालिन कोमल फूल चढ़ाता", "ग्वालिन कोमल दूध चढ़ाती"]),
     ("उत्सव", "आओ मिलकर दीप सजाएँ", ["आओ मिलकर दीप सजाते"]),
@@ -114,7 +117,8 @@ TINY_WORLD = {                                            # मोर stands in 
 }
 TINY_METERS = {
     "chaupai": Meter(11, lambda word: len(word) > 1, ["noun place verb", "adj noun verb", "spot का noun verb",
-                                                      "noun quality object verb", "agent ने quality object done"]),
+                                                      "noun quality object verb", "agent ने quality object done",
+                                                      "time time noun verb"]),
     "doha, odd": Meter(7, lambda word: True, ["spot की ओर", "spot भी पास"]),
     "doha, even": Meter(7, lambda word: word[-1] == "र", ["verb noun", "verb object", "place noun"]),
 }
@@ -253,12 +257,13 @@ def test_weight_of_a_pada_is_the_sum_over_matching_patterns():
 def test_what_the_grammar_cannot_write_has_probability_zero():
     couplet = next(c for c in COUPLETS if "," not in c)
     doha = next(c for c in COUPLETS if "," in c)
+    ((first,), (second,)) = padas(couplet)
     for text in ["", "\n", "abc", couplet[:-1], couplet + "\n", couplet * 2, couplet.replace("#", ""),
                  couplet.replace("॥", "।"), couplet.replace(" ", "  "), couplet.replace(" ", ""),
                  couplet.replace("।", " ।"), couplet.replace("#", "#अ"), couplet.replace("चौपाई", "दोहा"),
                  couplet.replace("।", " hello।"), couplet.replace("#", "# "),
                  couplet.replace("।", ", ।"), doha.replace(",", ""), doha.replace(", ", ","),
-                 doha.replace(", ", ", , "), re.sub(", .*", "", doha)]:
+                 couplet.replace(second, first), doha.replace(", ", ", , "), re.sub(", .*", "", doha)]:
         assert logprob(text) == -math.inf, text
 
 

@@ -2,13 +2,11 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.adamw import CHUNKS
-
-FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+from minigrad.jit_cpu import jit
 
 
 def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
@@ -24,7 +22,7 @@ def _round(p, master, lo, hi):
     p[lo:hi] = master[lo:hi]
 
 
-@njit(**FAST)
+@jit
 def _adamw(p, g, m, v, numbers, lo, hi):
     p, g, m, v = p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi]
     shrink, gain1, beta2, gain2, rate, root, eps, scale = numbers
@@ -41,7 +39,7 @@ def sum_of_squares(g):
     return parts.sum()
 
 
-@njit(**FAST)
+@jit
 def _squares(g, parts, lo, hi):
     """parts[c] = the sum over part c of CHUNKS."""
     for c in range(lo, hi):

@@ -3,16 +3,14 @@ attention.py. No T x T array exists, and nothing above the diagonal is computed.
 import math
 
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.attention import check
 from minigrad.fused.dropout import check as check_dropout
 from minigrad.fused.dropout_cpu import keep_range, masks
-from minigrad.fused.math_cpu import exp
-
-FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+from minigrad.fused.math_cpu import exp, maximum
+from minigrad.jit_cpu import inline, jit
 
 
 def forward(qkv, *, n_head, dropout=None):
@@ -40,7 +38,7 @@ def scales(x, n_head, dropout):
     return kind(1 / math.sqrt(C3 // 3 // n_head)), kind(1 / (1 - rate)), masks(rate, key)
 
 
-@njit(nogil=True, forceinline=True)
+@inline
 def dots(rows, vector, n, out):
     """out[j] = sum_d vector[d] rows[d, j] for j < n: four rows a pass, so that out is read and written less."""
     D = len(vector)
@@ -55,7 +53,7 @@ def dots(rows, vector, n, out):
             out[j] += vector[d] * rows[d, j]
 
 
-@njit(**FAST)
+@jit
 def _forward(x, y, lse, scale, grow, how, lo, hi):
     """Heads lo..hi (of B * H) of x = qkv (B, T, 3C); y (B, T, C) and lse (B, H, T), written."""
     B, T, C3 = x.shape
@@ -72,7 +70,7 @@ def _forward(x, y, lse, scale, grow, how, lo, hi):
             dots(k, q, i + 1, s)                                                         # [AT1]
             m = s[0]
             for j in range(1, i + 1):
-                m = max(m, s[j])
+                m = maximum(m, s[j])
             sum_p = x.dtype.type(0)
             for j in range(i + 1):
                 s[j] = exp(s[j] - m)
@@ -91,7 +89,7 @@ def _forward(x, y, lse, scale, grow, how, lo, hi):
                 y[n, i, h * D + d] = total[d] / sum_p                                    # [AT3]
 
 
-@njit(**FAST)
+@jit
 def _backward(dy, x, y, lse, dx, scale, grow, how, lo, hi):
     """Heads lo..hi of dy, y (B, T, C), x = qkv (B, T, 3C), lse (B, H, T); dx = dqkv, written."""
     B, T, C3 = x.shape

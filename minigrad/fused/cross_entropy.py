@@ -2,13 +2,13 @@ r"""Softmax cross-entropy: on logits that are at hand, and fused with the output
 
 Forward, for one row of V logits z, the index y of the true token and label smoothing e (Szegedy et al. 2015,
 arXiv:1512.00567): the target distribution is t_k = (1 - e) [k = y] + e / V, and
-    lse = m + log sum_k exp(z_k - m),  m = max_k z_k      (so that no exp overflows)       [CE1]
-    p_k = exp(z_k - lse)                                                                   [CE2]
-    l   = - sum_k t_k log p_k = lse - (1 - e) z_y - e mean(z)        (sum_k t_k = 1)       [CE3]
+    s   = sum_k exp(z_k - m),  m = max_k z_k       (no exp overflows, and s is at least 1) [CE1]
+    p_k = exp(z_k - m) / s                                                                 [CE2]
+    l   = - sum_k t_k log p_k = log s - (1 - e) (z_y - m) - e mean(z - m)  (sum_k t_k = 1) [CE3]
     L   = (sum of l over the n rows that are not padding, y = -1) / n                      [CE4]
 With nothing but padding, L is 0.
 
-Backward. d lse / dz_k = p_k, so dl/dz_k = p_k - t_k, and
+Backward. m cancels and may be held fixed, so d log s / dz_k = p_k and dl/dz_k = p_k - t_k:
     dz = (dL / n) (p - t),  0 in padding rows                                              [CE5]
 Read [CE5] as: what the model believes minus what it should believe.
 
@@ -66,16 +66,17 @@ def product(a, b, out=None, beta=0):
 def rows_loss(z, y, e, want_gradient):
     """(l, g) of [CE1-3] for rows z (N, V), which may be overwritten; g is None unless it is wanted."""
     xp, V = xp_of(z), z.shape[-1]
-    m = z.max(-1, keepdims=True)
-    lse = m + xp.log(xp.exp(z - m).sum(-1, keepdims=True))                               # [CE1]
+    z = z - z.max(-1, keepdims=True)
+    g = xp.exp(z)
+    s = g.sum(-1, keepdims=True)                                                         # [CE1]
     rows, real = xp.arange(len(z)), y >= 0
-    loss = lse[:, 0] - (1 - e) * z[rows, y]                                              # [CE3]
+    loss = xp.log(s[:, 0]) - (1 - e) * z[rows, y]                                        # [CE3]
     if e:
         loss = loss - e * z.mean(-1)
     loss = xp.where(real, loss, 0)
     if not want_gradient:
         return loss, None
-    g = xp.exp(z - lse) - e / V                                                          # [CE2], and t's even part
+    g = g / s - e / V                                                                    # [CE2], and t's even part
     g[rows, y] -= 1 - e
     g[~real] = 0
     return loss, g

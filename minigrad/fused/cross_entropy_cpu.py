@@ -1,11 +1,11 @@
 """Both cross-entropies for NumPy arrays, in Numba and BLAS. Formula, names and [CE] numbers: cross_entropy.py."""
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.blas import gemm
 from minigrad.fused import cross_entropy as formula
-from minigrad.fused.math_cpu import exp
+from minigrad.fused.math_cpu import exp, maximum
+from minigrad.jit_cpu import jit
 
 
 def rows_loss(z, y, e, want_gradient):
@@ -24,32 +24,36 @@ def head_forward(x, w, targets, *, label_smoothing=0.0, needs=(True, True, False
     return formula.in_chunks(gemm, rows_loss, x, w, targets, label_smoothing, needs)
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@jit
 def _rows(z, y, e, want_gradient, losses, lo, hi):
-    """Rows lo..hi of z (N, V), overwritten by g; losses (N,), written."""
-    V = z.shape[1]
-    one = z.dtype.type(1)
+    """Rows lo..hi of z (N, V), overwritten by g if that is wanted; losses (N,), written."""
+    V, one = z.dtype.type(z.shape[1]), z.dtype.type(1)
     for n in range(lo, hi):
+        row = z[n]
         if y[n] < 0:
             losses[n] = 0
             if want_gradient:
-                z[n] = 0
+                row[:] = 0
             continue
-        m = z[n, 0]
-        for k in range(1, V):
-            m = max(m, z[n, k])
+        m = row[0]
+        for k in range(len(row)):
+            m = maximum(m, row[k])
         s = total = z.dtype.type(0)
-        for k in range(V):
-            total += z[n, k]
-            s += exp(z[n, k] - m)
-        lse = m + np.log(s)                                                              # [CE1]
-        losses[n] = lse - (one - e) * z[n, y[n]]                                         # [CE3]
+        at_y = row[y[n]] - m
+        for k in range(len(row)):
+            d = row[k] - m
+            total += d
+            p = exp(d)
+            s += p                                                                       # [CE1]
+            if want_gradient:
+                row[k] = p
+        losses[n] = np.log(s) - (one - e) * at_y                                         # [CE3]
         if e:
-            losses[n] -= e * (total / z.dtype.type(V))
+            losses[n] -= e * (total / V)
         if want_gradient:
-            for k in range(V):
-                z[n, k] = exp(z[n, k] - lse) - e / z.dtype.type(V)                       # [CE2], and t's even part
-            z[n, y[n]] -= one - e
+            for k in range(len(row)):
+                row[k] = row[k] / s - e / V                                              # [CE2], and t's even part
+            row[y[n]] -= one - e
 
 
 cross_entropy = forward, formula.cross_entropy.reference_backward

@@ -4,15 +4,13 @@ keep() and keep_range() are for other kernels that drop entries of something the
 Their arguments come from masks(p, key).
 """
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.dropout import ADVANCE, LOW, MULTIPLY, check, counter_and_keys, threshold
+from minigrad.jit_cpu import inline, jit
 
 M0, M1, A0, A1, MASK, HALF, TWO, THREE = map(np.uint64, (*MULTIPLY, *ADVANCE, LOW, 32, 2, 3))
-INLINE = {"nogil": True, "forceinline": True}
-FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 
 
 def forward(x, *, p, key):
@@ -38,7 +36,7 @@ def masks(p, key):
     return tuple(np.uint64(n) for n in (*keys, *counter, threshold(p)))
 
 
-@njit(**INLINE)
+@inline
 def philox(c0, c1, c2, c3, k0, k1):
     """Numbers below 2^32 in uint64, which LLVM knows to multiply as 32 by 32 bits."""
     for _ in range(10):
@@ -48,7 +46,7 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@njit(**INLINE)
+@inline
 def keep(how, index):
     """Does entry index (uint64) stay? A whole block of four for one answer: for the odd entry only."""
     k0, k1, c1, c2, c3, least = how
@@ -57,7 +55,7 @@ def keep(how, index):
     return (w[0] if i == 0 else w[1] if i == 1 else w[2] if i == 2 else w[3]) >= least   # [DR6]
 
 
-@njit(**FAST)
+@jit
 def keep_range(how, start, scale, out):
     """out[j] = scale if entry start + j stays, else 0: a row of m / (1 - p) of [DR1]. out: (n,) floats."""
     k0, k1, c1, c2, c3, least = how
@@ -77,7 +75,7 @@ def keep_range(how, start, scale, out):
         out[j] = scale if keep(how, np.uint64(start + j)) else 0
 
 
-@njit(**FAST)
+@jit
 def _drop(x, y, scale, how, lo, hi):
     """x, y: flat. Blocks lo..hi of four entries."""
     x, y = x[4 * lo:4 * hi], y[4 * lo:4 * hi]

@@ -1,10 +1,10 @@
 """embedding for NumPy arrays: backward in Numba. Formula, names and [EM] numbers: embedding.py."""
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.fused.embedding import embedding as formula
 from minigrad.fused.embedding import scatter
+from minigrad.jit_cpu import jit
 
 
 def backward(dy, ids, w, *, into):
@@ -17,7 +17,7 @@ def _add_at(dw, ids, rows):
     pool.each(_add_columns, dw.shape[1], rows.size, dw, ids.astype(np.int64, copy=False), rows)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _add_columns(dw, ids, rows, lo, hi):
     """dw: (V, C). ids: (N,). rows: (N, C)."""
     for n in range(len(ids)):

@@ -2,14 +2,13 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.gelu import A, C, check
 from minigrad.fused.math_cpu import erf, exp
+from minigrad.jit_cpu import jit
 
-FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 ROOT_HALF, PER_ROOT_2PI = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
 
@@ -28,7 +27,7 @@ def backward(dy, x, approximate, into=None):
     return (dx.reshape(x.shape).astype(x.dtype, copy=False),)
 
 
-@njit(**FAST)
+@jit
 def _tanh_forward(x, y, lo, hi):
     x, y = x[lo:hi], y[lo:hi]
     one, c, a = x.dtype.type(1), x.dtype.type(2 * C), x.dtype.type(A)
@@ -37,7 +36,7 @@ def _tanh_forward(x, y, lo, hi):
         y[i] = v / (one + exp(-c * (v + a * (v * v * v))))                               # [GE3,4]
 
 
-@njit(**FAST)
+@jit
 def _tanh_backward(dy, x, dx, lo, hi):
     dy, x, dx = dy[lo:hi], x[lo:hi], dx[lo:hi]
     one, c, a, a3 = x.dtype.type(1), x.dtype.type(2 * C), x.dtype.type(A), x.dtype.type(3 * A)
@@ -47,7 +46,7 @@ def _tanh_backward(dy, x, dx, lo, hi):
         dx[i] = dy[i] * (s + v * s * (one - s) * (c * (one + a3 * (v * v))))             # [GE5]
 
 
-@njit(**FAST)
+@jit
 def _erf_forward(x, y, lo, hi):
     x, y = x[lo:hi], y[lo:hi]
     half, one, r = x.dtype.type(0.5), x.dtype.type(1), x.dtype.type(ROOT_HALF)
@@ -55,7 +54,7 @@ def _erf_forward(x, y, lo, hi):
         y[i] = x[i] * half * (one + erf(x[i] * r))                                       # [GE1]
 
 
-@njit(**FAST)
+@jit
 def _erf_backward(dy, x, dx, lo, hi):
     dy, x, dx = dy[lo:hi], x[lo:hi], dx[lo:hi]
     half, one = x.dtype.type(0.5), x.dtype.type(1)

@@ -1,13 +1,12 @@
 """layer_norm for NumPy arrays, in Numba. Formula, names and [LN] numbers: layer_norm.py."""
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.layer_norm import check_widths
+from minigrad.jit_cpu import jit
 
 CHUNKS = 64     # rows are summed in 64 fixed blocks, so dw and db do not depend on the number of threads
-FAST = {"reassoc", "contract", "nsz"}   # lets sums vectorise; NaN and inf keep their meaning
 
 
 def forward(x, w, b, *, eps=1e-5):
@@ -31,7 +30,7 @@ def backward(dy, x, w, mu, rstd, into):
     return dx.reshape(x.shape).astype(x.dtype, copy=False), dw.sum(0), db.sum(0)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@jit
 def _forward(x, w, b, eps, y, mu, rstd, lo, hi):
     """Rows lo..hi of x, y (N, D); w, b (D,); mu, rstd (N,), written."""
     D = x.shape[1]
@@ -49,7 +48,7 @@ def _forward(x, w, b, eps, y, mu, rstd, lo, hi):
         mu[n], rstd[n] = m, r
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@jit
 def _backward(dy, x, w, mu, rstd, dx, dw, db, lo, hi):
     """Chunks lo..hi of the rows of dy, x, dx (N, D); chunk c sums into row c of dw, db (CHUNKS, D)."""
     N, D = x.shape

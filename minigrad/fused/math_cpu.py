@@ -5,7 +5,7 @@ or a call, inlined into the loop they stand in, which LLVM then vectorises (0.3 
 They take float32 or float64 and answer in the same type:
 
     from minigrad.fused.math_cpu import exp
-    @njit
+    @jit
     def f(x): return exp(x)
 
 exp. Write x = n ln 2 + r with n the integer nearest to x / ln 2, so that |r| <= ln(2)/2 = 0.3466:
@@ -32,13 +32,11 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 
 from minigrad import special
-
-INLINE = {"fastmath": {"contract"}, "forceinline": True, "error_model": "numpy"}
-
+from minigrad.jit_cpu import INLINE, inline
 
 # What Numba replaces by the overloads below; the numbers are the largest errors measured, in units of the last place.
 
@@ -66,7 +64,7 @@ def _parts(real):
     big_bits = big.view(i)
     last, rest = f(1 / math.factorial(degree)), tuple(f(1 / math.factorial(k)) for k in range(degree - 1, 0, -1))
 
-    @njit(**INLINE)
+    @inline
     def split(x):
         shifted = f(x * per_ln2 + big)
         n = shifted - big
@@ -76,7 +74,7 @@ def _parts(real):
             q = q * r + c
         return i(shifted.view(i) - big_bits), q * r                                      # [MA2]
 
-    @njit(**INLINE)
+    @inline
     def power(n):
         return f(i((n + i(bias)) << i(mantissa)).view(f))
 
@@ -117,7 +115,7 @@ def _(x):
     p1, q1, p2, q2 = (tuple(map(f, c)) for c in (special.P1, special.Q1, special.P2, special.Q2))
     small, one = f(special.SMALL), f(special.ONE)
 
-    @njit(**INLINE)
+    @inline
     def ratio(p, q, x):
         above, below = p[0], q[0]
         for c in p[1:]:

@@ -1,11 +1,11 @@
 """relu for NumPy arrays: backward in Numba (NumPy's where takes a branch per entry, and guesses half of them wrong).
 Formula, names and [RE] numbers: relu.py."""
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.relu import relu as formula
+from minigrad.jit_cpu import jit
 
 
 def backward(dy, y, into=None):
@@ -15,7 +15,7 @@ def backward(dy, y, into=None):
     return (dx.reshape(y.shape).astype(y.dtype, copy=False),)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _backward(dy, y, dx, lo, hi):
     dy, y, dx = dy[lo:hi], y[lo:hi], dx[lo:hi]
     for i in range(len(y)):

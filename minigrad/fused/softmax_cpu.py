@@ -2,13 +2,11 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from minigrad import pool
 from minigrad.backend import wide
-from minigrad.fused.math_cpu import INLINE, exp, maximum
-
-FAST = {"nogil": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+from minigrad.fused.math_cpu import exp, maximum
+from minigrad.jit_cpu import inline, jit
 
 
 def _pair(log):
@@ -35,13 +33,13 @@ def _rows(x, axis):
     return rows, lambda y: np.moveaxis(y.reshape(moved.shape), -1, axis).astype(x.dtype, copy=False)
 
 
-@njit(**INLINE)
+@inline
 def _minus(a, b):
     """a - b, not to be regrouped: reassoc would make (x - m) - log s into x - (m + log s), which loses log s."""
     return a - b
 
 
-@njit(**FAST)
+@jit
 def _forward(x, y, log, lo, hi):
     """x, y: (N, D). y is p, or log p."""
     for n in range(lo, hi):
@@ -62,7 +60,7 @@ def _forward(x, y, log, lo, hi):
                 out[i] /= s                                                              # [SM2]
 
 
-@njit(**FAST)
+@jit
 def _backward(dy, y, dx, log, lo, hi):
     """dy, y, dx: (N, D)."""
     for n in range(lo, hi):

@@ -1,0 +1,49 @@
+"""How every CPU kernel is compiled: @jit for kernels, @inline for what they call in their loops.
+
+Kernels are serial and release the GIL; pool.each gives each thread its range of the work. Write their loops as
+x = x[lo:hi] and then range(len(x)): with signed bounds Numba guards against negative indices, and loads turn into
+gathers, ten times slower.
+
+Compiled code is kept in a cache. Numba looks at a kernel's own file to see whether the code is still good, but not at
+the files that its inlined functions come from, so the name of the cache folder is made from the contents of those.
+"""
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numba
+from numba import njit
+
+# reassoc lets sums vectorise. NaN and inf keep their meaning; division by zero gives inf, without a branch.
+FAST = {"reassoc", "contract", "nsz"}
+# Inlined functions must not be regrouped with what stands around them: (x - m) - log s would lose log s in m.
+INLINE = {"nogil": True, "forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"}
+inline = njit(**INLINE)
+SHARED = ("jit_cpu.py", "special.py", "fused/math_cpu.py", "fused/dropout.py", "fused/dropout_cpu.py")
+
+
+def jit(f):
+    """Compile f at its first call for each kind of argument, and keep the result for later processes."""
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder())
+    try:
+        return njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")(f)
+    finally:
+        numba.config.CACHE_DIR = before             # other people's functions are cached where they asked for it
+
+
+def folder():
+    """Where compiled kernels are kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder."""
+    here = Path(__file__).parent
+    key = hashlib.sha256(b"".join((here / name).read_bytes() for name in SHARED)).hexdigest()[:16]
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    for base in (os.environ.get("NUMBA_CACHE_DIR"), Path(cache, "minigrad"), Path(tempfile.gettempdir(), "minigrad")):
+        if base:
+            path = Path(base, key)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                continue                            # a home that cannot be written
+            if os.access(path, os.W_OK):
+                return path
+    raise OSError("no folder for compiled kernels can be written. Hint: set NUMBA_CACHE_DIR to one that can")
