@@ -38,8 +38,8 @@ NEAREST = {
     "minigrad/scalar.py": "test_scalar", "minigrad/pool.py": "test_pool", "minigrad/formulas.py": "test_formulas",
     "minigrad/recompute.py": "test_recompute test_model", "minigrad/blas.py": "test_engine test_golden test_model",
     "minigrad/ops/": "test_ops test_engine", "minigrad/fused/adamw": "test_fused_basic test_nn test_golden",
-    "minigrad/fused/": "test_fused_basic test_golden test_model test_ops", "minigrad/": "test_engine test_ops test_nn test_model",
-    "nn/": "test_nn test_model", "gpt/": "test_model test_golden",
+    "minigrad/fused/": "test_fused_basic test_golden test_model test_ops", "nn/": "test_nn test_model",
+    "minigrad/": "test_engine test_ops test_nn test_model", "gpt/": "test_model test_golden",
 }
 LAST = ("test_model", "test_ops", "test_ladder")
 SECONDS = 180        # after which a run of tests has lost its way

@@ -2,13 +2,16 @@
 
     python -m minigrad.formulas              contents, then all pages
     python -m minigrad.formulas layer_norm   one op: signature, formulas, derivation, implementations
+    python -m minigrad.formulas --html DIR   the book as DIR/index.html, a cited number being a link to its equation
 """
 import argparse
 import difflib
+import html
 import importlib
 import inspect
 import os
 import pkgutil
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -84,15 +87,36 @@ def page(name):
                      + (f"{' or '.join(near)}?" if near else "without a name, the contents come first"))
 
 
+def whole_book():
+    book = chapters()
+    return "\n\n\n".join([contents(book), *(chapter(*item) for item in book.items())])
+
+
+def as_html(text):
+    """The text as it is. [LN3] where it first ends a line is the equation itself, anywhere else a link to it."""
+    seen = set()
+
+    def mark(match):
+        number, end = match.groups()
+        if end is None or number in seen:
+            return f'<a href="#{number}">[{number}]</a>'
+        seen.add(number)
+        return f'<b id="{number}">[{number}]</b>'
+
+    text = re.sub(r"\[([A-Z]{2}\d+)\]($)?", mark, html.escape(text, quote=False), flags=re.M)
+    return f'<!doctype html><meta charset="utf-8"><title>Formulas</title>\n<pre>\n{text}\n</pre>\n'
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m minigrad.formulas", description=__doc__.splitlines()[0])
     parser.add_argument("op", nargs="?", help="one op's page; without it, the whole book")
-    name = parser.parse_args(argv).op
-    if name:
-        text = page(name)
-    else:
-        book = chapters()
-        text = "\n\n\n".join([contents(book), *(chapter(*item) for item in book.items())])
+    parser.add_argument("--html", metavar="DIR", type=Path, help="write DIR/index.html instead of printing")
+    args = parser.parse_args(argv)
+    text = page(args.op) if args.op else whole_book()
+    if args.html:
+        args.html.mkdir(parents=True, exist_ok=True)
+        (args.html / "index.html").write_text(as_html(text), encoding="utf-8")
+        return
     try:
         print(text, flush=True)
     except BrokenPipeError:                               # the reader, head or less, has seen enough

@@ -25,7 +25,7 @@ METHODS = {
     "tril": shape.tril, "split": shape.split, "take_along_axis": index.take_along_axis,
 }
 REFLECTED = ("add", "sub", "mul", "truediv", "pow", "matmul")       # 2 - x arrives as x.__rsub__(2)
-COMPARED = ("lt", "le", "gt", "ge")                                 # x > 0 is an array: a boolean has no gradient
+COMPARED = ("lt", "le", "gt", "ge")     # x > 0 is an array: a boolean has no gradient. == stays identity, as dicts want
 SPREAD = {"reshape": (shape.reshape, "shape"), "transpose": (shape.transpose, "axes"),
           "broadcast_to": (shape.broadcast_to, "shape")}            # x.reshape(2, 3) and x.reshape((2, 3))
 
@@ -42,10 +42,11 @@ def _method(op):
 
 
 def _spread(op, name):
+    """op as a method that takes one tuple, or its numbers one by one."""
     def method(self, *numbers):
-        if len(numbers) == 1 and not isinstance(numbers[0], int):
-            numbers = numbers[0]
-        return op(self, **{name: numbers or None if name == "axes" else numbers})
+        if len(numbers) == 1 and (numbers[0] is None or isinstance(numbers[0], (tuple, list))):
+            numbers, = numbers
+        return op(self, **{name: numbers})
     return method
 
 

@@ -175,10 +175,9 @@ for op, name, kinked in [(r.sum, "sum", False), (r.mean, "mean", False), (r.var,
     CASES += [Case(op, [shape], params, **drawn) for shape, params in [
         ((3, 4), {}), ((3, 4), dict(keepdims=True)), ((3, 4), dict(axis=0)), ((3, 4), dict(axis=-1, keepdims=True)),
         ((2, 3, 4), dict(axis=(0, 2))), ((2, 3, 4), dict(axis=(-1, 0), keepdims=True)),
-        ((3, 1), dict(axis=1)), ((1,), {}), ((0, 3), dict(axis=1)), ((3, 2, 0), dict(axis=(0, 1)))]]
+        ((3, 1), dict(axis=1)), ((), {}), ((1,), {}), ((0, 3), dict(axis=1)), ((3, 2, 0), dict(axis=(0, 1)))]]
 
 CASES += [
-    Case(r.sum, [()], torch=torch_reduction("sum")),
     Case(r.sum, [(0, 3)], dict(axis=0), torch=torch_reduction("sum")),
     Case(r.sum, [EXTREMES], torch=torch_reduction("sum"), smooth=False),
     Case(r.mean, [np.array([1e30, -1e30, 3.0])], torch=torch_reduction("mean"), smooth=False),
@@ -328,7 +327,7 @@ def torch_loss(t, z, y, label_smoothing=0.0):
 
 CASES += [Case(cross_entropy, [z, np.array(y)], params, wide=True, torch=torch_loss) for z, y, params in [
     ((4, 5), [0, 4, 2, 2], {}), ((2, 3, 7), [[1, -1, 6], [-1, 0, 3]], {}), ((1, 1), [0], {}), ((6,), 3, {}),
-    ((4, 5), [0, 4, -1, 2], dict(label_smoothing=0.1)), ((300, 11), np.arange(300) % 12 - 1, {})]]
+    ((4, 5), [0, 4, -1, 2], dict(label_smoothing=0.1)), ((300, 3), np.arange(300) % 4 - 1, {})]]
 CASES += [
     Case(cross_entropy, [(2, 3), np.array([-1, -1])], wide=True),         # all padding: 0, where PyTorch says NaN
     Case(cross_entropy, [(0, 3), np.zeros(0, int)], wide=True),

@@ -404,6 +404,15 @@ def test_dropout_masks_are_those_of_the_step_and_the_micro_batch():
     assert seen == [(5, 7, 0), (5, 7, 1), (5, 7, 2)]
 
 
+def test_the_learning_rate_of_the_step_is_the_one_that_counts():
+    model, x = GPT(GPTConfig(5, 8, 1, 1, 4)), np.zeros((1, 8), np.int64)
+    opt, before = AdamW(model.parameters(), lr=1.0), model.wte.weight.data.copy()
+    step.train_step(model, opt, [(x, x)], 0.0, 0, Config())
+    assert (model.wte.weight.data == before).all()
+    step.train_step(model, opt, [(x, x)], 1e-3, 1, Config())
+    assert 0 < abs(model.wte.weight.data - before).max() < 1e-2
+
+
 def test_warming_up_changes_nothing(home, tmp_path):
     model = GPT(GPTConfig(13, 16, 1, 1, 8, dropout=0.1))
     before = [p.data.copy() for p in model.parameters()]

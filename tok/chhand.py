@@ -2,7 +2,7 @@
 
 A Hindi meter does not count syllables: it counts time. A light akshara (laghu, L) lasts one matra and a heavy one
 (guru, G) two; a pada of a chaupai lasts 16, a line of a doha 13, a pause, and 11. An akshara is a vowel with all the
-consonants that are written before it: क्र is one akshara, क्रम two. The famous first pada of the Mangal chaupai:
+consonants that are written before it: क्र is one akshara, क्रम two. A pada of the Ramcharitmanas:
 
     मं ग ल   भ व न   अ मं ग ल   हा री
     G L L   L L L   L G L L   G G        = 16

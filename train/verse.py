@@ -29,11 +29,12 @@ a couplet is a pattern for each pada and a word for each slot.
                    A'[m] = sum over words v of the next slot of A[m - |v|]                                       [V3]
                so the padas of length M that end with the word v weigh together
                    G(v) = sum over patterns (prefix, last slot) with v in the last slot of u A[M - |v|]          [V4]
-               and all derivations of a poem together, with G for the rhyming padas and G' for the first halves,
+               and all derivations of a poem together, with G for the padas that rhyme, and G' for a doha's
+               others (a chaupai has none, and no first factor),
                    Z = (sum over v of G'(v))^2  sum over a != b, tuk(a) == tuk(b) of G(a) G(b)                   [V5]
     sampling   Draw (a, b) by its term in [V5]; given its last word, a pada's pattern by its term in [V4]; then words
-               from back to front, each v by its term in [V3]. Every table is a row of exact counts and its running
-               sums, so a couplet is drawn with probability w(d) / Z: nothing is tried and rejected.             [V6]
+               from back to front, each v by its term in [V3]. Every table holds these terms and their running sums:
+               a derivation is drawn with probability w(d) / Z, and nothing is tried and rejected.               [V6]
     text       The conditions in [V2] can be read off the text, and so can its poem. What the text hides is which
                patterns gave it, and that is each pada's own affair: with F(pada) = sum of u over all patterns that
                match the pada word for word,

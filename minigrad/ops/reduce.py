@@ -19,7 +19,7 @@ def _over(who, x, axis):
 
 
 def _one_axis(who, x, axis):
-    expect(isinstance(axis, int) and -x.ndim <= axis < x.ndim, who, f"axis {axis} for shape {x.shape}",
+    expect(hasattr(axis, "__index__") and -x.ndim <= axis < x.ndim, who, f"axis {axis} for shape {x.shape}",
            f"one axis from {-x.ndim} to {x.ndim - 1}", "reshape first to run over several axes")
 
 

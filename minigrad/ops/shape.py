@@ -19,7 +19,7 @@ def _axis(who, x, *axes):
 @op
 def reshape(x, *, shape):
     """y = the entries of x in row-major order, in another shape; one axis may be -1, whatever is left"""
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    shape = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
     known = math.prod(n for n in shape if n != -1)
     expect(known and x.size % known == 0 if shape.count(-1) == 1 else known == x.size, "reshape",
            f"shape {shape} for the {x.size} entries of {x.shape}", "the same number of entries, at most one axis of -1")
@@ -46,9 +46,9 @@ expand_dims.backward(reshape.formula)
 @op
 def squeeze(x, *, axis=None):
     """y = x without the given axes of 1 (without all of them, if none is given)"""
-    axes = (axis,) if isinstance(axis, int) else axis
-    if axes is not None:
-        axes = _axis("squeeze", x, *axes)
+    axes = None
+    if axis is not None:
+        axes = _axis("squeeze", x, *(axis if isinstance(axis, tuple) else (axis,)))
         expect(all(x.shape[a] == 1 for a in axes), "squeeze", f"axis {axis} for shape {x.shape}", "axes of 1")
     return x.squeeze(axes), (x.shape,)
 
@@ -59,7 +59,7 @@ squeeze.backward(reshape.formula)
 @op
 def transpose(x, *, axes=None):
     """y = x with its axes in the order axes; reversed, if none is given"""
-    axes = tuple(range(x.ndim))[::-1] if axes is None else _axis("transpose", x, *axes)
+    axes = _axis("transpose", x, *axes) if axes else tuple(range(x.ndim))[::-1]
     expect(sorted(axes) == list(range(x.ndim)), "transpose", f"axes {axes} for shape {x.shape}",
            "every axis once", "swapaxes exchanges two")
     return x.transpose(axes), (axes,)
@@ -181,7 +181,7 @@ def split(x, *, parts, axis=-1):
     """y_1, y_2, ... = the pieces of x along axis: parts of them, equally long, or of the lengths in parts"""
     axis, = _axis("split", x, axis)
     n = x.shape[axis]
-    sizes = (n // parts,) * parts if isinstance(parts, int) else tuple(parts)
+    sizes = tuple(parts) if hasattr(parts, "__iter__") else (n // max(parts, 1),) * parts
     expect(sum(sizes) == n, "split", f"parts={parts} for axis {axis} of {x.shape}",
            f"a divisor of {n}, or lengths that add up to it")
     return _cut(x, axis, sizes), (axis, x.shape, sizes)
