@@ -51,7 +51,8 @@ EXEMPT = [
     ("", r"@njit|@intrinsic|@overload|@functools|fastmath|ContextVar\(", "a flag, a cache, a label"),
     ("minigrad/pool.py", r"\bpieces = |\bhelpers < 1 or work|sched_getaffinity|daemon=", "who does which part"),
     ("minigrad/fused/attention_cpu.py", r"\.copy\(\)", "the same numbers, side by side for speed"),
-    ("minigrad/blas.py", r"glob\.glob|lib = |\bstep = max|64_|pool\.each", "where OpenBLAS lies, and who does what"),
+    ("minigrad/pool.py", r"mallopt|libc|sys\.platform", "where memory comes from"),
+    ("minigrad/blas.py", r"glob\.glob|lib = |\bstep = max|64_|pool\.each|restype", "where OpenBLAS lies"),
     ("minigrad/backend.py", r"resource|ru_maxrss|sys\.platform|total_bytes", "statistics of memory"),
     ("minigrad/kernels.py", r"environ", "read at import"),
     ("", r"__name__|__doc__|\bprint\(", "a label, or what a program shows"),
@@ -239,7 +240,7 @@ class Finder(ast.NodeVisitor):
                 middle = self.source[self.span(a)[1]:self.span(b)[0]]
                 self.plant("swapped arguments", (start, end), self.text(b) + middle + self.text(a))
         for a in [*args, *(k.value for k in node.keywords if k.arg in ("axis", "axes"))]:
-            axis = method in AXIS_METHODS or a not in args
+            axis = method in AXIS_METHODS and isinstance(node.func, ast.Attribute) or a not in args
             value = a.operand.value if isinstance(a, ast.UnaryOp) and isinstance(a.operand, ast.Constant) else \
                 a.value if isinstance(a, ast.Constant) else None
             if axis and type(value) is int:

@@ -10,6 +10,9 @@ def recompute(fn, *inputs):
     inputs may be Tensors, arrays of integers or None; fn may return a Tensor or a tuple of them. The second run
     draws the dropout masks of the first, adds into the gradients of the parameters that fn uses, and hands on the
     gradients of the inputs. Under no_grad it is a plain call. Chen et al. 2016, arXiv:1604.06174.
+
+    To the bit: unless an input has two or more consumers inside fn and another outside (or is itself a 16-bit leaf).
+    Then the same terms are added up in another order.
     """
     if not is_recording():
         return fn(*inputs)

@@ -6,6 +6,7 @@ from gpt import GPT, GPTConfig
 from gpt.presets import PARAMETERS, PRESETS
 from minigrad import Tensor, backend, no_grad, recompute, using
 from minigrad.fused import cross_entropy, cross_entropy_cpu
+from minigrad.fused.attention import attention
 from nn import AdamW, init
 
 SMALL = dict(vocab_size=11, block_size=12, n_layer=2, n_head=2, n_embd=8)
@@ -231,6 +232,13 @@ def test_masks_are_fresh_in_a_plain_loop_and_known_by_name():
     assert [now for _, now in first] == [(0, step, micro) for step in range(3) for micro in range(2)]
     with backend.moment(seed=1, step=0, micro=0):
         assert model.loss(ids, targets).item() != first[0][0]
+
+
+@pytest.mark.parametrize("rate, key", [(1.0, (0, 0, 0, 0)), (-0.1, (0, 0, 0, 0)), (0.5, (0, 0, 0)),
+                                       (0.5, (0, -1, 0, 0))])
+def test_attention_refuses_masks_that_dropout_refuses(rate, key):
+    with using("auto"), pytest.raises(ValueError, match="dropout: got"):
+        attention(np.zeros((1, 2, 6)), n_head=1, dropout=(rate, key))
 
 
 def test_every_dropout_has_a_site_of_its_own():

@@ -200,16 +200,16 @@ class Killed(BaseException):
     """What a kill -9 is to the code that it hits."""
 
 
-@pytest.mark.parametrize("moment", range(14))
+@pytest.mark.parametrize("moment", range(17))
 def test_a_save_cut_off_anywhere_leaves_the_old_or_the_new_checkpoint(home, tmp_path, monkeypatch, moment):
     model = GPT(GPTConfig(5, 8, 1, 1, 4))
     opt, tokenizer = AdamW(model.parameters()), tok.CharTokenizer.train("\nabcd")
 
-    def set_and_save(n):
+    def set_and_save(n, folder=tmp_path):
         for p in model.parameters():
             p.data[...] = n
         opt.steps = n
-        checkpoint.save(tmp_path, model, opt, tokenizer, {"step": n, "position": n, "source": "s", "config": {}})
+        checkpoint.save(folder, model, opt, tokenizer, {"step": n, "position": n, "source": "s", "config": {}})
 
     calls = iter(range(100))
 
@@ -226,6 +226,10 @@ def test_a_save_cut_off_anywhere_leaves_the_old_or_the_new_checkpoint(home, tmp_
             m.setattr(module, name, until(getattr(module, name)))
         with pytest.raises(Killed):
             set_and_save(2)
+
+    copy = shutil.copytree(tmp_path, tmp_path.with_name(tmp_path.name + "-copy"))
+    set_and_save(3, copy)                                    # by somebody who never looked at what was left
+    assert checkpoint.load_state(copy)["step"] == 3
 
     state, (loaded, _) = checkpoint.load_state(tmp_path), checkpoint.load(tmp_path)
     again = AdamW(GPT(model.config).parameters())
@@ -254,7 +258,7 @@ def test_damaged_checkpoints_are_explained(home, tmp_path, capsys):
 
 def test_a_second_run_gets_a_folder_of_its_own(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text("steps: 1\n")
+    Path("mine.yaml").write_text(yaml.safe_dump({**TINY, "steps": 1}))
     for name in ("mine", "mine-2", "mine-3"):
         assert run.main(flags(home, config="mine.yaml")) == 0
         assert f"run folder runs/{name}\n" in capsys.readouterr().out
@@ -433,6 +437,13 @@ def test_a_plot_of_nothing_and_of_everything(tmp_path):
     log.plot(tmp_path / "b.png", [{"step": 0, "val_loss": 3.0, "val_bits": 90, "entropy_bits": 30},
                                   {"step": 1, "loss": 2.5}])
     assert (tmp_path / "b.png").stat().st_size > (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_the_smooth_curve_keeps_lines_and_has_no_lag():
+    line = np.linspace(5.0, 1.0, 300)
+    assert np.allclose(log._smooth(line), line) and log._smooth([2.0]).tolist() == [2.0]
+    noise = np.random.default_rng(0).normal(size=3000)
+    assert log._smooth(noise)[50:-50].std() < 0.2
 
 
 def test_slow_work_is_announced_and_fast_work_is_not(capsys):

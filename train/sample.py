@@ -16,7 +16,7 @@ def write(model, tokenizer, n=1, tokens=200, prompt="", **how):
     """n texts that begin with prompt, or as a document does; how: temperature, top_k, top_p, seed of gpt.generate."""
     ids = [separator(tokenizer), *tokenizer.encode(prompt)]
     rows = generate(model, np.tile(np.array(ids, np.int64), (n, 1)), tokens, **how)
-    return [tokenizer.decode(row[1:].tolist()).replace(END, "\n").strip("\n") for row in np.asarray(rows)]
+    return [tokenizer.decode(row.tolist()).replace(END, "\n").strip("\n") for row in np.asarray(rows)]
 
 
 def main(argv=None):

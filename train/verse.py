@@ -98,78 +98,51 @@ METERS = {
         adj noun place verb
         det adj noun verb
         time adj noun verb
-        adj noun manner verb
         place adj noun verb
         noun place manner verb
         time noun place verb
-        det noun place verb
         spot का adj noun verb
-        spot का noun manner verb
         place verb adj noun
-        place verb noun adj
         stem रहा है adj noun
         stem रहा है place noun
-        spot का noun है adj
         spot का noun कितना adj
-        कितना adj noun verb
-        noun भी place verb
         noun quality object verb
         adj noun object verb
         noun place object verb
         time noun object verb
-        noun manner object verb
-        place noun object verb
-        det noun object verb
-        spot का noun object verb
         agent ने quality object done
         time agent ने object done
-        आओ manner object let
         आओ place object let
         चलो time quality object let
-        हम सब मिलकर object let
-        """)),
+    """)),
     "doha, odd": Meter(13, lambda word: True, _lines("""
         adj noun verb
         noun place verb
-        place noun verb
         det adj noun verb
         noun manner verb
         noun stem रहा है
-        place stem रहा noun
         जब adj noun verb
         जब noun place verb
-        जब भी noun verb
         spot का noun verb
-        verb adj noun time
-        ज्यों ही noun verb
-        noun time verb
-        noun object verb
         noun quality object verb
-        time noun object verb
         agent ने object done
         जब noun object verb
         आओ manner object let
         चलो place object let
-        """)),
+    """)),
     "doha, even": Meter(11, lambda word: foot(word).endswith("GL"), _lines("""
         verb adj noun
-        verb noun adj
         noun है adj
         verb place noun
         verb time noun
         verb manner noun
-        noun verb time
-        noun verb manner
         stem रहा है noun
         कितना adj noun
         spot का adj noun
-        place verb noun
         det adj noun
-        verb spot के पास
         noun verb object
-        verb quality object
         आओ let object
-        """)),
+    """)),
 }
 FORMS = {                                                 # the meters of each of the two lines; the last one rhymes
     "चौपाई": ("chaupai",),
@@ -196,13 +169,13 @@ def spell_out(skeleton, theme):
         cast = [(group, None) for group in [*theme.groups, theme.doers]]
     subjects, things = (AGREEMENTS if agreeing & {*tokens} else [None] for agreeing in (SUBJECT, THING))
     for (group, act), subject, thing in product(cast, subjects, things):
-        slots = tuple(_slot(token, group, act, subject, thing, i + 1 == len(tokens)) for i, token in enumerate(tokens))
+        slots = tuple(_slot(token, group, act, subject, thing) for token in tokens)
         if all(slots):
             yield slots
 
 
 @cache
-def _slot(token, group, act, subject, thing, last):
+def _slot(token, group, act, subject, thing):
     """The words that a token may become; subject and thing are the (gender, number) that it has to agree with."""
     verbs = (act or group).verbs
     match token:
@@ -220,8 +193,6 @@ def _slot(token, group, act, subject, thing, last):
         case "verb":
             words = [conjugate(v, "habitual", *subject) for v in verbs]
             words += [conjugate(v, "past", *subject) for v in verbs if v not in lexicon.TRANSITIVE - lexicon.NEVER_NE]
-            if not last:                                  # at the end of a line any two futures rhyme: too cheap
-                words += [conjugate(v, "future", *subject) for v in verbs]
         case "done":
             words = [conjugate(v, "past", *thing) for v in verbs if v not in lexicon.NEVER_NE]
         case "agent":

@@ -1,0 +1,68 @@
+"""Which implementation runs: the kernel where there is one, the definition where somebody asks for it."""
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad.fused.adamw
+import minigrad.fused.adamw_cpu
+import minigrad.fused.attention
+import minigrad.fused.cross_entropy
+import minigrad.fused.embedding
+import minigrad.fused.gelu
+import minigrad.fused.linear
+import minigrad.fused.softmax  # noqa: F401  (each fills the table)
+from minigrad import kernels, using
+from minigrad.tensor import Op
+
+ROOT = Path(__file__).resolve().parents[1]
+WITH_KERNEL = [op for op in Op.table.values() if "cpu" in op.kernels]
+
+
+@pytest.mark.parametrize("op", WITH_KERNEL, ids=repr)
+def test_a_kernel_runs_unless_the_reference_is_asked_for(op):
+    x = [np.ones(3)]
+    with using("auto"):
+        forward, backward = kernels.choose(op, x)
+        assert f"{op.module}_cpu" in (forward.__module__, backward.__module__)         # one of the two may be shared
+        with using("reference"):
+            assert kernels.choose(op, x) == (op.reference, op.reference_backward)
+            with pytest.raises(ZeroDivisionError), using("auto"):
+                raise ZeroDivisionError
+            assert kernels.choose(op, x) == (op.reference, op.reference_backward)      # switched back, error or not
+        assert kernels.choose(op, x) == (forward, backward)
+
+
+@pytest.mark.parametrize("name, n, how", [
+    ("adamw", 4, dict(master=None, lr=0.1, beta1=0.9, beta2=0.9, eps=1e-8, decay=0.0, step=1)),
+    ("sum_of_squares", 1, {}),
+])
+def test_plain_functions_have_kernels_too(name, n, how, monkeypatch):
+    function, seen = getattr(minigrad.fused.adamw, name), []
+    monkeypatch.setattr(minigrad.fused.adamw_cpu, name, lambda *arrays, **how: seen.append("kernel"))
+    monkeypatch.setattr(kernels, "_pair", kernels._pair.__wrapped__)                   # nothing remembered
+    for mode in ("reference", "auto"):
+        with using(mode):
+            function(*np.ones((n, 3)), **how)
+        assert seen == ["kernel"] * (mode == "auto")
+
+
+def test_a_wrong_mode_is_refused():
+    with pytest.raises(ValueError, match="using: got 'fast'; expected one of auto, reference"), using("fast"):
+        pass
+    done = subprocess.run([sys.executable, "-c", "import minigrad"], cwd=ROOT, env={"MINIGRAD_KERNELS": "fast"},
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "MINIGRAD_KERNELS: got 'fast'; expected one of auto, reference" in done.stderr
+
+
+def test_without_numba_the_references_run():
+    code = ("import sys; sys.modules['numba'] = None\n"
+            "from gpt import GPT, GPTConfig\n"
+            "from nn import AdamW\n"
+            "model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))\n"
+            "opt = AdamW(model.parameters())\n"
+            "model.loss([[1, 2]], [[2, 3]]).backward(); opt.step(); print('trained')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "trained\n", done.stderr
