@@ -1,9 +1,10 @@
 """Does anybody notice? Break the code in one random place, run the tests, repeat.
 
 Places are drawn from the syntax trees of the engine, its ops and kernels, the layers and the model: first a kind of
-breakage (OPERATORS), then one of all the places where it can be done. Each is planted in a copy of the project, whose
-tests run until the first failure: those nearest to the broken file first. A test that crashes or never ends has noticed
-too. What nobody noticed is listed at the end, for a person to judge: a gap in the tests, or no change in meaning?
+breakage (sign, index, axis, constant, comparison, dropped term, removed copy, removed statement, swapped arguments),
+then one of all the places where it can be done. Each is planted in a copy of the project, whose tests run until the
+first failure, those nearest to the broken file first. A test that crashes or never ends has noticed too. What nobody
+noticed is listed at the end, for a person to judge: a gap in the tests, or no change in meaning?
 
 Not drawn, because no result depends on it (EXEMPT) or because nothing here could notice: messages, annotations and
 docstrings; estimates of work and sizes of chunks; what only a GPU runs. PyTorch's opinion is not asked.
@@ -27,21 +28,25 @@ from typing import NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests"))
+from reference_data import DATA  # noqa: E402  (tests is no package)
+
 CODE = ("minigrad/*.py", "minigrad/ops/*.py", "minigrad/fused/*.py", "nn/*.py", "gpt/model.py")
 COPIED = ("minigrad", "nn", "gpt", "bench", "tests", "pyproject.toml")
 
-# Other storeys, PyTorch, and what starts processes. The rest of tests/ is run.
+# Other storeys, PyTorch, the shape of the code base. The rest of tests/ is run.
 NOT_RUN = ("test_against_torch", "test_chhand", "test_config", "test_data", "test_readme", "test_structure", "test_tok",
            "test_train", "test_verse")
 # Which tests stand nearest to a file; the others follow, the slowest last.
 NEAREST = {
-    "minigrad/scalar.py": "test_scalar", "minigrad/pool.py": "test_pool", "minigrad/formulas.py": "test_formulas",
-    "minigrad/recompute.py": "test_recompute test_model", "minigrad/blas.py": "test_engine test_golden test_model",
-    "minigrad/ops/": "test_ops test_engine", "minigrad/fused/adamw": "test_fused_basic test_nn test_golden",
+    "minigrad/scalar.py": "test_scalar", "minigrad/pool.py": "test_pool", "minigrad/blas.py": "test_pool",
+    "minigrad/formulas.py": "test_formulas", "minigrad/kernels.py": "test_kernels test_engine",
+    "minigrad/recompute.py": "test_recompute test_model", "minigrad/ops/": "test_ops test_engine",
+    "minigrad/fused/adamw": "test_fused_basic test_nn test_golden",
     "minigrad/fused/": "test_fused_basic test_golden test_model test_ops", "nn/": "test_nn test_model",
     "minigrad/": "test_engine test_ops test_nn test_model", "gpt/": "test_model test_golden",
 }
-LAST = ("test_model", "test_ops", "test_ladder")
+LAST = ("test_model", "test_ops", "test_ladder", "test_bounds")
 SECONDS = 180        # after which a run of tests has lost its way
 
 # Lines on which nothing is planted: (file, pattern, why).
@@ -55,6 +60,9 @@ EXEMPT = [
     ("minigrad/blas.py", r"glob\.glob|lib = |\bstep = max|64_|pool\.each|restype", "where OpenBLAS lies"),
     ("minigrad/backend.py", r"resource|ru_maxrss|sys\.platform|total_bytes", "statistics of memory"),
     ("minigrad/kernels.py", r"environ", "read at import"),
+    ("minigrad/jit_cpu.py", r"", "where compiled code is kept"),
+    ("minigrad/tensor.py", r"^NOBODY = ", "nobody reads the place of nobody's gradient"),
+    ("minigrad/ops/index.py", r"if all\(i is None", "chooses between two ways to the same sum"),
     ("", r"__name__|__doc__|\bprint\(", "a label, or what a program shows"),
 ]
 NEUTRAL_KEYWORDS = {"copy", "hint", "help", "default", "description", "prog", "name", "stacklevel", "strict", "daemon"}
@@ -324,7 +332,7 @@ class Sandbox:
     def run(self, tests, chosen="", verbose=False):
         """(exit status of pytest or "timeout", which test failed) for these test files, up to the first failure."""
         env = {**os.environ, "NUMBA_CACHE_DIR": str(self.root / ".numba"), "HYPOTHESIS_PROFILE": "fast",
-               "MINIGRAD_DATA": os.environ.get("MINIGRAD_DATA", str(ROOT.parent / "shared" / "data"))}
+               "MINIGRAD_DATA": str(DATA)}
         words = f"({chosen}) and not torch and not gpu" if chosen else "not torch and not gpu"
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
                    f"--tb={'short' if verbose else 'no'}", "-k", words, *(f"tests/{t}.py" for t in tests)]

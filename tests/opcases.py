@@ -198,7 +198,8 @@ CASES += [Case(r.cumsum, [shape], params, **cumsum) for shape, params in [
     ((3, 4), {}), ((3, 4), dict(axis=0)), ((2, 1, 3), dict(axis=1)), ((0, 3), {}), ((3, 0), {})]]
 CASES += [Case(r.prod, [a], params, **prod) for a, params in [
     ((2, 3), {}), ((3, 4), dict(axis=0)), ((2, 3, 2), dict(axis=-2, keepdims=True)), ((3, 1), dict(axis=1)),
-    (zeros, dict(axis=1)), (zeros, {}), ((0, 3), dict(axis=0)), ((0, 3), dict(axis=1)), ((), {})]]
+    ((2, 3, 4), dict(axis=0)), (zeros, dict(axis=1)), (zeros, {}), ((0, 3), dict(axis=0)), ((0, 3), dict(axis=1)),
+    ((), {})]]
 
 # ------------------------------------------------------------------------------------------------ shapes
 

@@ -419,7 +419,12 @@ def test_ties_share_the_gradient():
     (s.concatenate, [(2, 3), (3, 2)], {}, "differ in axis 0 only"),
     (s.stack, [(2, 3), (3, 2)], {}, "one shape"),
     (s.split, [(2, 5)], dict(parts=2), "a divisor of 5"),
+    (s.concatenate, [(2, 3), (2, 3)], dict(axis=2), "concatenate: got axis 2"),
+    (s.split, [(2, 5)], dict(parts=1, axis=-3), "split: got axis -3"),
+    (r.cumsum, [(2, 3)], dict(axis=2), "cumsum: got axis 2"),
+    (r.prod, [(2, 3)], dict(axis=-3), "prod: got axis -3"),
     (take_along_axis, [(2, 3), (3, 1)], {}, "x's shape but for axis 1"),
+    (take_along_axis, [(2, 3), (2, 1)], dict(axis=3), "take_along_axis: got axis 3 for shape"),
 ], ids=lambda v: str(v))
 @both_modes
 def test_wrong_arguments_say_so(op, args, params, words, mode):

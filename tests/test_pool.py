@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from minigrad import blas, pool
 
+ROOT = Path(__file__).resolve().parents[1]
 LOTS = 10 ** 9       # operations: worth every thread there is
 
 
@@ -239,3 +241,14 @@ def test_gemm_without_openblas(monkeypatch):
 def test_infinities_and_nans_pass_through():
     a = np.array([[np.inf, 1.0], [np.nan, 1.0], [0.0, 1.0]])
     np.testing.assert_array_equal(blas.gemm(a, np.ones((2, 1))), [[np.inf], [np.nan], [1.0]])
+
+
+def test_there_is_always_one_thread(threads):
+    for asked in (0, -3):
+        pool.set_size(asked)
+        assert pool.size() == 1
+    for asked, want in (("0", "1"), ("-3", "1"), ("5", "5")):
+        env = {**os.environ, "MINIGRAD_THREADS": asked}
+        said = subprocess.run([sys.executable, "-c", "from minigrad import pool; print(pool.size())"], cwd=ROOT,
+                              env=env, text=True, capture_output=True, check=True).stdout
+        assert said.strip() == want

@@ -17,8 +17,8 @@ MAY = {"minigrad": set(), "nn": {"minigrad"}, "gpt": {"nn", "minigrad"}, "tok": 
        "train": {"gpt", "nn", "minigrad", "tok"}, "bench": {"gpt", "nn", "minigrad", "tok", "train"}}
 
 # Inside minigrad every module stands on a floor, and imports only from floors below its own.
-FLOORS = [{"check", "pool", "scalar"}, {"backend"}, {"special"}, {"jit_cpu"}, {"blas", "emulator"}, {"kernels"}, {"tensor"},
-          {"ops", "fused", "recompute", "gradcheck", "formulas"}, {"methods"}, {"__init__"}]
+FLOORS = [{"check", "pool", "scalar"}, {"backend"}, {"special"}, {"jit_cpu"}, {"blas", "emulator"}, {"kernels"},
+          {"tensor"}, {"ops", "fused", "recompute", "gradcheck", "formulas"}, {"methods"}, {"__init__"}]
 
 # Other people's packages: the only files that may import them. numba's own floor is llvmlite.
 ONLY_IN = {
@@ -77,7 +77,7 @@ def test_compiled_code_is_kept_under_the_name_of_all_that_is_inlined():
     shared = {"minigrad." + name.removesuffix(".py").replace("/", ".") for name in SHARED}
     for path in FILES:
         if path.name.endswith("_cpu.py"):
-            inlined = {module for module, _ in imports(path) if module.startswith("minigrad") and module.endswith("_cpu")}
+            inlined = {m for m, _ in imports(path) if m.startswith("minigrad") and m.endswith("_cpu")}
             assert inlined <= shared, f"{path.name} inlines from {inlined - shared}"
 
 
