@@ -243,7 +243,8 @@ class Finder(ast.NodeVisitor):
         elif called in ("xp.array", "np.array") and len(args) == 1:
             self.plant("removed copy", node, self.text(args[0]))
         for a, b in zip(args, args[1:]):
-            if not isinstance(a, ast.Starred) and not isinstance(b, ast.Starred) and called != "pool.each":
+            starred = isinstance(a, ast.Starred) or isinstance(b, ast.Starred)
+            if not starred and called != "pool.each" and method != "swapaxes":       # swapaxes is symmetric
                 start, end = self.span(a)[0], self.span(b)[1]
                 middle = self.source[self.span(a)[1]:self.span(b)[0]]
                 self.plant("swapped arguments", (start, end), self.text(b) + middle + self.text(a))

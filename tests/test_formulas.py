@@ -1,4 +1,5 @@
 """The book of formulas is complete, finds its pages, and survives a reader who stops early."""
+import os
 import re
 import subprocess
 import sys
@@ -60,3 +61,11 @@ def test_a_reader_who_stops_early():
     program = f"{sys.executable} -m minigrad.formulas | head -1"
     out = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
     assert out.stdout == "Contents\n" and out.stderr == ""
+
+
+def test_a_reader_who_has_left_already():
+    reading, writing = os.pipe()
+    os.close(reading)                                     # whatever is written now breaks the pipe
+    done = subprocess.run([sys.executable, "-m", "minigrad.formulas"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.stderr == b"" and done.returncode == 0

@@ -234,6 +234,14 @@ def test_masks_are_fresh_in_a_plain_loop_and_known_by_name():
         assert model.loss(ids, targets).item() != first[0][0]
 
 
+@every_mode
+@pytest.mark.parametrize("shape, n_head", [((1, 2, 10), 2), ((1, 2, 6), 4), ((1, 2, 6), 0), ((2, 6), 1),
+                                           ((1, 2, 0), 1)])
+def test_attention_refuses_shapes_without_heads(shape, n_head, mode):
+    with using(mode), pytest.raises(ValueError, match=r"attention: got qkv .* expected \(B, T, 3C\) with C a multiple"):
+        attention(np.zeros(shape), n_head=n_head)
+
+
 @pytest.mark.parametrize("rate, key", [(1.0, (0, 0, 0, 0)), (-0.1, (0, 0, 0, 0)), (0.5, (0, 0, 0)),
                                        (0.5, (0, -1, 0, 0))])
 def test_attention_refuses_masks_that_dropout_refuses(rate, key):

@@ -87,7 +87,7 @@ def test_forms_of_adjectives_and_verbs():
     ("प्रकृति", "वन में आई चंचल मैना", ["वन में आया सुंदर चकोर"]),                 # the end of a pada of a chaupai
     ("वसंत", "बालक ने कोमल फूल चुने", ["बालक ने कोमल फूल चुनी", "बालक भी कोमल फूल चुने"]),
     ("भोर", "ग्वालिन कोमल फूल चढ़ाती", ["ग्वालिन कोमल फूल चढ़ाता", "ग्वालिन कोमल दूध चढ़ाती"]),
-    ("उत्सव", "आओ मिलकर दीप सजाएँ", ["आओ मिलकर दीप सजाते"]),
+    ("उत्सव", "आओ घर में दीप सजाएँ", ["आओ घर में दीप सजाते", "आओ घर पर दीप सजाएँ"]),
     ("रात", "जाग रही है भोली दादी", ["जाग रहा है भोली दादी", "जाग रही हैं भोली दादी"]),
 ])
 def test_agreement(theme, good, bad):
@@ -302,7 +302,7 @@ def test_words_themes_and_patterns_are_many():
         others = set().union(*(words[other] for other in THEMES if other != theme))
         assert len(words[theme] - others) > 20, theme
     live = [pada.patterns for poem in grammar().poems.values() for pada in [*poem.opening, poem.closing]]
-    assert sum(map(len, live)) > 3000 and sum(len(meter.skeletons) for meter in METERS.values()) > 50
+    assert sum(map(len, live)) > 3000 and sum(len(meter.skeletons) for meter in METERS.values()) > 40
     assert len({slots for patterns in live for slots in patterns}) > 3000
 
 
