@@ -1,4 +1,4 @@
-"""python -m bench COMMAND [options]: measurements and proofs, each with its own --help."""
+"""usage: python -m bench COMMAND [options]: measurements and proofs, each with its own --help."""
 import importlib
 import sys
 

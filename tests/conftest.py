@@ -1,7 +1,9 @@
 """How hard hypothesis searches: HYPOTHESIS_PROFILE=thorough for a long look; always the same cases in CI."""
 import os
 
-from hypothesis import settings
+os.environ.setdefault("OMP_NUM_THREADS", "1")        # PyTorch's threads, where it is compared with, would fight ours
+
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile("fast", max_examples=60, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)

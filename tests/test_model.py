@@ -245,7 +245,7 @@ def test_attention_refuses_shapes_without_heads(shape, n_head, mode):
 @pytest.mark.parametrize("rate, key", [(1.0, (0, 0, 0, 0)), (-0.1, (0, 0, 0, 0)), (0.5, (0, 0, 0)),
                                        (0.5, (0, -1, 0, 0))])
 def test_attention_refuses_masks_that_dropout_refuses(rate, key):
-    with using("auto"), pytest.raises(ValueError, match="dropout: got"):
+    with pytest.raises(ValueError, match="dropout: got"):
         attention(np.zeros((1, 2, 6)), n_head=1, dropout=(rate, key))
 
 

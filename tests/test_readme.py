@@ -16,7 +16,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.S)
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 COMMANDS = [line.split("  #")[0].strip() for line in LINES if " -m " in line]
 # What makes a command of README short: few steps, little data; the settings a test may not touch stay as they are.
-SHORT = "--steps 3 --couplets 400 --eval_tokens 500 --tokens_per_step 1024 --device_batch 8 --samples 1 --sample_tokens 20"
+SHORT = "--steps 3 --couplets 400 --eval_tokens 500 --tokens_per_step 640 --device_batch 8 --samples 1 --sample_tokens 9"
 
 
 def run(*words, cwd, **env):
@@ -73,7 +73,10 @@ def test_both_commands_install_into_an_environment_of_their_own():
         assert use.startswith(".venv/bin/python -m ")
 
 
-@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("python -m ") and "--help" not in c}))
+USES = sorted({c for c in COMMANDS if c.startswith("python -m ") and "--help" not in c})
+
+
+@pytest.mark.parametrize("command", USES)
 def test_every_command_knows_its_arguments(command, tmp_path):
     """Each module that README names exists and explains itself, and knows the flags that README gives it."""
     words = shlex.split(command)[2:]

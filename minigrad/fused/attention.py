@@ -25,6 +25,7 @@ import math
 
 from minigrad.backend import wide, xp_of
 from minigrad.check import expect
+from minigrad.fused.dropout import check as check_dropout
 from minigrad.fused.dropout import keep_mask
 from minigrad.tensor import op
 
@@ -35,7 +36,7 @@ def attention(qkv, *, n_head, dropout=None):
 
     dropout: None, or (rate, (seed, step, micro-batch, site)), which drops attention weights.
     """
-    check(qkv, n_head)
+    check(qkv, n_head, dropout)
     q, k, v = heads(wide(qkv), n_head)                                                   # (B, H, T, D) each
     s = scores(q, k)
     xp, m = xp_of(s), s.max(-1, keepdims=True, initial=-math.inf)
@@ -61,9 +62,12 @@ def _(dy, qkv, y, lse, n_head, dropout):
     return (xp.concatenate([merge(dq), merge(dk), merge(dv)], -1).astype(qkv.dtype, copy=False),)
 
 
-def check(qkv, n_head):
+def check(qkv, n_head, dropout):
     expect(qkv.ndim == 3 and n_head > 0 and qkv.shape[-1] % (3 * n_head) == 0 and qkv.shape[-1] > 0, "attention",
            f"qkv {qkv.shape} with n_head {n_head}", "(B, T, 3C) with C a multiple of n_head")
+    if dropout is not None:
+        (B, T, _), (rate, key) = qkv.shape, dropout
+        check_dropout(rate, key, B * n_head * T * T)
 
 
 def split(x, n_head):

@@ -7,14 +7,13 @@ import numpy as np
 from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.attention import check
-from minigrad.fused.dropout import check as check_dropout
 from minigrad.fused.dropout_cpu import keep_range, masks
 from minigrad.fused.math_cpu import exp, maximum
 from minigrad.jit_cpu import inline, jit
 
 
 def forward(qkv, *, n_head, dropout=None):
-    check(qkv, n_head)
+    check(qkv, n_head, dropout)
     (B, T, C3), x = qkv.shape, np.ascontiguousarray(wide(qkv))
     y, lse = np.empty((B, T, C3 // 3), x.dtype), np.empty((B, n_head, T), x.dtype)
     pool.each(_forward, B * n_head, 2 * B * T * T * C3 // 3, x, y, lse, *scales(x, n_head, dropout))
@@ -31,11 +30,9 @@ def backward(dy, qkv, y, lse, n_head, dropout, into):
 
 def scales(x, n_head, dropout):
     """(1 / sqrt(D), 1 / (1 - rate), how to draw the masks) for the kernels; a rate of 0 draws nothing."""
-    B, T, C3 = x.shape
     rate, key = dropout or (0.0, (0, 0, 0, 0))
-    check_dropout(rate, key, B * n_head * T * T)
-    kind = x.dtype.type
-    return kind(1 / math.sqrt(C3 // 3 // n_head)), kind(1 / (1 - rate)), masks(rate, key)
+    kind, D = x.dtype.type, x.shape[-1] // 3 // n_head
+    return kind(1 / math.sqrt(D)), kind(1 / (1 - rate)), masks(rate, key)
 
 
 @inline

@@ -25,6 +25,7 @@ from minigrad.check import expect
 from minigrad.tensor import DONE, SKIP, Slot, op
 
 CHUNK = 1 << 20      # logits per chunk; 4 MB of float32 stay in cache between the product and the softmax
+ROWS = 128           # rows per chunk, at least: fewer would not repay reading w again
 
 
 @op(kernels=("cpu",))
@@ -100,7 +101,7 @@ def in_chunks(product, rows, x, w, targets, e, needs):
     x2, w2, y = wide(x).reshape(-1, C), wide(w), targets.reshape(-1)
     dx = xp.empty_like(x2) if needs[0] else None
     dw = xp.zeros_like(w2) if needs[1] else None
-    losses, step = xp.empty(len(x2), x2.dtype), max(128, CHUNK // V)
+    losses, step = xp.empty(len(x2), x2.dtype), max(ROWS, CHUNK // V)
     for i in range(0, len(x2), step):
         part = slice(i, i + step)
         losses[part], g = rows(product(x2[part], w2.T), y[part], e, needs[0] or needs[1])
