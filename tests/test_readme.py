@@ -16,7 +16,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.S)
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 COMMANDS = [line.split("  #")[0].strip() for line in LINES if " -m " in line]
 # What makes a command of README short: few steps, little data; the settings a test may not touch stay as they are.
-SHORT = "--steps 3 --couplets 400 --eval_tokens 500 --tokens_per_step 640 --device_batch 8 --samples 1 --sample_tokens 9"
+SHORT = "--steps 3 --couplets 400 --eval_tokens 500 --tokens_per_step 640 --device_batch 8 --samples 1"
 
 
 def run(*words, cwd, **env):

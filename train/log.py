@@ -67,7 +67,10 @@ def plot(file, entries, title=""):
     if train:
         steps, losses = np.array(train).T
         axes.plot(steps, losses, color="#9ecae1", linewidth=0.7, alpha=0.8)
-        axes.plot(steps, _smooth(losses), color="#2171b5", linewidth=1.6, label="training")
+        smooth = _smooth(losses)
+        axes.plot(steps, smooth, color="#2171b5", linewidth=1.6, label="training")
+        if len(losses) > 200:                           # the first fall from ignorance would flatten all that matters
+            axes.set_ylim(top=1.1 * smooth[len(losses) // 50:].max())
     if val:
         axes.plot([e["step"] for e in val], [e["val_loss"] for e in val], "o-", color="#d94801", markersize=4,
                   linewidth=1.4, label=f"validation: {val[-1]['val_loss']:.3f}")
