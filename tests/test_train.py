@@ -469,6 +469,13 @@ def test_sampling_from_a_run_folder(home, tmp_path, capsys):
     assert sample.main([*command, "--seed", "1"]) == 0 and capsys.readouterr().out != first
 
 
+def test_a_text_stops_where_the_model_ends_the_document(monkeypatch):
+    tokenizer = tok.BPETokenizer.train("aaab aaab", 260)
+    end, a, b = tokenizer.special["<|endoftext|>"], *b"ab"
+    monkeypatch.setattr(sample, "generate", lambda model, ids, n, **how: np.append(ids, [[a, end, b]] * len(ids), 1))
+    assert sample.write(None, tokenizer, n=2, prompt="b") == ["ba", "ba"]
+
+
 @pytest.mark.parametrize("more, says", [(["--prompt", "ONE"], "'O'"), (["--n", "0"], "at least 1"),
                                         (["--temperature", "-1"], "temperature"), (["--top_p", "2"], "top_p")])
 def test_sampling_explains_what_it_cannot_do(home, tmp_path, capsys, more, says):

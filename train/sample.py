@@ -13,10 +13,15 @@ SEPARATOR = "\n" + "-" * 40 + "\n"       # between texts
 
 
 def write(model, tokenizer, n=1, tokens=200, prompt="", **how):
-    """n texts that begin with prompt, or as a document does; how: temperature, top_k, top_p, seed of gpt.generate."""
-    ids = [separator(tokenizer), *tokenizer.encode(prompt)]
-    rows = generate(model, np.tile(np.array(ids, np.int64), (n, 1)), tokens, **how)
-    return [tokenizer.decode(row.tolist()).replace(END, "\n").strip("\n") for row in np.asarray(rows)]
+    """n texts that begin with prompt, or as a document does, and stop where the model ends the document.
+
+    how: temperature, top_k, top_p, seed of gpt.generate.
+    """
+    ids, end, texts = [separator(tokenizer), *tokenizer.encode(prompt)], tokenizer.special.get(END), []
+    for row in generate(model, np.tile(np.array(ids, np.int64), (n, 1)), tokens, **how).tolist():
+        begun, new = row[1:len(ids)], row[len(ids):]
+        texts.append(tokenizer.decode(begun + new[:new.index(end) if end in new else None]).strip("\n"))
+    return texts
 
 
 def main(argv=None):
@@ -25,7 +30,7 @@ def main(argv=None):
     parser.add_argument("folder", metavar="RUN", help="a run folder, or any folder with weights and a tokenizer.json")
     parser.add_argument("--prompt", default="", help="how the texts begin; empty: as a document does")
     parser.add_argument("--n", type=int, default=1, help="how many texts")
-    parser.add_argument("--tokens", type=int, default=200, help="length of each")
+    parser.add_argument("--tokens", type=int, default=200, help="length of each, at most")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
     parser.add_argument("--top_k", type=int, help="choose among the k likeliest tokens only")
     parser.add_argument("--top_p", type=float, help="choose among the likeliest tokens with this probability together")
