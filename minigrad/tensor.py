@@ -244,9 +244,9 @@ class Op:
         self.name, self.__doc__, self.__name__ = forward.__name__, forward.__doc__, forward.__name__
         self.reference, self.reference_backward = forward, None
         self.kernels, self.module = frozenset(kernels), forward.__module__
-        parameters = inspect.signature(forward).parameters.values()
-        self.asks_needs = "needs" in inspect.signature(forward).parameters
-        self.arguments = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        parameters = inspect.signature(forward).parameters
+        self.asks_needs = "needs" in parameters
+        self.arguments = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
         Op.table[self.name] = self
 
     def backward(self, f):

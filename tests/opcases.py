@@ -110,6 +110,7 @@ CASES += [
     Case(e.pow, [(2, 3), 0], **power),
     Case(e.pow, [np.array([0.0, 4.0, -1.0]), 0], smooth=False, **power),
     Case(e.pow, [np.array([0.0, 4.0]), 0.5], smooth=False, **power),
+    Case(e.pow, [np.array([0.0, 0.0, 4.0]), np.array([2.0, 0.0, 0.5])], smooth=False, **power),    # db = 0 at a = 0
 ]
 
 for op, low, high in [(e.neg, -2, 2), (e.square, -2, 2), (e.exp, -2, 2), (e.log, 0.1, 3), (e.log1p, -0.9, 3),

@@ -51,6 +51,7 @@ def test_the_whole_book(capsys):
 
 def test_the_book_as_a_page(tmp_path):
     formulas.main(["--html", str(tmp_path / "new")])
+    formulas.main(["--html", str(tmp_path / "new")])            # a folder that is there already
     text = (tmp_path / "new" / "index.html").read_text(encoding="utf-8")
     anchors, links = re.findall(r'id="(\w+)"', text), set(re.findall(r'href="#(\w+)"', text))
     assert "LN6" in anchors and "LN6" in links and links <= set(anchors)

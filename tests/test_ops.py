@@ -435,3 +435,12 @@ def test_wrong_arguments_say_so(op, args, params, words, mode):
 def test_a_wrong_index_names_the_shape():
     with pytest.raises(IndexError, match=r"getitem: .* of shape \(2, 3\)"):
         Tensor(np.ones((2, 3)))[5]
+
+
+def test_a_power_of_nothing_has_the_gradients_that_its_docstring_names():
+    a, b = np.array([0.0, 0.0, 4.0]), np.array([2.0, 0.0, 0.5])
+    y, saved = Op.table["pow"].reference(a, b)
+    da, db = Op.table["pow"].reference_backward(np.ones(3), *saved, into=(None, None))
+    np.testing.assert_array_equal(y, [0, 1, 2])
+    np.testing.assert_array_equal(da, [0, 0, 0.25])                       # b a^(b-1)
+    np.testing.assert_allclose(db, [0, 0, 2 * np.log(4.0)], rtol=1e-15)   # y log a
