@@ -372,3 +372,9 @@ def test_command_line(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert all(line in out for couplet in corpus(3, 2) for line in couplet.splitlines())
     assert "10 themes" in out and "bits a couplet" in out and ("    13 + 11" in out or "    16" in out)
+
+
+def test_the_grammar_can_write_the_couplets_of_its_docstring():
+    rows = [re.split(r" {3,}", line.strip()) for line in verse.__doc__.splitlines()[4:7]]
+    for header, first, second in zip(*rows, strict=True):
+        assert logprob(f"{header}\n{first}\n{second}\n") > -math.inf, header

@@ -3,7 +3,7 @@
 A language model trained on real text is never told how good it could be. Here it is: a seeded grammar composes couplets
 
     #प्रकृति चौपाई                          #वसंत दोहा
-    सखियों ने मीठा गीत सुना।              कुंजों में किसान हँसे, आओ देखें बाग।
+    सखियों ने मीठा गीत सुना।              किसान कुंजों में हँसे, आओ देखें बाग।
     मुनियों ने सुंदर फूल चुना॥              जब माली फूल लाया, आओ गाएँ फाग॥
 
     a chaupai: two padas of 16 matras    a doha: two lines of 13 + 11 matras, the pause marked by a comma
