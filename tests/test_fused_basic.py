@@ -11,6 +11,7 @@ from minigrad.fused.adamw import adamw, sgd, sum_of_squares
 from minigrad.fused.dropout import dropout, keep_mask, philox
 from minigrad.fused.embedding import embedding
 from minigrad.fused.gelu import gelu
+from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.relu import relu
 from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.jit_cpu import FAST
@@ -418,3 +419,10 @@ def test_sum_of_squares(mode, threads):
             g = np.zeros(777, "f4")
             g[401] = bad
             np.testing.assert_allclose(sum_of_squares(g), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["auto", "reference"])
+@pytest.mark.parametrize("w, b", [(4, 8), (8, 4), (9, 8)])
+def test_layer_norm_refuses_another_width(w, b, mode):
+    with using(mode), pytest.raises(ValueError, match=r"layer_norm: got w .* expected both \(8,\)"):
+        layer_norm(np.ones((3, 8)), np.ones(w), np.ones(b))
