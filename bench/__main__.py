@@ -4,7 +4,9 @@ import sys
 
 COMMANDS = {
     "ops": "the error of every op's gradient, by finite differences",
-    "step": "a training step beside PyTorch's, on this machine",
+    "step": "a training step beside PyTorch's and beside what this machine could do at best",
+    "scaling": "the cost of a token against context, width and depth, beside its formula",
+    "start": "from the start of a process to its first training step",
     "ladder": "one GPT on names by scalars, by arrays and by kernels: the same losses",
     "planted": "breaks the code in random places and counts how often the tests notice",
 }

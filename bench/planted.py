@@ -59,7 +59,7 @@ EXEMPT = [
     ("minigrad/pool.py", r"mallopt|libc|sys\.platform", "where memory comes from"),
     ("minigrad/blas.py", r"glob\.glob|lib = |\bstep = max|64_|pool\.each|restype", "where OpenBLAS lies"),
     ("minigrad/blas.py", r"^if \((across|down) == size", "reads in place or copies first: the same numbers"),
-    ("minigrad/fused/math_cpu.py", r"^x = .* if x [<>]", "a clamp: at its end both sides are the same"),
+    ("minigrad/math_cpu.py", r"^x = .* if x [<>]", "a clamp: at its end both sides are the same"),
     ("minigrad/backend.py", r"resource|ru_maxrss|sys\.platform|total_bytes", "statistics of memory"),
     ("minigrad/kernels.py", r"environ", "read at import"),
     ("minigrad/jit_cpu.py", r"", "where compiled code is kept"),

@@ -3,7 +3,8 @@ import numpy as np
 
 from minigrad import kernels
 from minigrad.backend import is_float
-from minigrad.tensor import SKIP, sum_to
+from minigrad.sums import sum_to
+from minigrad.tensor import SKIP
 
 STEP = 1e-3          # the differences below err by O(STEP^4) = 1e-12 and by rounding, eps / STEP = 2e-13
 

@@ -1,8 +1,12 @@
-"""How every CPU kernel is compiled: @jit for kernels, @inline for what they call in their loops.
+"""How every CPU kernel is compiled: @jit for kernels, @inline for what they call in their loops, @plain for the rest.
 
 Kernels are serial and release the GIL; pool.each gives each thread its range of the work. Write their loops as
 x = x[lo:hi] and then range(len(x)): with signed bounds Numba guards against negative indices, and loads turn into
 gathers, ten times slower.
+
+An entry's bits may depend on where in a range it stands: reassoc lets the vectors and the tail of a loop round a sum of
+two products differently. Where it matters, ranges are cut at fixed places, or the formula is an @inline function with
+one product to a sum. forceinline makes the code that is compiled and the code that is found in the cache the same.
 
 Compiled code is kept in a cache. Numba looks at a kernel's own file to see whether the code is still good, but not at
 the files that its inlined functions come from, so the name of the cache folder is made from the contents of those.
@@ -20,14 +24,16 @@ FAST = {"reassoc", "contract", "nsz"}
 # Inlined functions must not be regrouped with what stands around them: (x - m) - log s would lose log s in m.
 INLINE = {"nogil": True, "forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"}
 inline = njit(**INLINE)
-SHARED = ("jit_cpu.py", "special.py", "fused/math_cpu.py", "fused/dropout.py", "fused/dropout_cpu.py")
+plain = njit(nogil=True, error_model="numpy")       # compiled again into each kernel that calls it
+SHARED = ("jit_cpu.py", "fork_cpu.py", "special.py", "math_cpu.py", "gemm_cpu.py", "sums_cpu.py", "fused/dropout.py",
+          "fused/dropout_cpu.py")
 
 
 def jit(f):
     """Compile f at its first call for each kind of argument, and keep the result for later processes."""
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder())
     try:
-        return njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")(f)
+        return njit(nogil=True, cache=True, forceinline=True, fastmath=FAST, error_model="numpy")(f)
     finally:
         numba.config.CACHE_DIR = before             # other people's functions are cached where they asked for it
 

@@ -1,27 +1,21 @@
-"""One pool of threads for all CPU work: Numba kernels and single-threaded BLAS calls alike.
+"""One pool of threads for all CPU work, Numba kernels and matrix products alike.
 
 Two pools on one machine fight: OpenBLAS's idle threads spin while Numba's work, and the other way round, and a
 call that takes microseconds takes milliseconds. So kernels here are serial functions that release the GIL, each
-given a range of the work, and a handful of Python threads that sleep when idle run the ranges.
+given a range of the work, and helpers that never hold the GIL run the ranges (fork_cpu.py).
 
     each(kernel, n, work, *args)     kernel(*args, lo, hi) for ranges that cover range(n)
 
-The caller works too, and waits only for ranges that a helper has begun: a helper that the operating system has not
-scheduled yet, beside a busy neighbour, holds nobody up. Which thread runs a range changes no bit of the result as
-long as kernels write what belongs to their range only.
+Which thread runs a range changes no bit of the result as long as kernels write what belongs to their range only.
 """
 import ctypes
 import functools
 import os
-import queue
 import sys
 import threading
 
-SMALL = 40_000       # work below this many operations is not worth waking a thread for (about 30 microseconds)
-_jobs = queue.SimpleQueue()
-_inside = threading.local()
-_size = None
-_started = 0
+SMALL = 10_000       # work below this many operations is not worth a helper (half a microsecond, and cold caches)
+_lock, _size, _native = threading.Lock(), None, None
 
 
 def size():
@@ -37,6 +31,41 @@ def set_size(n):
     """Use n threads from now on, the caller's included."""
     global _size
     _size = max(1, int(n))
+    if _native:
+        _native.resize(_size - 1)
+
+
+def address():
+    """Where compiled code finds the pool; the first call starts the helpers."""
+    global _native
+    if _native is None:
+        keep_memory()
+        with _lock:
+            if _native is None:
+                from minigrad.fork_cpu import Pool
+                _native = Pool(size() - 1)
+    return _native.address
+
+
+def each(kernel, n, work, *args):
+    """Run kernel(*args, lo, hi) over ranges that cover range(n); work is the cost of it all in operations."""
+    _launcher(kernel)(address(), n, pieces(work), *args)
+
+
+def threads(work):
+    """How many threads this much work is worth."""
+    return 1 if work < SMALL else size()
+
+
+def pieces(work):
+    """Into how many ranges to cut it: one for small work, and several for each thread, to balance them, for large."""
+    return threads(work) * (4 if work > 100 * SMALL else 1)
+
+
+@functools.cache
+def _launcher(kernel):
+    from minigrad.fork_cpu import launcher
+    return launcher(kernel)
 
 
 @functools.cache
@@ -53,57 +82,10 @@ def keep_memory():
         libc.mallopt(M_TOP_PAD, 1 << 26)
 
 
-class _Job:
-    def __init__(self, kernel, args, bounds):
-        self.kernel, self.args, self.ranges = kernel, args, iter(list(zip(bounds, bounds[1:])))
-        self.left, self.lock, self.done, self.error = len(bounds) - 1, threading.Lock(), threading.Lock(), None
-        self.done.acquire()
-
-    def run(self):
-        for lo, hi in self.ranges:                  # next() on a list iterator is atomic under the GIL
-            try:
-                if self.error is None:
-                    self.kernel(*self.args, lo, hi)
-            except BaseException as e:              # handed to the caller, who raises it
-                self.error = e
-            with self.lock:
-                self.left -= 1
-                if not self.left:
-                    self.done.release()
-
-
-def _serve():
-    _inside.worker = True
-    while True:
-        _jobs.get().run()
-
-
-def each(kernel, n, work, *args):
-    """Run kernel(*args, lo, hi) over ranges that cover range(n); work is the cost of it all in operations."""
-    global _started
-    keep_memory()
-    helpers = min(size(), n) - 1
-    if helpers < 1 or work < SMALL or getattr(_inside, "worker", False):
-        if n:
-            kernel(*args, 0, n)
-        return
-    pieces = min(n, (helpers + 1) * (4 if work > 100 * SMALL else 1))
-    job = _Job(kernel, args, [n * i // pieces for i in range(pieces + 1)])
-    while _started < helpers:
-        threading.Thread(target=_serve, daemon=True, name="minigrad").start()
-        _started += 1
-    for _ in range(helpers):
-        _jobs.put(job)
-    job.run()
-    job.done.acquire()
-    if job.error is not None:
-        raise job.error
-
-
 def _after_fork():
-    """A forked child has the queue but not the threads."""
-    global _jobs, _started
-    _jobs, _started = queue.SimpleQueue(), 0
+    """A forked child has the memory of the pool but not its threads."""
+    global _native, _lock
+    _native, _lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

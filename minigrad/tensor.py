@@ -20,11 +20,15 @@ into[k] says what becomes of the gradient of argument k:
 A backward without a parameter called into always returns all its gradients. A forward that declares needs is
 told which arguments want a gradient, so that it can do less when none does.
 
+@op(cheap=True) marks a function that is quicker to run again than its result is to keep. The ops that use the result
+and would save it are given a promise instead, and its forward runs once more when their backward wants the array.
+
 Ownership: dy and saved are borrowed, returned gradients may alias dy, and only arrays that forward itself
 allocated and saved may be overwritten by backward. The engine copies before it adds in place.
 
 What is deliberately absent: gradients of gradients, and gradients kept on interior tensors.
 """
+import functools
 import heapq
 import inspect
 from contextlib import contextmanager
@@ -35,9 +39,9 @@ import numpy as np
 
 from minigrad import backend, kernels
 from minigrad.check import expect
+from minigrad.sums import plus, sum_to
 
 _recording = ContextVar("recording", default=True)      # True, False, or a dict: only note leaves in it
-_probe = ContextVar("probe", default=None)
 _serial = count()
 
 
@@ -67,7 +71,13 @@ def is_recording():
 
 def probe(seen):
     """A context in which seen(op name, input arrays, output arrays) is called after every forward."""
-    return _set(_probe, seen)
+    def watch(name, forward, *backward):
+        def then_seen(*arrays, **params):
+            y, saved = forward(*arrays, **params)
+            seen(name, arrays, y if isinstance(y, tuple) else (y,))
+            return y, saved
+        return then_seen if backward else forward, *backward       # without a backward it is no op
+    return _set(kernels.watcher, watch)
 
 
 class _Word:
@@ -109,12 +119,30 @@ class Slot:
 
 class Node:
     """One recorded call. serial counts up, so descending serial is a topological order."""
-    __slots__ = ("name", "backward", "saved", "parents", "outputs", "serial")
+    __slots__ = ("name", "backward", "saved", "parents", "outputs", "serial", "again")
 
-    def __init__(self, name, backward, saved, parents, outputs=0):
+    def __init__(self, name, backward, saved, parents, outputs=0, again=None):
         self.name, self.backward, self.saved, self.parents = name, backward, saved, parents
         self.outputs = outputs                          # 0: y is one array; n: y is a tuple of n arrays
         self.serial = next(_serial)
+        self.again = again                              # of a cheap op: the call that gives (y, saved) once more
+
+
+class Promise:
+    """Stands in a saved tuple for the result of a cheap op."""
+    __slots__ = ("node",)
+
+    def __init__(self, node):
+        self.node = node
+
+    def keep(self):
+        if self.node.again is None:
+            raise RuntimeError(USED.format(self.node.name))
+        return self.node.again()[0]
+
+
+USED = ("backward: the graph through {!r} was already used. Hint: run the forward pass again; to add two losses, add "
+        "the tensors")
 
 
 class Tensor:
@@ -192,10 +220,8 @@ def propagate(seeds):
         held = arrived[node][index]
         if held[0] is None:
             held[0] = g
-        elif held[1]:
-            held[0] += g
         else:                                           # the first may alias dy or a saved array: copy, once
-            held[:] = held[0] + g, True
+            held[:] = plus(held[0], g, held[0] if held[1] else None), True
 
     for tensor, dy in seeds:
         dy = backend.xp_of(tensor.data).asarray(dy, dtype=tensor.dtype)
@@ -208,13 +234,13 @@ def propagate(seeds):
         node = heapq.heappop(waiting)[1]
         dys = tuple(g for g, _ in arrived.pop(node))
         if node.backward is None:
-            raise RuntimeError(f"backward: the graph through {node.name!r} was already used. "
-                               "Hint: run the forward pass again; to add two losses, add the tensors")
+            raise RuntimeError(USED.format(node.name))
         into = tuple(SKIP if p is None else p.grad_slot() if isinstance(p, Tensor) else None
                      for p, _, _, _ in node.parents)
-        gradients = node.backward(dys if node.outputs else dys[0], *node.saved, into=into)
-        parents, node.parents = node.parents, ()
-        node.backward = node.saved = None               # activations are freed as soon as they are spent
+        saved = [s.keep() if type(s) is Promise else s for s in node.saved]
+        gradients = node.backward(dys if node.outputs else dys[0], *saved, into=into)
+        parents, node.parents, saved = node.parents, (), None
+        node.backward = node.saved = node.again = None  # activations are freed as soon as they are spent
         for (parent, index, shape, dtype), slot, g in zip(parents, into, gradients, strict=True):
             if slot is SKIP or g is DONE or g is None:
                 continue
@@ -225,22 +251,12 @@ def propagate(seeds):
                 deposit(parent, index, g.astype(dtype, copy=False))
 
 
-def sum_to(g, shape):
-    """If y_ij = f(x_j), then dL/dx_j = sum_i dL/dy_ij f': add over every axis that was stretched."""
-    g = backend.xp_of(g).asarray(g)                     # arithmetic on 0-d arrays gives NumPy scalars
-    if g.shape == shape:
-        return g
-    extra = g.ndim - len(shape)
-    stretched = tuple(range(extra)) + tuple(
-        i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1)
-    return g.sum(stretched, keepdims=True, dtype=backend.wide_dtype(g.dtype)).reshape(shape)
-
-
 class Op:
     """A differentiable function: a reference pair, and the devices for which there is a kernel pair."""
     table = {}                                          # name -> Op; the tests and the book of formulas walk it
 
-    def __init__(self, forward, kernels=()):
+    def __init__(self, forward, kernels=(), cheap=False):
+        self.cheap = cheap
         self.name, self.__doc__, self.__name__ = forward.__name__, forward.__doc__, forward.__name__
         self.reference, self.reference_backward = forward, None
         self.kernels, self.module = frozenset(kernels), forward.__module__
@@ -268,21 +284,27 @@ class Op:
         if self.asks_needs:
             params["needs"] = needs if leaves is True else [False] * len(needs)
         y, saved = forward(*arrays, **params)
-        if _probe.get():
-            _probe.get()(self.name, arrays, y if isinstance(y, tuple) else (y,))
         if not any(needs):
             return tuple(map(Tensor, y)) if isinstance(y, tuple) else Tensor(y)
         if leaves is not True:                          # recompute's first run: remember who was there, nothing else
             leaves.update((id(a), a) for a, need in zip(args, needs) if need)
             return tuple(map(Tensor, y)) if isinstance(y, tuple) else Tensor(y)
         parents = [_parent(a) if need else NOBODY for a, need in zip(args, needs)]
+        saved = _with_promises(saved, args)
         if isinstance(y, tuple):
             node = Node(self.name, backward, saved, parents, len(y))
             return tuple(_result(a, node, i) for i, a in enumerate(y))
-        return _result(y, Node(self.name, backward, saved, parents))
+        again = functools.partial(forward, *arrays, **params) if self.cheap else None
+        return _result(y, Node(self.name, backward, saved, parents, again=again))
 
     def __repr__(self):
         return f"<op {self.name}>"
+
+
+def _with_promises(saved, args):
+    """saved, without the arrays among the arguments that cheap ops made."""
+    cheap = {id(a.data): a.node for a in args if isinstance(a, Tensor) and a.node is not None and a.node.again}
+    return tuple(Promise(cheap[id(s)]) if id(s) in cheap else s for s in saved) if cheap else saved
 
 
 NOBODY = (None, 0, (), None)
@@ -306,6 +328,6 @@ def _result(y, node, index=0):
     return out
 
 
-def op(f=None, *, kernels=()):
+def op(f=None, *, kernels=(), cheap=False):
     """@op on a forward function, then @name.backward on its gradient."""
-    return Op(f, kernels) if f else lambda g: Op(g, kernels)
+    return Op(f, kernels, cheap) if f else lambda g: Op(g, kernels, cheap)

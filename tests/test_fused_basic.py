@@ -41,7 +41,7 @@ def threads(monkeypatch):
 def vectorised(name):
     """math_cpu's function applied to every entry of an array, compiled with the flags that kernels use."""
     numba = pytest.importorskip("numba")
-    from minigrad.fused import math_cpu
+    from minigrad import math_cpu
     f = getattr(math_cpu, name)
 
     @numba.njit(fastmath=FAST)
@@ -109,7 +109,7 @@ def test_loops_of_them_vectorise(name, dtype):
 
 def test_maximum_keeps_nan():
     numba = pytest.importorskip("numba")
-    from minigrad.fused.math_cpu import maximum
+    from minigrad.math_cpu import maximum
 
     @numba.njit(fastmath=FAST)
     def largest(x):

@@ -115,7 +115,8 @@ def test_gradients_of_everything_at_once(pre_norm, mode, monkeypatch):
     model = make(pre_norm=pre_norm, dropout=0.2, block_size=30)
     ids, targets = batch(B=10, T=30)
     ids[ids == 10] = 0                                     # token 10 is known to the head alone
-    monkeypatch.setattr(cross_entropy, "CHUNK", 1)         # chunks of 128 rows, the least
+    monkeypatch.setattr(cross_entropy, "CHUNK", 1)
+    monkeypatch.setattr(cross_entropy, "ROWS", 128)        # chunks of so many rows
     seen = []
     module = cross_entropy if mode == "reference" else cross_entropy_cpu
     rows_loss = module.rows_loss

@@ -1,5 +1,7 @@
-"""The one pool of threads, and the matrix products that run on it."""
+"""The one pool of threads: every index once, by as many threads as asked, however late a helper comes to the work."""
+import faulthandler
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,245 +12,299 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import types
 
-from minigrad import blas, pool
+from minigrad import pool
+from minigrad.fork_cpu import MOST, SPIN, count, each, peek, relax
+from minigrad.jit_cpu import jit
 
 ROOT = Path(__file__).resolve().parents[1]
-LOTS = 10 ** 9       # operations: worth every thread there is
+MEDIUM, LARGE = pool.SMALL, 200 * pool.SMALL           # work for a range to each thread, and for four
+pthread_self = types.ExternalFunction("pthread_self", types.int64())
+posix = pytest.mark.skipif(os.name != "posix", reason="a pool without helpers")
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request):
+@jit
+def mark(starts, visits, by, lo, hi):
+    """Note where ranges start, how often every index is visited, and by which thread."""
+    starts[lo] += 1
+    for i in range(lo, hi):
+        visits[i] += 1
+        by[i] = pthread_self()
+
+
+@jit
+def gather(here, goal, patience, linger, by, lo, hi):
+    """Wait until so many ranges are being run at once, or patience ends. Then stay a while, but not in range 0."""
+    by[lo] = pthread_self()
+    count(here.ctypes.data, 1)
+    while peek(here.ctypes.data) < goal and patience > 0:
+        relax()
+        patience -= 1
+    for _ in range(linger * lo):
+        relax()
+
+
+@jit
+def add(x, number, lo, hi):
+    for i in range(lo, hi):
+        x[i] += number
+
+
+@jit
+def fails_at_five(x, lo, hi):
+    if lo <= 5 < hi:
+        raise ZeroDivisionError("in a range")
+
+
+@jit
+def hammer(address, jobs, pause):
+    """Jobs on arrays that live no longer than they do, with pauses of many lengths: how many entries came out wrong?
+
+    Every job adds another number, so that whoever is late, and adds to an array of a job that has ended, is found out.
+    """
+    wrong = 0
+    for job in range(jobs):
+        n, pieces = 7 * job % 61, job % 11
+        x = np.zeros(n, np.int64)
+        each(address, add, n, pieces, (x, job))
+        for i in range(n):
+            wrong += x[i] != job
+        for _ in range(37 * job % pause):
+            relax()
+    return wrong
+
+
+def marks(n):
+    """Arguments for mark. An empty range at the end would start at n."""
+    return np.zeros(n + 1, int), np.zeros(n, int), np.zeros(n, int)
+
+
+def gathered(n, goal=None, patience=10 ** 9, linger=0, work=MEDIUM):
+    """Which thread ran each range of a job that ends when `goal` (all n) ranges are being run at the same time."""
+    by = np.zeros(n, int)
+    pool.each(gather, n, work, np.zeros(1, int), goal or n, patience, linger, by)
+    return by
+
+
+@pytest.fixture(autouse=True)
+def watched():
+    """Nothing here waits for ever, and what a test sets is set back."""
+    faulthandler.dump_traceback_later(300, exit=True)
     before = pool.size()
-    pool.set_size(request.param)
-    yield request.param
+    yield
     pool.set_size(before)
+    faulthandler.cancel_dump_traceback_later()
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 100])
-@pytest.mark.parametrize("work", [0, LOTS])
-def test_every_index_is_visited_once(n, work, threads):
-    counts = np.zeros(n, int)
-
-    def visit(counts, lo, hi):
-        assert lo < hi
-        counts[lo:hi] += 1
-
-    for _ in range(20):
-        counts[:] = 0
-        pool.each(visit, n, work, counts)
-        assert (counts == 1).all()
+@pytest.fixture(params=[1, 2, 3, 5])
+def threads(request):
+    """Fewer than the processors, as many, more."""
+    pool.set_size(request.param)
+    return request.param
 
 
-def test_small_work_stays_with_the_caller(threads):
-    seen = set()
-    pool.each(lambda lo, hi: seen.add((threading.get_ident(), lo, hi)), 10, pool.SMALL - 1)
-    assert seen == {(threading.get_ident(), 0, 10)}
+# ------------------------------------------------------------------------------------------------ who runs which range
+
+@given(st.integers(0, 40) | st.integers(0, 3 * MOST), st.integers(0, 40) | st.integers(0, 3 * MOST), st.integers(1, 5))
+def test_every_index_is_visited_once(n, pieces, threads):
+    pool.set_size(threads)
+    starts, visits, by = marks(n)
+    pool._launcher(mark)(pool.address(), n, pieces, starts, visits, by)
+    assert (visits == 1).all() and len(set(by)) <= threads
+    lengths = np.diff([*np.flatnonzero(starts), n])
+    assert len(lengths) == starts.sum() == min(n, max(pieces, 1), MOST)                # [FJ1]
+    assert n == 0 or 1 <= lengths.max() <= lengths.min() + 1
 
 
-def test_a_helper_takes_part():
-    before, names = pool.size(), set()
+@pytest.mark.parametrize("work, per_thread", [(0, 0), (pool.SMALL - 1, 0), (pool.SMALL, 1), (100 * pool.SMALL, 1),
+                                              (100 * pool.SMALL + 1, 4)])
+def test_work_is_cut_as_its_size_deserves(work, per_thread, threads):
+    starts, visits, by = marks(100)
+    pool.each(mark, 100, work, starts, visits, by)
+    assert (visits == 1).all() and starts.sum() == max(1, per_thread * threads)
+    assert per_thread or set(by) == {threading.get_ident()}            # small work stays with the caller
+
+
+def test_every_thread_takes_part(threads):
+    by = gathered(threads)
+    assert len(set(by)) == threads
+    assert set(by) <= {t.ident for t in threading.enumerate() if t.name.startswith(("Main", "minigrad-"))}
+
+
+def test_no_more_threads_take_part_than_asked():
+    """Helpers that were needed once, and are there still."""
+    pool.set_size(5)
+    gathered(5)
+    for size in (3, 1, 2):
+        pool.set_size(size)
+        time.sleep(0.01)                                               # those not wanted any more fall asleep
+        assert len(set(gathered(4 * size, patience=50_000, work=LARGE))) <= size
+
+
+def test_there_is_always_one_thread():
+    for asked in (0, -3):
+        pool.set_size(asked)
+        assert pool.size() == 1 and set(gathered(1)) == {threading.get_ident()}
+
+
+def test_the_number_of_threads_is_a_setting():
+    for asked, want in (("0", "1"), ("-3", "1"), ("5", "5")):
+        assert python("from minigrad import pool; print(pool.size())", MINIGRAD_THREADS=asked) == want + "\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to a processor here")
+def test_a_thread_for_each_processor_that_may_be_used():
+    environment = {k: v for k, v in os.environ.items() if k != "MINIGRAD_THREADS"}
+    code = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])"
+    assert python(f"{code}; from minigrad import pool; print(pool.size())", environment) == "1\n"
+
+
+# ------------------------------------------------------------------------------------------------- sleeping and waking
+
+def test_sleeping_helpers_wake_up(threads):
+    """After pauses of every length around the time after which they fall asleep, and much longer ones."""
+    for pause in (*range(0, 200), 5000, 50_000):
+        end = time.perf_counter() + pause * 1e-6
+        while time.perf_counter() < end:
+            pass
+        assert len(set(gathered(threads))) == threads
+
+
+@posix
+def test_a_caller_who_waits_for_a_range_sleeps_too():
     pool.set_size(2)
-
-    def slow(lo, hi):
-        names.add(threading.current_thread().name)
-        time.sleep(0.01)                                  # sleeping releases the GIL, as a kernel does
-
-    try:
-        for _ in range(20):
-            pool.each(slow, 8, LOTS)
-    finally:
-        pool.set_size(before)
-    assert "minigrad" in names
+    for _ in range(100):
+        cpu, clock = time.thread_time(), time.perf_counter()
+        by = gathered(2, linger=1_000_000)
+        cpu, clock = time.thread_time() - cpu, time.perf_counter() - clock
+        if by[0] == threading.get_ident():                             # the helper is the one that lingers
+            assert cpu < clock / 4
+            return
+    raise AssertionError("the caller never got the first range")
 
 
-def test_an_exception_reaches_the_caller(threads):
-    def fails(lo, hi):
-        if lo <= 5 < hi:
-            raise ZeroDivisionError("in a range")
-
-    for _ in range(5):
-        with pytest.raises(ZeroDivisionError, match="in a range"):
-            pool.each(fails, 10, LOTS)
-    counts = np.zeros(10, int)
-    pool.each(lambda lo, hi: counts[lo:hi].__iadd__(1), 10, LOTS)
-    assert (counts == 1).all()                            # the pool works on
+def test_an_idle_process_uses_no_processor():
+    pool.set_size(5)
+    gathered(5)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < 0.005
 
 
-def test_work_inside_work_does_not_deadlock(threads):
-    total = np.zeros((6, 50))
-
-    def inner(row, lo, hi):
-        row[lo:hi] += 1
-
-    def outer(lo, hi):
-        for i in range(lo, hi):
-            pool.each(inner, 50, LOTS, total[i])
-
-    for _ in range(20):
-        pool.each(outer, 6, LOTS)
-    assert (total == 20).all()
+@pytest.mark.parametrize("pause", [1, 3 * SPIN])
+def test_a_late_helper_finds_nothing_to_do(threads, pause):
+    assert hammer(pool.address(), 200_000 if pause == 1 else 2000, pause) == 0
 
 
-def test_several_callers_at_once(threads):
-    totals = [np.zeros(64) for _ in range(4)]
+STRESS = """
+import os, sys, time, subprocess
+core = list(os.sched_getaffinity(0))[:{cores}]
+os.sched_setaffinity(0, core)
+from test_pool import hammer, pool
+neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+try:
+    wrong, end = 0, time.perf_counter() + 1
+    while time.perf_counter() < end:
+        wrong += hammer(pool.address(), 2000, 1) + hammer(pool.address(), 50, {pause})
+    print(wrong)
+finally:
+    neighbour.kill()
+"""
 
-    def add_one(total, lo, hi):
-        total[lo:hi] += 1
 
-    def caller(total):
-        for _ in range(100):
-            pool.each(add_one, 64, LOTS, total)
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to a processor here")
+@pytest.mark.parametrize("cores", [1, 2])
+def test_beside_a_busy_neighbour(cores):
+    """Helpers that the system stops anywhere: with a range in hand, between two looks, on their way to bed."""
+    assert python(STRESS.format(cores=cores, pause=2 * SPIN), MINIGRAD_THREADS="3") == "0\n"
 
-    callers = [threading.Thread(target=caller, args=(t,)) for t in totals]
+
+# ---------------------------------------------------------------------------------------------------- several callers
+
+def test_a_second_caller_does_its_job_alone(threads):
+    here, by, mine = np.zeros(1, int), np.zeros(8, int), marks(64)
+    other = threading.Thread(target=pool.each, args=(gather, 8, LARGE, here, 1 << 40, 10 ** 9, 0, by))
+    other.start()
+    while not here[0]:
+        time.sleep(0.001)
+    pool.each(mark, 64, LARGE, *mine)                                  # while the other's job goes on
+    still = other.is_alive()
+    here[0] = 1 << 40
+    other.join()
+    starts, visits, by = mine
+    assert still and starts.sum() == 1 and (visits == 1).all() and set(by) == {threading.get_ident()}
+
+
+def test_several_callers_at_once_while_threads_come_and_go():
+    wrong = []
+    callers = [threading.Thread(target=lambda: wrong.append(hammer(pool.address(), 20_000, 3))) for _ in range(4)]
+    pool.address()
     for c in callers:
         c.start()
-    for c in callers:
-        c.join(30)
-    assert all((t == 100).all() for t in totals)
+    while any(c.is_alive() for c in callers):
+        for size in (1, 4, 2, 5, 3):
+            pool.set_size(size)
+            time.sleep(0.001)
+    assert wrong == [0] * 4
+
+
+def test_an_error_reaches_the_caller(threads):
+    for work in (0, MEDIUM, LARGE):
+        with pytest.raises(RuntimeError, match="a kernel raised"):
+            pool.each(fails_at_five, 10, work, np.zeros(10))
+        assert hammer(pool.address(), 100, 1) == 0                     # the pool works on
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+
+def python(code, environment=os.environ, **more):
+    """What a fresh interpreter prints, in which these kernels can be imported."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run([sys.executable, "-c", code], env={**environment, "PYTHONPATH": path, **more}, text=True,
+                          capture_output=True, timeout=300)
+    assert done.returncode == 0 and not done.stderr, (done.returncode, done.stderr)
+    return done.stdout
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own():
-    before = pool.size()
-    pool.set_size(2)
-    try:
-        counts = np.zeros(8, int)
-        visit = lambda lo, hi: counts[lo:hi].__iadd__(1)  # noqa: E731
-        pool.each(visit, 8, LOTS)
-        child = os.fork()
-        if not child:
-            pool.each(visit, 8, LOTS)
-            os._exit(0 if (counts == 2).all() else 1)
-        assert os.waitpid(child, 0)[1] == 0
-    finally:
-        pool.set_size(before)
+    pool.set_size(3)
+    gathered(3)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)                                               # the watch over this test has not forked
+        os._exit(len(set(gathered(3))))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert len(set(gathered(3))) == 3
 
 
-def test_the_number_of_threads_is_a_setting():
-    code = "from minigrad import pool; print(pool.size())"
-    for n in ("1", "5"):
-        out = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MINIGRAD_THREADS": n},
-                             capture_output=True, text=True, check=True)
-        assert out.stdout.strip() == n
+@pytest.mark.parametrize("last", ["pass", "time.sleep(0.01)", "threading.Thread(target=work, daemon=True).start()"],
+                         ids=["awake", "asleep", "at work"])
+def test_a_process_ends_while_its_helpers_are(last):
+    code = f"""
+import threading, time
+from test_pool import hammer, pool
+work = lambda: hammer(pool.address(), 10 ** 12, 1)
+print(hammer(pool.address(), 1000, 1))
+{last}"""
+    for _ in range(2):
+        assert python(code, MINIGRAD_THREADS="3") == "0\n"
 
 
-# ------------------------------------------------------------------------------------------------ matrix products
-
-def plain(a):
-    return np.ascontiguousarray(a)
-
-
-def transposed(a):
-    return np.asfortranarray(a)
-
-
-def every_second_row(a):
-    return np.repeat(a, 2, 0)[::2]
-
-
-def every_second_column(a):
-    return np.repeat(a, 2, 1)[:, ::2]
-
-
-def columns_of_a_wider_one(a):
-    return np.concatenate([a, a + 1], 1)[:, :a.shape[1]]
-
-
-def upside_down(a):
-    return a[::-1].copy()[::-1]
-
-
-def one_row_many_times(a):
-    return np.broadcast_to(a[:1], a.shape)
-
-
-LAYOUTS = [plain, transposed, every_second_row, every_second_column, columns_of_a_wider_one, upside_down,
-           one_row_many_times]
-layouts = st.sampled_from(LAYOUTS)
-sizes = st.sampled_from([0, 1, 2, 3, 5, 17]) | st.integers(1, 9)
-
-
-@given(sizes, sizes, sizes, layouts, layouts, st.sampled_from(["float32", "float64"]),
-       st.sampled_from([None, 0.0, 1.0]), st.sampled_from(LAYOUTS[:5]), st.integers(0, 99))
-def test_gemm(m, k, n, layout_a, layout_b, dtype, beta, layout_out, seed):
-    rng = np.random.default_rng(seed)
-    a, b = (layout(rng.standard_normal(s).astype(dtype)) for layout, s in ((layout_a, (m, k)), (layout_b, (k, n))))
-    want, kept = a.astype("f8") @ b.astype("f8"), (a.copy(), b.copy())
-    if beta is None:
-        got = blas.gemm(a, b)
-    else:
-        out = layout_out(rng.standard_normal((m, n)).astype(dtype))
-        if beta == 0:
-            out[...] = np.nan                             # what an empty slot holds does not count
-        else:
-            want = want + out
-        got = blas.gemm(a, b, out, beta)
-        assert got is out
-    assert got.dtype == dtype
-    np.testing.assert_allclose(got, want, atol=(k + 1) * 8 * np.finfo(dtype).eps)
-    np.testing.assert_array_equal(a, kept[0])
-    np.testing.assert_array_equal(b, kept[1])
-
-
-@pytest.mark.parametrize("shape", [(1000, 40, 30), (30, 40, 1000), (450, 64, 450), (193, 8, 3), (3, 8, 385),
-                                   (1, 64, 900), (900, 64, 1), (385, 1, 385)])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gemm_in_pieces(shape, dtype):
-    """Larger than a piece in either direction; the same bits on any number of threads."""
-    (m, k, n), rng, before, got = shape, np.random.default_rng(0), pool.size(), []
-    a, b, out = (rng.standard_normal(s).astype(dtype) for s in ((m, k), (k, n), (m, n)))
-    try:
-        for threads in (1, 2, 3):
-            pool.set_size(threads)
-            for x, y in ((a, b), (transposed(a), b), (a, transposed(b)),
-                         (columns_of_a_wider_one(a), every_second_row(b))):
-                got.append([blas.gemm(x, y), blas.gemm(x, y, out.copy(), 1.0)])
-    finally:
-        pool.set_size(before)
-    want = a.astype("f8") @ b
-    for product, added in got:
-        np.testing.assert_allclose(product, want, atol=k * 8 * np.finfo(dtype).eps)
-        np.testing.assert_allclose(added, want + out, atol=k * 8 * np.finfo(dtype).eps)
-    for one, others in zip(got[:4], zip(got[4:8], got[8:])):
-        for other in others:
-            np.testing.assert_array_equal(one[0], other[0])
-            np.testing.assert_array_equal(one[1], other[1])
-
-
-def test_gemm_writes_nothing_beside_its_result():
-    """out is a view into a larger buffer, as a gradient slot is."""
-    buffer = np.full((260, 20), 7.0)
-    blas.gemm(np.ones((256, 3)), np.ones((3, 9)), buffer[2:258, 5:14])
-    assert (buffer[2:258, 5:14] == 3).all()
-    buffer[2:258, 5:14] = 7
-    assert (buffer == 7).all()
-
-
-def test_gemm_refuses_a_result_of_another_dtype():
-    with pytest.raises(AssertionError):
-        blas.gemm(np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2), np.float32))
-
-
-def test_gemm_without_openblas(monkeypatch):
-    monkeypatch.setattr(blas, "_openblas", lambda: {})
-    a, b = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(3, 4)
-    np.testing.assert_array_equal(blas.gemm(a, b), a @ b)
-    np.testing.assert_array_equal(blas.gemm(a, b, np.ones((2, 4)), 1.0), a @ b + 1)
-
-
-def test_infinities_and_nans_pass_through():
-    a = np.array([[np.inf, 1.0], [np.nan, 1.0], [0.0, 1.0]])
-    np.testing.assert_array_equal(blas.gemm(a, np.ones((2, 1))), [[np.inf], [np.nan], [1.0]])
-
-
-def test_there_is_always_one_thread(threads):
-    for asked in (0, -3):
-        pool.set_size(asked)
-        assert pool.size() == 1
-    for asked, want in (("0", "1"), ("-3", "1"), ("5", "5")):
-        env = {**os.environ, "MINIGRAD_THREADS": asked}
-        said = subprocess.run([sys.executable, "-c", "from minigrad import pool; print(pool.size())"], cwd=ROOT,
-                              env=env, text=True, capture_output=True, check=True).stdout
-        assert said.strip() == want
+def test_what_one_process_compiled_the_next_one_finds(tmp_path):
+    code = """
+from numba.core import event
+with event.install_recorder("numba:compile") as compiled:
+    from test_pool import LARGE, hammer, mark, marks, pool
+    pool.each(mark, 9, LARGE, *marks(9))
+    assert hammer(pool.address(), 9, 1) == 0
+print(len(compiled.buffer) > 0)"""
+    assert python(code, NUMBA_CACHE_DIR=str(tmp_path)) == "True\n"
+    kept = {file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")}
+    for name in ("mark", "mark.launch", "hammer", "serve", "set_word"):
+        assert sum(f".{name}-" in file for file in kept) == 2, name    # an index and the code
+    assert python(code, NUMBA_CACHE_DIR=str(tmp_path)) == "False\n"
+    assert kept == {file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")}

@@ -32,6 +32,8 @@ class Config:
     seed: int = setting(0, "fixes initial weights, data order, dropout, samples and the couplets of verse", low=0)
     backend: str = setting("numpy", "the CPU or an NVIDIA GPU", choices=("numpy", "cupy"))
     dtype: str = setting("float32", "how parameters are stored", choices=("float32", "float64", "bfloat16"), fixed=True)
+    profile: int = setting(0, "steps to time op by op, after the first few: a table at the end, and OUT/profile.json",
+                           low=0)
 
     data: str = setting("verse", "a text file, a folder of .txt, .jsonl with a \"text\" field (file or folder), or the "
                         "word verse: Hindi couplets that the project composes itself", opens="data")

@@ -4,6 +4,7 @@
     OUT/log.jsonl, loss.png                           every step, every validation, and their plot
     OUT/model.safetensors, tokenizer.json, run.json   the checkpoint (checkpoint.py lists it)
     OUT/samples.txt                                   what the model writes at the end
+    OUT/profile.json                                  with --profile N: the ops of N steps, for ui.perfetto.dev
 
 Exit status: 0 done; 130 stopped by Ctrl-C, with a checkpoint; 2 something that the user can mend; 1 the loss is not
 finite.
@@ -13,7 +14,8 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ import numpy as np
 from gpt import GPT, GPTConfig
 from minigrad import backend
 from minigrad.check import expect
+from minigrad.profile import Profile
 from nn import AdamW, cosine_with_warmup
 from train import checkpoint, log, sample, verse
 from train.config import Config, describe, parse, to_yaml
@@ -58,6 +61,8 @@ def main(argv=None):
             return 1
         finally:
             log.plot(out / "loss.png", log.read(run.log.file), title=out.name)
+    if run.profile.calls:
+        show_profile(run)
     if run.step < run.config.steps:
         print(f"stopped after step {run.step}; to go on: python -m train.run --resume {out}", file=sys.stderr)
         return 130
@@ -81,6 +86,7 @@ class Run:
     position: int = 0                # training windows seen
     metrics: dict | None = None      # the latest validation
     seconds: float = 0.0             # spent in training steps by this process
+    profile: Profile = field(default_factory=Profile)
 
     def save(self):
         checkpoint.save(self.out, self.model, self.opt, self.data.tokenizer, {
@@ -154,12 +160,15 @@ def train(run, interrupt):
     config, rows = run.config, run.config.device_batch
     if run.step == 0 < config.steps:
         validate(run)
+    settled = min(run.step + 3, config.steps - 1)        # the first steps find memory and caches cold
+    profiled = range(settled, settled + config.profile)
     with log.progress(config.steps, run.step) as bar:
         while run.step < config.steps and not interrupt.asked:
             began = time.perf_counter()
             batches = [run.windows.batch(run.position + k * rows, rows) for k in range(config.accumulation)]
             lr = cosine_with_warmup(run.step, config.lr, config.min_lr, min(config.warmup, config.steps), config.steps)
-            loss, norm = train_step(run.model, run.opt, batches, lr, run.step, config)
+            with run.profile if run.step in profiled else nullcontext():
+                loss, norm = train_step(run.model, run.opt, batches, lr, run.step, config)
             run.step, run.position = run.step + 1, run.position + config.accumulation * rows
             seconds = time.perf_counter() - began
 
@@ -184,6 +193,14 @@ def validate(run):
         bits = loss * run.validation.tokens / couplets / math.log(2)
         run.metrics |= {"val_bits": bits, "entropy_bits": run.entropy}
     run.log.write(step=run.step, **run.metrics)
+
+
+def show_profile(run):
+    """Where the time of the profiled steps went, as a table and as a time line."""
+    path = run.out / "profile.json"
+    run.profile.trace(path)
+    print(f"\n{len(run.profile.blocks)} steps, op by op; on a time line: {path} in https://ui.perfetto.dev\n"
+          f"{run.profile.table()}")
 
 
 def report(run):

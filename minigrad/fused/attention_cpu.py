@@ -8,8 +8,8 @@ from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fused.attention import check
 from minigrad.fused.dropout_cpu import keep_range, masks
-from minigrad.fused.math_cpu import exp, maximum
 from minigrad.jit_cpu import inline, jit
+from minigrad.math_cpu import exp, maximum
 
 
 def forward(qkv, *, n_head, dropout=None):

@@ -20,12 +20,12 @@ nothing is computed twice, and no 16-bit value underflows before the loss scale 
 
 Saved: g (or dx and dw) and n. Under no_grad only the loss is computed.
 """
-from minigrad.backend import wide, xp_of
+from minigrad.backend import wide, wide_dtype, xp_of
 from minigrad.check import expect
 from minigrad.tensor import DONE, SKIP, Slot, op
 
 CHUNK = 1 << 20      # logits per chunk; 4 MB of float32 stay in cache between the product and the softmax
-ROWS = 128           # rows per chunk, at least: fewer would not repay reading w again
+ROWS = 256           # rows per chunk, at least: fewer would not repay reading w again
 
 
 @op(kernels=("cpu",))
@@ -59,9 +59,10 @@ def _(dy, dx, dw, n, shape, dtype, into):
     return dx, dw, None
 
 
-def product(a, b, out=None, beta=0):
-    """beta out + a b"""
-    return out + a @ b if beta else a @ b
+def product(a, b, out, beta=0):
+    """out = beta out + a b"""
+    out[...] = wide(a) @ wide(b) + (out if beta else 0)
+    return out
 
 
 def rows_loss(z, y, e, want_gradient):
@@ -98,18 +99,19 @@ def in_chunks(product, rows, x, w, targets, e, needs):
     xp, (V, C) = xp_of(x), w.shape
     expect(x.shape[-1] == C, "linear_cross_entropy", f"x {x.shape} and w {w.shape}", "equal last axes")
     check(x.shape, (V,), targets, e, "linear_cross_entropy")
-    x2, w2, y = wide(x).reshape(-1, C), wide(w), targets.reshape(-1)
-    dx = xp.empty_like(x2) if needs[0] else None
-    dw = xp.zeros_like(w2) if needs[1] else None
-    losses, step = xp.empty(len(x2), x2.dtype), max(ROWS, CHUNK // V)
+    x2, y, sums = x.reshape(-1, C), targets.reshape(-1), wide_dtype(x.dtype)
+    dx = xp.empty(x2.shape, sums) if needs[0] else None
+    dw = (xp.empty if len(x2) else xp.zeros)(w.shape, sums) if needs[1] else None
+    losses, step = xp.empty(len(x2), sums), max(ROWS, CHUNK // V)
     for i in range(0, len(x2), step):
         part = slice(i, i + step)
-        losses[part], g = rows(product(x2[part], w2.T), y[part], e, needs[0] or needs[1])
+        z = product(x2[part], w.T, xp.empty((len(x2[part]), V), sums))
+        losses[part], g = rows(z, y[part], e, needs[0] or needs[1])
         if needs[0]:
-            dx[part] = product(g, w2)                                                    # [CE6]
+            product(g, w, dx[part])                                                      # [CE6]
         if needs[1]:
-            dw = product(g.T, x2[part], dw, 1)                                           # [CE6]
-    n = count(y, x2.dtype)
+            product(g.T, x2[part], dw, float(i > 0))                                     # [CE6]
+    n = count(y, sums)
     return total(losses, n), (dx, dw, n, x.shape, x.dtype)
 
 

@@ -1,17 +1,21 @@
 """Both cross-entropies for NumPy arrays, in Numba and BLAS. Formula, names and [CE] numbers: cross_entropy.py."""
+import math
+
 import numpy as np
 
 from minigrad import pool
 from minigrad.blas import gemm
 from minigrad.fused import cross_entropy as formula
-from minigrad.fused.math_cpu import exp, maximum
 from minigrad.jit_cpu import jit
+from minigrad.math_cpu import bits, exp, maximum, narrow, real, wide
+from minigrad.tensor import DONE, SKIP
 
 
-def rows_loss(z, y, e, want_gradient):
-    losses, y = np.empty(len(z), z.dtype), y.astype(np.int64, copy=False)     # one kind of integer to compile for
-    pool.each(_rows, len(z), 8 * z.size, z, y, z.dtype.type(e), want_gradient, losses)
-    return losses, z if want_gradient else None
+def rows_loss(z, y, e, want_gradient, g=None):
+    """(l, g) of [CE1-3]. g is written over z, or rounded into an array of bfloat16 if one is given."""
+    g, losses = z if g is None else g, np.empty(len(z), z.dtype)
+    pool.each(_rows, len(z), 3 * z.size, z, bits(g), y.astype(np.int64, copy=False), e, want_gradient, losses)
+    return losses, g if want_gradient else None
 
 
 def forward(logits, targets, *, label_smoothing=0.0, needs=(True, False)):
@@ -19,42 +23,78 @@ def forward(logits, targets, *, label_smoothing=0.0, needs=(True, False)):
 
 
 def head_forward(x, w, targets, *, label_smoothing=0.0, needs=(True, True, False)):
-    if x.dtype != w.dtype:
+    if x.dtype != w.dtype or x.dtype.char == "e":
         return formula.linear_cross_entropy.reference(x, w, targets, label_smoothing=label_smoothing, needs=needs)
-    return formula.in_chunks(gemm, rows_loss, x, w, targets, label_smoothing, needs)
+
+    def rows(z, y, e, want_gradient):
+        rounded = np.empty(z.shape, x.dtype) if want_gradient and z.dtype != x.dtype else None
+        return rows_loss(z, y, e, want_gradient, rounded)
+
+    return formula.in_chunks(gemm, rows, x, w, targets, label_smoothing, needs)
+
+
+def head_backward(dy, dx, dw, n, shape, dtype, into):
+    """[CE5,6] in one pass over dx and one over dw, which is added to its slot on the way."""
+    if dtype.char == "e":
+        return formula.linear_cross_entropy.reference_backward(dy, dx, dw, n, shape, dtype, into=into)
+    factor = dy / n
+    if dx is not None:
+        gradient = np.empty(dx.shape, dtype)
+        pool.each(_scaled, dx.size, dx.size, dx.reshape(-1), factor, bits(gradient).reshape(-1), False)
+        dx = gradient.reshape(shape)
+    if dw is not None and into[1] is not SKIP:
+        if into[1] is None:
+            dw *= factor
+        else:
+            array, more = into[1].claim()
+            pool.each(_scaled, dw.size, dw.size, dw.reshape(-1), factor, array.reshape(-1), more == 1)
+            dw = DONE
+    return dx, dw, None
 
 
 @jit
-def _rows(z, y, e, want_gradient, losses, lo, hi):
-    """Rows lo..hi of z (N, V), overwritten by g if that is wanted; losses (N,), written."""
-    V, one = z.dtype.type(z.shape[1]), z.dtype.type(1)
+def _scaled(x, factor, out, more, lo, hi):
+    """out = factor x, or out += factor x."""
+    x, out, factor = x[lo:hi], out[lo:hi], real(factor, x)
+    if more:
+        for i in range(len(x)):
+            out[i] = narrow(wide(out[i]) + factor * x[i], out)
+    else:
+        for i in range(len(x)):
+            out[i] = narrow(factor * x[i], out)
+
+
+@jit
+def _rows(z, g, y, e, want_gradient, losses, lo, hi):
+    """Rows lo..hi of z (N, V). Written: losses (N,) and, if it is wanted, g (N, V), which may be z itself."""
+    zero, one, V, e = real(0, z), real(1, z), real(z.shape[1], z), real(e, z)
+    p = np.full(z.shape[1], zero)      # not in z: a loop that reads z and writes g, the same array, would not vectorise
     for n in range(lo, hi):
-        row = z[n]
+        row, out = z[n], g[n]
         if y[n] < 0:
             losses[n] = 0
             if want_gradient:
-                row[:] = 0
+                out[:] = 0
             continue
         m = row[0]
         for k in range(len(row)):
             m = maximum(m, row[k])
-        s = total = z.dtype.type(0)
+        s = total = zero
         at_y = row[y[n]] - m
         for k in range(len(row)):
             d = row[k] - m
+            p[k] = exp(d)
+            s += p[k]                                                                    # [CE1]
             total += d
-            p = exp(d)
-            s += p                                                                       # [CE1]
-            if want_gradient:
-                row[k] = p
-        losses[n] = np.log(s) - (one - e) * at_y                                         # [CE3]
+        losses[n] = math.log(s) - (one - e) * at_y                                       # [CE3]
         if e:
             losses[n] -= e * (total / V)
         if want_gradient:
+            r, even = one / s, e / V
             for k in range(len(row)):
-                row[k] = row[k] / s - e / V                                              # [CE2], and t's even part
-            row[y[n]] -= one - e
+                out[k] = narrow(p[k] * r - even, g)                                      # [CE2], and t's even part
+            out[y[n]] = narrow(p[y[n]] * r - even - (one - e), g)
 
 
 cross_entropy = forward, formula.cross_entropy.reference_backward
-linear_cross_entropy = head_forward, formula.linear_cross_entropy.reference_backward
+linear_cross_entropy = head_forward, head_backward

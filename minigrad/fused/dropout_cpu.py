@@ -6,11 +6,12 @@ Their arguments come from masks(p, key).
 import numpy as np
 
 from minigrad import pool
-from minigrad.backend import wide
 from minigrad.fused.dropout import ADVANCE, LOW, MULTIPLY, check, counter_and_keys, threshold
 from minigrad.jit_cpu import inline, jit
+from minigrad.math_cpu import bits, floats, narrow, real, wide
 
 M0, M1, A0, A1, MASK, HALF, TWO, THREE = map(np.uint64, (*MULTIPLY, *ADVANCE, LOW, 32, 2, 3))
+BLOCK = 2048     # entries, a multiple of four: their mask is used while it is in the nearest cache
 
 
 def forward(x, *, p, key):
@@ -23,11 +24,10 @@ def backward(dy, p, key, into=None):
 
 
 def _masked(x, p, key):
-    flat = np.ascontiguousarray(wide(x)).reshape(-1)
-    y = np.empty_like(flat)
-    blocks = -(-flat.size // 4)
-    pool.each(_drop, blocks, 8 * flat.size, flat, y, flat.dtype.type(1 / (1 - p)), masks(p, key))
-    return y.reshape(x.shape).astype(x.dtype, copy=False)
+    flat = bits(x).ravel()
+    y = np.empty(x.shape, flat.dtype)
+    pool.each(_drop, -(-flat.size // BLOCK), 3 * flat.size, flat, y.ravel(), 1 / (1 - p), masks(p, key))
+    return floats(y, x.dtype)
 
 
 def masks(p, key):
@@ -77,11 +77,15 @@ def keep_range(how, start, scale, out):
 
 @jit
 def _drop(x, y, scale, how, lo, hi):
-    """x, y: flat. Blocks lo..hi of four entries."""
-    x, y = x[4 * lo:4 * hi], y[4 * lo:4 * hi]
-    keep_range(how, 4 * lo, scale, y)
-    for i in range(len(x)):
-        y[i] = x[i] * scale if y[i] != 0 else 0                                          # [DR1]
+    """x, y: flat. Blocks lo..hi of BLOCK entries, of which the last may be shorter."""
+    zero = real(0, x)
+    mask = np.full(BLOCK, zero)
+    for b in range(lo, hi):
+        part, out = x[b * BLOCK:(b + 1) * BLOCK], y[b * BLOCK:(b + 1) * BLOCK]
+        m = mask[:len(part)]
+        keep_range(how, b * BLOCK, real(scale, x), m)
+        for i in range(len(part)):
+            out[i] = narrow(wide(part[i]) * m[i], y) if m[i] != zero else 0              # [DR1]
 
 
 dropout = forward, backward

@@ -39,7 +39,8 @@ def _(dy, x, w, biased):
 
 
 def check_shapes(x, w, b):
-    expect(x.ndim > 0 and w.ndim == 2 and x.shape[-1] == w.shape[0], "linear", f"x {x.shape} and w {w.shape}",
-           "the last axis of x to be the first of w (in, out)", "is the weight stored as (out, in)? transpose it")
-    expect(b is None or b.shape == w.shape[1:], "linear", f"b {None if b is None else b.shape}",
-           f"{w.shape[1:]}, the second axis of w {w.shape}")
+    if not (x.ndim > 0 and w.ndim == 2 and x.shape[-1] == w.shape[0]):
+        expect(False, "linear", f"x {x.shape} and w {w.shape}", "the last axis of x to be the first of w (in, out)",
+               "is the weight stored as (out, in)? transpose it")
+    if b is not None and b.shape != w.shape[1:]:
+        expect(False, "linear", f"b {b.shape}", f"{w.shape[1:]}, the second axis of w {w.shape}")

@@ -1,25 +1,38 @@
-"""relu for NumPy arrays: backward in Numba (NumPy's where takes a branch per entry, and guesses half of them wrong).
-Formula, names and [RE] numbers: relu.py."""
+"""relu for NumPy arrays, in Numba. Formula, names and [RE] numbers: relu.py."""
 import numpy as np
 
 from minigrad import pool
-from minigrad.backend import wide
-from minigrad.fused.relu import relu as formula
 from minigrad.jit_cpu import jit
+from minigrad.math_cpu import bits, floats, narrow, wide
+
+
+def forward(x):
+    flat = bits(x).ravel()
+    y = np.empty(x.shape, flat.dtype)
+    pool.each(_forward, flat.size, flat.size, flat, y.ravel())
+    y = floats(y, x.dtype)
+    return y, (y,)
 
 
 def backward(dy, y, into=None):
-    dyf, yf = (np.ascontiguousarray(wide(a)).reshape(-1) for a in (dy, y))
-    dx = np.empty_like(yf)
-    pool.each(_backward, dx.size, dx.size, dyf, yf, dx)
-    return (dx.reshape(y.shape).astype(y.dtype, copy=False),)
+    flat = bits(y).ravel()
+    dx = np.empty(y.shape, flat.dtype)
+    pool.each(_backward, flat.size, flat.size, bits(dy).ravel(), flat, dx.ravel())
+    return (floats(dx, y.dtype),)
+
+
+@jit
+def _forward(x, y, lo, hi):
+    x, y = x[lo:hi], y[lo:hi]
+    for i in range(len(x)):
+        y[i] = 0 if wide(x[i]) <= 0 else x[i]                                            # [RE1]
 
 
 @jit
 def _backward(dy, y, dx, lo, hi):
     dy, y, dx = dy[lo:hi], y[lo:hi], dx[lo:hi]
     for i in range(len(y)):
-        dx[i] = 0 if y[i] <= 0 else dy[i]                                                # [RE2]
+        dx[i] = 0 if wide(y[i]) <= 0 else narrow(wide(dy[i]), dx)                        # [RE2]
 
 
-relu = formula.reference, backward
+relu = forward, backward

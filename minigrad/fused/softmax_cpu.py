@@ -4,33 +4,36 @@ import math
 import numpy as np
 
 from minigrad import pool
-from minigrad.backend import wide
-from minigrad.fused.math_cpu import exp, maximum
 from minigrad.jit_cpu import inline, jit
+from minigrad.math_cpu import bits, exp, floats, maximum, narrow, real, wide
 
 
 def _pair(log):
     def forward(x, *, axis=-1):
-        rows, restore = _rows(x, axis)
-        y = np.empty_like(rows)
-        pool.each(_forward, len(rows), 10 * rows.size, rows, y, log)
-        y = restore(y)
+        rows = _rows(x, axis)
+        y = np.empty(rows.shape, rows.dtype)
+        pool.each(_forward, len(rows), 3 * rows.size, rows, y, log)
+        y = _restore(y, x, axis)
         return y, (y, axis)
 
     def backward(dy, y, axis, into=None):
-        (dyr, _), (yr, restore) = _rows(dy, axis), _rows(y, axis)
-        dx = np.empty_like(yr)
-        pool.each(_backward, len(yr), 10 * yr.size, dyr, yr, dx, log)
-        return (restore(dx),)
+        rows = _rows(y, axis)
+        dx = np.empty(rows.shape, rows.dtype)
+        pool.each(_backward, len(rows), 2 * rows.size, _rows(dy, axis), rows, dx, log)
+        return (_restore(dx, y, axis),)
 
     return forward, backward
 
 
 def _rows(x, axis):
-    """x as wide contiguous (N, D) with axis last, and the function that turns such an array back."""
-    moved = np.moveaxis(x, axis, -1)
-    rows = np.ascontiguousarray(wide(moved)).reshape(-1, x.shape[axis]) if x.size else np.empty((0, 1), wide(x).dtype)
-    return rows, lambda y: np.moveaxis(y.reshape(moved.shape), -1, axis).astype(x.dtype, copy=False)
+    """x as kernels take it, (N, D), the entries along axis being a row."""
+    D = x.shape[axis]
+    return np.ascontiguousarray(bits(x).swapaxes(axis, -1)).reshape(x.size // max(1, D), D)
+
+
+def _restore(y, x, axis):
+    """y, which has the layout of _rows(x, axis), in that of x."""
+    return floats(y.reshape(x.swapaxes(axis, -1).shape).swapaxes(axis, -1), x.dtype)
 
 
 @inline
@@ -42,22 +45,24 @@ def _minus(a, b):
 @jit
 def _forward(x, y, log, lo, hi):
     """x, y: (N, D). y is p, or log p."""
+    zero, one = real(0, x), real(1, x)
+    e = np.full(x.shape[1], zero)      # in y it would be rounded before it is divided
     for n in range(lo, hi):
         row, out = x[n], y[n]
-        m = row[0]
+        m, s = wide(row[0]), zero
         for i in range(len(row)):
-            m = maximum(m, row[i])
-        s = x.dtype.type(0)
+            m = maximum(m, wide(row[i]))
         for i in range(len(row)):
-            out[i] = exp(row[i] - m)                                                     # [SM1]
-            s += out[i]
+            e[i] = exp(wide(row[i]) - m)                                                 # [SM1]
+            s += e[i]
         if log:
             log_s = math.log(s)
             for i in range(len(row)):
-                out[i] = _minus(row[i] - m, log_s)                                        # [SM4]
+                out[i] = narrow(_minus(wide(row[i]) - m, log_s), out)                    # [SM4]
         else:
+            r = one / s
             for i in range(len(row)):
-                out[i] /= s                                                              # [SM2]
+                out[i] = narrow(e[i] * r, out)                                           # [SM2]
 
 
 @jit
@@ -65,17 +70,17 @@ def _backward(dy, y, dx, log, lo, hi):
     """dy, y, dx: (N, D)."""
     for n in range(lo, hi):
         d, row, out = dy[n], y[n], dx[n]
-        t = y.dtype.type(0)
+        t = real(0, y)
         if log:
             for i in range(len(row)):
-                t += d[i]
+                t += wide(d[i])
             for i in range(len(row)):
-                out[i] = d[i] - exp(row[i]) * t                                          # [SM5]
+                out[i] = narrow(wide(d[i]) - exp(wide(row[i])) * t, out)                 # [SM5]
         else:
             for i in range(len(row)):
-                t += row[i] * d[i]
+                t += wide(row[i]) * wide(d[i])
             for i in range(len(row)):
-                out[i] = row[i] * (d[i] - t)                                             # [SM3]
+                out[i] = narrow(wide(row[i]) * (wide(d[i]) - t), out)                    # [SM3]
 
 
 softmax, log_softmax = _pair(False), _pair(True)

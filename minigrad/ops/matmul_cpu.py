@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from minigrad import blas, pool
+from minigrad import blas
 from minigrad.backend import is_float, wide
 from minigrad.ops.matmul import expect_fit
 from minigrad.ops.matmul import matmul as definition
@@ -60,16 +60,13 @@ def _product(a, b):
         return blas.gemm(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     y = np.empty((*lead, a.shape[-2], b.shape[-1]), dtype)
-    # Cut along the longest leading axis, without merging axes, which would copy attention's transposed heads.
+    # Stacks along the longest leading axis: merging axes would copy attention's transposed heads.
     longest = lead.index(max(lead))
-    parts = [np.moveaxis(np.broadcast_to(x, lead + x.shape[-2:]), longest, 0) for x in (a, b)]
-    blas.one_thread()
-    pool.each(_some, lead[longest], y.size * a.shape[-1] // 8, *parts, np.moveaxis(y, longest, 0))
+    a, b = (np.moveaxis(np.broadcast_to(x, lead + x.shape[-2:]), longest, -3) for x in (a, b))
+    out = np.moveaxis(y, longest, -3)
+    for i in np.ndindex(out.shape[:-3]):
+        blas.batch(a[i], b[i], out[i])
     return y
-
-
-def _some(a, b, y, lo, hi):
-    np.matmul(a[lo:hi], b[lo:hi], out=y[lo:hi])
 
 
 matmul = forward, backward

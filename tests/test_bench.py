@@ -1,0 +1,246 @@
+"""What bench/ computes, parses and prints; how fast anything is, no test says."""
+import json
+import os
+from argparse import ArgumentTypeError
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench import floors, scaling, start, step, turns
+from gpt import GPT, GPTConfig
+
+SMALL = dict(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=4)      # with one sequence, N = 2
+
+
+# floors: the formulas, by hand
+
+def test_operations_of_a_model_that_fits_on_paper():
+    """Matrices: 6 * 2 tokens * (12 * 16 + 3 * 4) = 2448. Attention: 7 * 2 tokens * 2 positions * width 4 = 112."""
+    assert floors.flops(SMALL, 1) == 2448 + 112
+    assert floors.usual(SMALL, 1) == 2448 + 12 * 2 * 2 * 4
+
+
+@pytest.mark.parametrize("config, published", [("b", 4.0), ("char", 291), ("gpt2", 788)])
+def test_the_usual_count_is_the_usual_one(config, published):
+    assert round(floors.usual(*step.CONFIGS[config]) / 1e9, 0 if published > 9 else 1) == published
+    assert 0.9 < floors.flops(*step.CONFIGS[config]) / floors.usual(*step.CONFIGS[config]) < 1
+
+
+def test_parameters_are_those_of_the_model():
+    for sizes in (SMALL, floors.TINY, dict(vocab_size=7, block_size=5, n_layer=3, n_head=2, n_embd=6)):
+        assert floors.parameters(sizes) == sum(p.size for p in GPT(GPTConfig(**sizes)).parameters())
+
+
+def test_traffic_by_hand():
+    """53 * 2 * 4 entries, and 32 (34) bytes for each of (3 + 2 + 2) * 4 + 12 * 16 + 13 * 4 = 272 parameters."""
+    assert floors.traffic(SMALL, 1, "float32") == 53 * 8 * 4 + 32 * 272
+    assert floors.traffic(SMALL, 1, "bfloat16") == 53 * 8 * 2 + 34 * 272
+
+
+def test_memory_by_hand():
+    """N C = 8; activations 12 * 8 entries and 4 * 2 + 1 * 2 statistics; the temporaries of the MLP are the larger."""
+    found = floors.memory(SMALL, 1, "bfloat16")
+    assert found == {"parameters": 6 * 272, "gradients": 4 * 272, "moments": 8 * 272,
+                     "activations": 12 * 8 * 2 + 4 * (4 * 2 + 2), "temporaries": 13 * 8 * 2}
+    assert floors.memory(SMALL, 1, "float32")["parameters"] == 4 * 272
+    wide = {**SMALL, "vocab_size": 100}
+    assert floors.memory(wide, 1, "bfloat16")["temporaries"] == 4 * 8 + 4 * 400 + 2 * 4 * 2 * 100      # in the head
+
+
+@pytest.mark.parametrize("change", [lambda p: p, floors.tall])
+def test_every_product_gets_matrices_that_fit(change):
+    """And exactly the operations that the formula counts, whichever way the heads are laid out."""
+    sizes, seen = dict(vocab_size=7, block_size=3, n_layer=2, n_head=2, n_embd=8), []
+
+    def multiply(a, b, out):
+        assert (a @ b).shape == out.shape
+        seen.append(2 * a.shape[-1] * out.size)
+
+    todo = [change(p) for p in floors.products(sizes, 5)]
+    assert next(floors.passes(todo, lambda role, shape: np.ones(shape), multiply)) > 0
+    assert sum(n * p.times * p.share for n, p in zip(seen, todo, strict=True)) == floors.flops(sizes, 5)
+
+
+def test_a_product_is_not_written_over_its_operands():
+    def multiply(a, b, out):
+        assert not np.shares_memory(a, out) and not np.shares_memory(b, out)
+
+    next(floors.passes(floors.products(SMALL, 1), lambda role, shape: np.ones(shape), multiply))
+
+
+def test_floors_say_their_rate():
+    assert floors.describe("float32", 1e-6, SMALL, 1).split()[-4:] == ["0.0", "ms", "3", "GFLOP/s"]
+    assert floors.describe("traffic float32", 1e-6, SMALL, 1).split()[-2:] == ["10", "GB/s"]
+
+
+# turns: processes, files, arguments
+
+def counting(begin):
+    while True:
+        begin += 1
+        yield begin
+
+
+def failing():
+    yield 1
+    raise SystemExit(3)
+
+
+def test_sides_take_turns_and_the_first_does_not_count():
+    sides = [turns.Side("a", counting, dict(begin=0)), turns.Side("b", counting, dict(begin=100))]
+    turns.take_turns(sides, rounds=2, steps=3)
+    for side, begin in zip(sides, (0, 100)):
+        side.close()
+        assert side.values == list(range(begin + 1, begin + 9)) and len(side.seconds) == 6
+        assert side.first > 0 and side.peak >= side.resident > 1e6 and side.process.exitcode == 0
+
+
+def test_a_side_that_ends_is_reported_and_left_out(capfd):
+    side = turns.Side("the one", failing, {})
+    turns.take_turns([side], rounds=2, steps=1)
+    side.close()
+    assert side.dead and not side.seconds and "the one is left out" in capfd.readouterr().err
+
+
+def test_an_environment_is_put_back(monkeypatch):
+    monkeypatch.setenv("BENCH_A", "1")
+    monkeypatch.delenv("BENCH_B", raising=False)
+    with turns.environment({"BENCH_A": "2", "BENCH_B": "3"}):
+        assert os.environ["BENCH_A"] + os.environ["BENCH_B"] == "23"
+    assert os.environ["BENCH_A"] == "1" and "BENCH_B" not in os.environ
+
+
+def test_memory_is_read_from_proc():
+    assert turns.memory_of("Name:\tpython\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n") == (1 << 20, 1 << 21)
+    now, most = turns.memory()
+    assert most >= now > 1e6
+
+
+def test_the_machine_is_described_without_torch(monkeypatch):
+    def no_torch(name):
+        if name == "torch":
+            raise turns.PackageNotFoundError(name)
+        return "1.2"
+    monkeypatch.setattr(turns, "version", no_torch)
+    assert turns.machine().endswith("numpy 1.2, numba 1.2")
+
+
+def test_a_record_is_a_line_of_json_with_a_date(tmp_path):
+    for n in range(2):
+        turns.record(tmp_path / "x.json", "python -m bench step", n=n)
+    lines = [json.loads(line) for line in (tmp_path / "x.json").read_text().splitlines()]
+    assert [line["n"] for line in lines] == [0, 1] and all(line["date"] and line["machine"] for line in lines)
+
+
+def test_arguments_are_refused_before_the_measurement(tmp_path):
+    assert turns.positive("3") == 3 and turns.in_a_folder(str(tmp_path / "x.png"))
+    for refuse, text in [(turns.positive, "0"), (turns.positive, "-1"), (turns.positive, "two"),
+                         (turns.in_a_folder, str(tmp_path)), (turns.in_a_folder, str(tmp_path / "no" / "x.png"))]:
+        with pytest.raises(ArgumentTypeError, match="got .*; expected"):
+            refuse(text)
+
+
+# step: groups, ratios, the table
+
+def side(ms, losses, peak=200e6):
+    return SimpleNamespace(seconds=[ms / 1e3] * 3, values=losses, peak=int(peak), faults=6, first=1.0)
+
+
+FOUND = {"ours-float32": side(40, [4.0, 3.0, 2.0]), "ours-bfloat16": side(25, [4.01, 3.01]),
+         "eager": side(50, [4.0, 3.0]), "bf16": side(30, [4.0, 3.01]), "tuned-eager": side(44, [4.0, 3.0])}
+FLOORS = {"float32": side(0, [9, 9, 0.020]), "bfloat16": side(0, [9, 9, 0.010]),
+          "torch bfloat16": side(0, [9, 9, 0.012])}
+IDLE = {mode: 150_000_000 for mode in step.OURS}
+
+
+def test_ours_meet_every_group_of_theirs():
+    assert step.groups(["ours-float32", "eager", "compile", "bf16"], together=3) == (
+        ["ours-float32"], [["eager", "compile"], ["bf16"]])
+    assert step.groups(["ours-float32"]) == (["ours-float32"], [[]])
+    assert step.groups(["eager"], together=1) == ([], [["eager"]])
+
+
+def test_every_mode_has_a_floor():
+    wanted = set(step.floors_of(list(step.MODES)))
+    assert {step.ceiling_of(mode) for mode in step.MODES} <= wanted | {"torch bfloat16"}
+    assert {"traffic float32", "traffic bfloat16"} <= wanted <= set(floors.FLOORS)
+    assert step.floors_of(["eager"]) == ["float32"]
+
+
+def test_ratios_set_the_best_beside_the_best():
+    lines = step.ratios({mode: s.seconds[0] for mode, s in FOUND.items()})
+    assert [line.split(" (")[0] for line in lines] == [
+        "best PyTorch / ours, float32: 1.25", "best PyTorch / ours, any dtype: 1.20",
+        "best tuned PyTorch / ours, float32: 1.10", "best tuned PyTorch / ours, any dtype: 1.76"]
+    assert step.ratios({"ours-float32": 1.0}) == []
+
+
+def test_the_table(capsys):
+    assert step.report(FOUND, FLOORS, IDLE, *step.CONFIGS["b"])
+    out = capsys.readouterr().out
+    rows = {title: line.split() for title in step.TITLES.values() for line in out.splitlines()
+            if line.startswith(title + "  ")}
+    assert rows["ours float32"][2:] == ["40.0", "40.0", "19200", "50%", "1.00", "200", "2", "3.00000", "0.0e+00"]
+    assert rows["PyTorch bf16"][5] == "40%" and rows["PyTorch bf16"][-1] == "3.3e-03"
+    assert "memory of ours float32: idle 150 + parameters 3" in out and "Measure again" not in out
+
+
+def test_losses_that_disagree_are_marked(capsys):
+    found = {"ours-float32": side(40, [4.0, 3.0]), "eager": side(50, [4.0, 3.1])}
+    assert not step.report(found, {}, IDLE, *step.CONFIGS["b"])
+    assert "3.3e-02 !" in capsys.readouterr().out
+
+
+def test_steps_that_vary_are_pointed_out(capsys):
+    found = {"ours-float32": SimpleNamespace(**{**vars(side(1, [1.0])), "seconds": [1, 2, 3, 4]})}
+    step.report(found, {}, IDLE, *step.CONFIGS["b"])
+    assert "very different times (ours float32)" in capsys.readouterr().out
+
+
+def test_what_is_kept_survives_json(tmp_path):
+    kept = step.entry("b", FOUND, FLOORS, IDLE, SimpleNamespace(threads=2))
+    assert json.loads(json.dumps(kept)) == kept and kept["modes"]["eager"]["quartiles_s"] == [0.05] * 3
+
+
+def test_without_torch_one_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(step, "HAVE_TORCH", False)
+    assert step.main(["--modes", "eager"]) == 1
+    assert capsys.readouterr().out.count("pip install torch") == 1
+    assert not any("torch" in name for name in step.floors_of(list(step.MODES)))
+
+
+def test_plots_are_drawn(tmp_path):
+    step.plot(tmp_path / "step.png", {"b": (FOUND, FLOORS), "char": (FOUND, {})})
+    rows = [(name, v, 2e-5, 1e-5) for name, (values, _) in scaling.SWEEPS.items() for v in values]
+    scaling.plot(tmp_path / "scaling.png", rows, "a title")
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("step.png", "scaling.png"))
+
+
+# scaling and start
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_points_vary_one_thing_at_a_time(quick):
+    todo = list(scaling.points(quick))
+    for name, value, sizes, batch in todo:
+        assert sizes[name] == value and GPTConfig(**sizes)
+        assert {k for k in sizes if sizes[k] != scaling.BASE[k]} <= {name, "n_head"}
+        assert batch * sizes["block_size"] == (1024 if quick else 2048)
+    assert sum(sizes == scaling.BASE for _, _, sizes, _ in todo) == len(scaling.SWEEPS)
+
+
+def test_a_step_on_the_line_has_ratio_one(capsys):
+    todo, rate = list(scaling.points(True)), 1e11
+    found = [[floors.flops(sizes, batch) / rate] for _, _, sizes, batch in todo]
+    scaling.show(scaling.table(todo, rate, found))
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert len(lines) == len(todo) and all(line.endswith("  1.00") for line in lines)
+
+
+def test_a_start_is_timed_in_its_own_environment():
+    assert 0 < start.start("import os; assert os.environ['BENCH_A'] == '1'", {"BENCH_A": "1"}) < 60
+
+
+def test_a_start_that_fails_is_an_error():
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        start.start("import sys; sys.exit(3)")
