@@ -260,11 +260,12 @@ def launcher(kernel):
     function = kernel.py_func
     code = _launch.__code__.replace(co_filename=function.__code__.co_filename,
                                     co_firstlineno=function.__code__.co_firstlineno)
-    launch = FunctionType(code, {"each": each, "kernel": kernel, "__name__": function.__module__})
+    launch = FunctionType(code, dict(describe=describe, share=share, kernel=kernel, __name__=function.__module__))
     launch.__qualname__ = f"{function.__qualname__}.launch"
     return jit(launch)
 
 
-# kernel is a global that launcher() provides.
+# each() again, without a layer to compile; kernel is a global that launcher() provides.
 def _launch(pool, n, pieces, *args):
-    each(pool, kernel, n, pieces, args)  # noqa: F821
+    code, at = describe(kernel, args)  # noqa: F821
+    share(pool, code, at, n, pieces)

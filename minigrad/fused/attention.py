@@ -63,8 +63,8 @@ def _(dy, qkv, y, lse, n_head, dropout):
 
 
 def check(qkv, n_head, dropout):
-    expect(qkv.ndim == 3 and n_head > 0 and qkv.shape[-1] % (3 * n_head) == 0 and qkv.shape[-1] > 0, "attention",
-           f"qkv {qkv.shape} with n_head {n_head}", "(B, T, 3C) with C a multiple of n_head")
+    if not (qkv.ndim == 3 and n_head > 0 and qkv.shape[-1] % (3 * n_head) == 0 and qkv.shape[-1] > 0):
+        expect(False, "attention", f"qkv {qkv.shape} with n_head {n_head}", "(B, T, 3C) with C a multiple of n_head")
     if dropout is not None:
         (B, T, _), (rate, key) = qkv.shape, dropout
         check_dropout(rate, key, B * n_head * T * T)
