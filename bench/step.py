@@ -217,7 +217,7 @@ def ratios(medians):
 def entry(config, found, ceilings, idle, args):
     """What --json keeps of one config."""
     sizes, batch = CONFIGS[config]
-    return {"config": config, **sizes, "batch": batch, "threads": args.threads,
+    return {"config": config, **sizes, "batch": batch, "threads": args.threads, "neighbour": args.neighbour,
             "floors": {name: floors.quartiles_of(side) for name, side in ceilings.items()},
             "idle_bytes": idle,
             "modes": {mode: {"samples": len(s.seconds), "quartiles_s": quartiles(s.seconds), "best_s": min(s.seconds),
@@ -262,6 +262,7 @@ def main(argv):
                         help=f"of {', '.join(MODES)}, or all; default: {' '.join(DEFAULT)}")
     parser.add_argument("--rounds", type=turns.positive, help="turns each (default: b 10, char 5, gpt2 4)")
     parser.add_argument("--steps", type=turns.positive, help="steps per turn (default: b 5, char 2, gpt2 1)")
+    parser.add_argument("--neighbour", action="store_true", help="measure beside a process that keeps one core busy")
     turns.add_shared(parser)
     args = parser.parse_args(argv)
     configs = list(CONFIGS) if "all" in (args.config or ()) else list(dict.fromkeys(args.config or ["b"]))
@@ -278,9 +279,10 @@ def main(argv):
         sizes, batch = CONFIGS[config]
         rounds, steps = args.rounds or TURNS[config][0], args.steps or TURNS[config][1]
         print(f"\nconfig {config}: {sizes}, batch {batch}, {batch * sizes['block_size']} tokens a step, "
-              f"{args.threads} threads")
+              f"{args.threads} threads{', beside a busy neighbour' * args.neighbour}")
         idle = idle_bytes(modes, batch, args.threads)
-        found, ceilings = results[config] = measure(modes, sizes, batch, args.threads, rounds, steps)
+        with turns.busy_neighbour(args.neighbour):
+            found, ceilings = results[config] = measure(modes, sizes, batch, args.threads, rounds, steps)
         if not found:
             return 1
         good &= report(found, ceilings, idle, sizes, batch) and len(found) == len(modes)

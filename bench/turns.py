@@ -88,6 +88,25 @@ def take_turns(sides, rounds, steps, bar=None):
 
 
 @contextmanager
+def busy_neighbour(wanted=True):
+    """Another process that keeps one processor busy inside, as strangers on a shared machine do."""
+    process = multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) if wanted else None
+    if process:
+        process.start()
+    try:
+        yield
+    finally:
+        if process:
+            process.kill()
+            process.join()
+
+
+def _spin():
+    while True:
+        pass
+
+
+@contextmanager
 def environment(changes):
     """os.environ with these changes, for processes that start inside."""
     before = {name: os.environ.get(name) for name in changes}

@@ -24,7 +24,8 @@ FAST = {"reassoc", "contract", "nsz"}
 # Inlined functions must not be regrouped with what stands around them: (x - m) - log s would lose log s in m.
 INLINE = {"nogil": True, "forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"}
 inline = njit(**INLINE)
-plain = njit(nogil=True, error_model="numpy")       # compiled again into each kernel that calls it
+# Compiled again into each kernel that calls it, but as a function of its own. Flags that are left out are the caller's.
+plain = njit(nogil=True, forceinline=False, fastmath=FAST, error_model="numpy")
 SHARED = ("jit_cpu.py", "fork_cpu.py", "special.py", "math_cpu.py", "gemm_cpu.py", "sums_cpu.py", "fused/dropout.py",
           "fused/dropout_cpu.py")
 

@@ -199,7 +199,7 @@ def test_steps_that_vary_are_pointed_out(capsys):
 
 
 def test_what_is_kept_survives_json(tmp_path):
-    kept = step.entry("b", FOUND, FLOORS, IDLE, SimpleNamespace(threads=2))
+    kept = step.entry("b", FOUND, FLOORS, IDLE, SimpleNamespace(threads=2, neighbour=False))
     assert json.loads(json.dumps(kept)) == kept and kept["modes"]["eager"]["quartiles_s"] == [0.05] * 3
 
 
