@@ -157,24 +157,21 @@ def our_bfloat16(sizes, batch, threads):
     """bfloat16 through our own gemm, gradients of weights in float32."""
     from minigrad import pool
     from minigrad.backend import dtype_of
+    from minigrad.blas import batch as gemms
     from minigrad.blas import gemm
     pool.set_size(threads)
     rng, bfloat16 = np.random.default_rng(0), dtype_of("bfloat16")
-    yield from passes(map(tall, products(sizes, batch)), lambda role, shape: rng.standard_normal(
-        shape, np.float32).astype("float32" if role == "dw" else bfloat16), lambda a, b, out: gemm(a, b, out))
+    yield from passes(products(sizes, batch), lambda role, shape: rng.standard_normal(
+        shape, np.float32).astype("float32" if role == "dw" else bfloat16),
+        lambda a, b, out: (gemm if a.ndim == 2 else gemms)(a, b, out))
 
 
 def torch_bfloat16(sizes, batch, threads):
-    """bfloat16 through torch.matmul, in the shapes that our gemm gets."""
+    """bfloat16 through torch.matmul."""
     import torch
     torch.set_num_threads(threads)
-    yield from passes(map(tall, products(sizes, batch)), lambda _, shape: torch.randn(shape, dtype=torch.bfloat16),
+    yield from passes(products(sizes, batch), lambda _, shape: torch.randn(shape, dtype=torch.bfloat16),
                       lambda a, b, out: torch.matmul(a, b, out=out))
-
-
-def tall(p):
-    """The rows of all heads in one product of as many operations: gemm knows no heads."""
-    return p._replace(m=p.m * p.heads, heads=1)
 
 
 def copying(sizes, batch, threads, dtype, size=1 << 26):

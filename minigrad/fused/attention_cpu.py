@@ -1,19 +1,22 @@
 r"""attention for NumPy arrays. Formula, names and [AT] numbers: attention.py.
 
-One head of one sequence at a time, in tiles of gemm_cpu.py's tile loop, whose sums are float32. A block of scores is
-computed, used up and forgotten while it is in a cache; no T x T array exists, and blocks above the diagonal are left
-out. What decides the shape of the blocks is how a product comes out of the tile loop (rows of 32 sums) and how it goes
-in again: 8 rows of a left operand, or 32 columns of a right one, k after k.
+One head of one sequence at a time, in tiles of gemm_cpu.py's tile loop. A block of scores is computed, used up and
+forgotten while it is in a cache; no T x T array exists, and blocks above the diagonal are left out. What gives the
+blocks their shape is how a product leaves the tile loop, as rows of 32 sums, and how it can enter it again, as 8 rows
+of a left operand or 32 columns of a right one, k after k.
 
-Forward takes 32 queries with all keys that they see, and computes their scores transposed, S^T = K Q^T: a query is a
-column. So the softmaxes of 32 queries run side by side, key after key, and no vector is ever summed across. Y = P V
-wants, key after key, 8 queries of P: a piece of a row of P^T, which lies there already.
+Forward takes 32 queries with all the keys that they see, and computes their scores transposed, S^T = K Q^T: a query is
+a column. So 32 softmaxes run side by side, key after key, and no vector is ever summed across. Y = P V then wants 8
+queries of P at a time, key after key: a piece of every row of P^T, which lies there already.
 
-Backward takes 32 keys with up to QUERIES of the queries that see them: S = Q K^T and dP = dY V^T. By the same token
-dV = P^T dY and dK = dS^T Q find their left operands lying there; only for dQ = dS K must dS be transposed, which costs
-a hundredth of the time. dK and dV are done when their 32 keys are, dQ grows from block to block.
+Backward takes 32 keys with up to QUERIES of the queries that see them, S = Q K^T and dP = dY V^T. In the same way
+dV = P^T dY and dK = dS^T Q find their left operands lying there; for dQ = dS K alone is something transposed, dS,
+which costs a hundredth of the time. dK and dV are finished with their 32 keys, dQ grows from block to block.
 
-float64, and processors without the instructions for the tile loop, have plain loops, at the end.
+Scores are computed in blocks of 8 x 32, so (1 + 32 / T) times as many as are needed, and the other products with
+(1 + 8 / T) times. Backward computes the scores again as they were, bit by bit: the order of a sum over d is the same.
+
+float64, and processors without the instructions for tiles, have the plain loops at the end.
 """
 import math
 
@@ -104,8 +107,8 @@ def panels(words, height, width, entries, source, down, across, n, K):
 
 
 @plain
-def product(a, b, at_b, b_height, sums, at_s, s_height, D, depth, more):
-    """8 rows of sums (+)= a panel of A times the D columns of B."""
+def eight_rows(a, b, at_b, b_height, sums, at_s, s_height, D, depth, more):
+    """8 rows of sums (+)= the panel a of a left operand times the D columns of a right one."""
     for d in range(0, D, COLUMNS):
         tile_product((a, 0), (b, d * b_height + at_b), (sums, d * s_height + at_s), depth, more)
 
@@ -183,14 +186,15 @@ def finite(words):
 def _forward_tiles(words, x, y, lse, scale, grow, how, lo, hi):
     """Heads lo..hi (of B * H) of x = qkv (B, T, 3C); y (B, T, C) and lse (B, H, T), written."""
     B, T, C3 = x.shape
-    scale, grow = np.float32(scale), np.float32(grow)
     H, C = lse.shape[1], C3 // 3
     D, size, per, line = C // H, x.itemsize, per_word(words), C3 * x.itemsize
+    scale, grow = np.float32(scale), np.float32(grow)
     deep, long, T8, D32 = up(D, per) // per, up(T, per) // per, up(T, ROWS), up(D, COLUMNS)
-    k, q, v, left = (buffer(T8 * deep, words), buffer(COLUMNS * deep, words), buffer(D32 * long, words),
-                     buffer(ROWS * long, words))
-    s, p, sums = buffer(T8 * COLUMNS, SUMS), np.empty(T8 * COLUMNS, x.dtype), buffer(ROWS * D32, SUMS)
-    m, total, z = np.empty(COLUMNS, np.float32), np.empty(COLUMNS, np.float32), np.empty(T, np.float32)
+    k, q = buffer(T8 * deep, words), buffer(COLUMNS * deep, words)                       # left: K; right: 32 rows of Q
+    s, p = buffer(T8 * COLUMNS, SUMS), np.empty(T8 * COLUMNS, x.dtype)                   # S^T, P^T  (keys, 32)
+    left, v = buffer(ROWS * long, words), buffer(D32 * long, words)                      # left: 8 rows of P; right: V
+    sums, z = buffer(ROWS * D32, SUMS), np.empty(T, np.float32)
+    m, total = np.empty(COLUMNS, np.float32), np.empty(COLUMNS, np.float32)
     for head in range(lo, hi):
         n, h = head // H, head % H
         at_q = x.ctypes.data + (n * T * C3 + h * D) * size
@@ -216,7 +220,7 @@ def _forward_tiles(words, x, y, lse, scale, grow, how, lo, hi):
                 if step == 1:                            # 0 times NaN is NaN: nothing that i must not see may be there
                     panels(v, long, COLUMNS, x, at_v, size, line, D, end)
                 pack(left, 0, ROWS, p, p.ctypes.data + panel * size, size, COLUMNS * size, ROWS, end)
-                product(left, v, 0, long, sums, 0, ROWS, D, up(end, per) // per, False)
+                eight_rows(left, v, 0, long, sums, 0, ROWS, D, up(end, per) // per, False)
                 for r in range(i - first, end - first):
                     row = y[n, first + r, h * D:(h + 1) * D]
                     write(sums, (r - panel) * COLUMNS, ROWS, row, grow / total[r])       # [AT3,4,5]
@@ -227,15 +231,16 @@ def _forward_tiles(words, x, y, lse, scale, grow, how, lo, hi):
 def _backward_tiles(words, dy, x, y, lse, dx, scale, grow, how, lo, hi):
     """Heads lo..hi of dy, y (B, T, C), x = qkv (B, T, 3C), lse (B, H, T); dx = dqkv, written."""
     B, T, C3 = x.shape
-    scale, grow = np.float32(scale), np.float32(grow)
     H, C = lse.shape[1], C3 // 3
     D, size, per, line, thin = C // H, x.itemsize, per_word(words), C3 * x.itemsize, C3 // 3 * x.itemsize
+    scale, grow = np.float32(scale), np.float32(grow)
     deep, long, T8, D32 = up(D, per) // per, up(T, per) // per, up(T, ROWS), up(D, COLUMNS)
-    left_q, left_dy, left = buffer(T8 * deep, words), buffer(T8 * deep, words), buffer(QUERIES * ROWS, words)
-    q, k, g = buffer(D32 * long, words), buffer(D32 * long, words), buffer(D32 * long, words)
-    k32, v32 = buffer(COLUMNS * deep, words), buffer(COLUMNS * deep, words)
+    left_q, left_dy = buffer(T8 * deep, words), buffer(T8 * deep, words)                 # for S and dP,
+    k32, v32 = buffer(COLUMNS * deep, words), buffer(COLUMNS * deep, words)              # with 32 rows of K and V
     s, dp, z = buffer(QUERIES * COLUMNS, SUMS), buffer(QUERIES * COLUMNS, SUMS), np.ones(QUERIES * COLUMNS, np.float32)
-    a, ds = np.empty(QUERIES * COLUMNS, x.dtype), np.empty(QUERIES * COLUMNS, x.dtype)
+    a, ds = np.empty(QUERIES * COLUMNS, x.dtype), np.empty(QUERIES * COLUMNS, x.dtype)   # z P, dS  (queries, 32)
+    left, right_dy = buffer(QUERIES * ROWS, words), buffer(D32 * long, words)            # for dV,
+    right_q, right_k = buffer(D32 * long, words), buffer(D32 * long, words)              # dK and dQ
     dk, dv, dq = buffer(COLUMNS * D32, SUMS), buffer(COLUMNS * D32, SUMS), buffer(T8 * D32, SUMS)
     lse2, delta = np.zeros(T8, np.float32), np.zeros(T8, np.float32)
     for head in range(lo, hi):
@@ -244,9 +249,9 @@ def _backward_tiles(words, dy, x, y, lse, dx, scale, grow, how, lo, hi):
         at_k, at_v = at_q + thin, at_q + 2 * thin
         panels(left_q, deep, ROWS, x, at_q, line, size, T, D)
         panels(left_dy, deep, ROWS, x, at_dy, thin, size, T, D)
-        panels(q, long, COLUMNS, x, at_q, size, line, D, T)
-        panels(k, long, COLUMNS, x, at_k, size, line, D, T)
-        panels(g, long, COLUMNS, x, at_dy, size, thin, D, T)
+        panels(right_dy, long, COLUMNS, x, at_dy, size, thin, D, T)
+        panels(right_q, long, COLUMNS, x, at_q, size, line, D, T)
+        panels(right_k, long, COLUMNS, x, at_k, size, line, D, T)
         for i in range(T):
             one, other, total = dy[n, i, h * D:(h + 1) * D], y[n, i, h * D:(h + 1) * D], ZERO
             for d in range(len(one)):
@@ -273,13 +278,14 @@ def _backward_tiles(words, dy, x, y, lse, dx, scale, grow, how, lo, hi):
                     at, count = start // per * COLUMNS, up(end - start, per) // per
                     here = ((start - begin) * COLUMNS + j) * size
                     pack(left, 0, ROWS, a, a.ctypes.data + here, size, COLUMNS * size, ROWS, end - start)
-                    product(left, g, at, long, dv, j * COLUMNS, COLUMNS, D, count, more)                     # [AT6]
+                    eight_rows(left, right_dy, at, long, dv, j * COLUMNS, COLUMNS, D, count, more)           # [AT6]
                     pack(left, 0, ROWS, ds, ds.ctypes.data + here, size, COLUMNS * size, ROWS, end - start)
-                    product(left, q, at, long, dk, j * COLUMNS, COLUMNS, D, count, more)                     # [AT10]
+                    eight_rows(left, right_q, at, long, dk, j * COLUMNS, COLUMNS, D, count, more)            # [AT10]
                 for i in range(begin, end, ROWS):
-                    here, count = (i - begin) * COLUMNS * size, up(min(last, i + ROWS) - first, per) // per
+                    at, count = first // per * COLUMNS, up(min(last, i + ROWS) - first, per) // per
+                    here = (i - begin) * COLUMNS * size
                     pack(left, 0, ROWS, ds, ds.ctypes.data + here, COLUMNS * size, size, ROWS, COLUMNS)
-                    product(left, k, first // per * COLUMNS, long, dq, i * COLUMNS, T8, D, count, first > 0)  # [AT10]
+                    eight_rows(left, right_k, at, long, dq, i * COLUMNS, T8, D, count, first > 0)            # [AT10]
             for j in range(first, last):
                 write(dk, (j - first) * COLUMNS, COLUMNS, dx[n, j, C + h * D:C + (h + 1) * D], scale)
                 write(dv, (j - first) * COLUMNS, COLUMNS, dx[n, j, 2 * C + h * D:2 * C + (h + 1) * D], ONE)
