@@ -172,14 +172,15 @@ def test_sleeping_helpers_wake_up(threads):
 
 
 def test_a_caller_who_waits_for_a_range_sleeps_too():
+    """The helper does nearly all that is done. (One that comes late is waited for in the range itself: try again.)"""
     pool.set_size(2)
-    for _ in range(20):                                                # a late helper is waited for in the range itself
-        cpu, clock = time.thread_time(), time.perf_counter()
+    for _ in range(20):
+        mine, all_threads = time.thread_time(), time.process_time()
         gathered(2, linger=1_000_000)
-        cpu, clock = time.thread_time() - cpu, time.perf_counter() - clock
-        if cpu < clock / 4:
+        mine, all_threads = time.thread_time() - mine, time.process_time() - all_threads
+        if mine < all_threads / 10:
             return
-    raise AssertionError(f"{cpu:.3f} s of processor time in {clock:.3f} s")
+    raise AssertionError(f"the caller used {mine:.3f} s of processor time, of {all_threads:.3f} s")
 
 
 def test_an_idle_process_uses_no_processor():
