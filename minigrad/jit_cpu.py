@@ -4,6 +4,10 @@ Kernels are serial and release the GIL; pool.each gives each thread its range of
 x = x[lo:hi] and then range(len(x)): with signed bounds Numba guards against negative indices, and loads turn into
 gathers, ten times slower.
 
+There are two versions of a loop that stores: in vectors, and one by one for arrays that overlap. Which of them runs is
+decided by a look at the addresses, and with signed bounds that look is coarse: a neighbour in memory counts as an
+overlap. A sum is added up in another order then, so its last bits would depend on where malloc() put the arrays.
+
 An entry's bits may depend on where in a range it stands: reassoc lets the vectors and the tail of a loop round a sum of
 two products differently. Where it matters, ranges are cut at fixed places, or the formula is an @inline function with
 one product to a sum. forceinline makes the code that is compiled and the code that is found in the cache the same.

@@ -1,6 +1,8 @@
 """attention's CPU kernels: tiles for float32 and bfloat16, plain loops for what has no tiles. Held to the float64
 formula at every size of a tail, and to what causal attention promises bit by bit."""
+import ctypes
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -176,6 +178,38 @@ def test_memory_layout_changes_no_bit(dtype, tiles):
     want = run(qkv, dy, 2)
     for lay in (lambda a: np.stack([a, a], -1)[..., 0], np.asfortranarray, lambda a: np.flip(np.flip(a).copy())):
         same_bits(run(lay(qkv), lay(dy), 2), want)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="knows how glibc's malloc places blocks")
+@every_dtype
+def test_neighbours_in_memory_change_no_bit(dtype, tiles):
+    """What lies right behind an array, such as the kernel's own rows of D sums, is not mistaken for a part of it."""
+    system = ctypes.CDLL(None)
+    system.malloc.restype, system.malloc.argtypes, system.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [
+        ctypes.c_void_p]
+    found = 0
+
+    def before_a_gap(array, size):
+        """A copy with free blocks of this size behind it, which malloc() will give to whoever asks for that size."""
+        nonlocal found
+        start = system.malloc(array.nbytes)
+        copy = np.frombuffer((ctypes.c_char * array.nbytes).from_address(start), array.dtype).reshape(array.shape)
+        copy[...] = array
+        blocks = [system.malloc(size) for _ in range(200)]
+        behind = [b for b in blocks if 0 <= b - start - array.nbytes < 4 * size][:4]
+        for block in behind:
+            system.free(block)
+        found += len(behind)
+        return copy
+
+    qkv, dy = some(1, 8, 45, 10, dtype)
+    want = run(qkv, dy, 8)
+    _, saved = forward(qkv, n_head=8)
+    for size in range(80, 240, 8):                       # a row of D sums with what Numba and malloc() put before it
+        qkv_, y_, dy_ = (before_a_gap(a, size) for a in (qkv, saved[1], dy))
+        dqkv, = backward(dy_, qkv_, y_, *saved[2:], into=(None,))
+        same_bits(np.split(dqkv, 3, -1), want[2:])
+    assert found > 40
 
 
 @every_dtype

@@ -193,7 +193,7 @@ def _forward_tiles(words, x, y, lse, scale, grow, how, lo, hi):
     k, q = buffer(T8 * deep, words), buffer(COLUMNS * deep, words)                       # left: K; right: 32 rows of Q
     s, p = buffer(T8 * COLUMNS, SUMS), np.empty(T8 * COLUMNS, x.dtype)                   # S^T, P^T  (keys, 32)
     left, v = buffer(ROWS * long, words), buffer(D32 * long, words)                      # left: 8 rows of P; right: V
-    sums, z = buffer(ROWS * D32, SUMS), np.empty(T, np.float32)
+    sums, z, z_t = buffer(ROWS * D32, SUMS), np.empty(COLUMNS * T8, np.float32), np.empty(T8 * COLUMNS, np.float32)
     m, total = np.empty(COLUMNS, np.float32), np.empty(COLUMNS, np.float32)
     for head in range(lo, hi):
         n, h = head // H, head % H
@@ -211,10 +211,10 @@ def _forward_tiles(words, x, y, lse, scale, grow, how, lo, hi):
             softmax(seen, p, m, total, scale * PER_LN2)
             if how[5]:
                 for i in range(first, last):
-                    keep_range(how, ((n * H + h) * T + i) * T, grow, z[:i + 1])
-                    for j in range(i + 1):
-                        if z[j] == 0:
-                            p[j * COLUMNS + i - first] = 0                               # [AT4]
+                    keep_range(how, ((n * H + h) * T + i) * T, grow, z[(i - first) * T8:(i - first) * T8 + i + 1])
+                pack(z_t, 0, COLUMNS, SUMS, z.ctypes.data, 4 * T8, 4, last - first, last)
+                for at in range(last * COLUMNS):
+                    p[at] = p[at] if z_t[at] > 0 else 0                                  # [AT4]
             for i in range(first, last, step):
                 end, panel = min(i + step, last), (i - first) // ROWS * ROWS
                 if step == 1:                            # 0 times NaN is NaN: nothing that i must not see may be there
@@ -296,6 +296,12 @@ def _backward_tiles(words, dy, x, y, lse, dx, scale, grow, how, lo, hi):
 # -------------------------------------------------------------------------------------------------------- plain loops
 
 @inline
+def entries(row, C, h, D):
+    """What belongs to head h of q, k and v in one row of qkv."""
+    return row[h * D:(h + 1) * D], row[C + h * D:C + (h + 1) * D], row[2 * C + h * D:2 * C + (h + 1) * D]
+
+
+@inline
 def dots(rows, vector, n, out):
     """out[j] = sum_d vector[d] rows[d, j] for j < n: four rows a pass, so that out is read and written less."""
     D = len(vector)
@@ -321,11 +327,13 @@ def _forward(x, y, lse, scale, grow, how, lo, hi):
     for head in range(lo, hi):
         n, h = head // H, head % H
         for i in range(T):
+            _, k_i, v_i = entries(x[n, i], C, h, D)
             for d in range(D):
-                k[d, i], v[i, d] = wide(x[n, i, C + h * D + d]), wide(x[n, i, 2 * C + h * D + d])
+                k[d, i], v[i, d] = wide(k_i[d]), wide(v_i[d])
         for i in range(T):
+            q_i, _, _ = entries(x[n, i], C, h, D)
             for d in range(D):
-                q[d], total[d] = wide(x[n, i, h * D + d]) * scale, 0
+                q[d], total[d] = wide(q_i[d]) * scale, 0
             dots(k, q, i + 1, s)                                                         # [AT1]
             m = s[0]
             for j in range(1, i + 1):
@@ -342,8 +350,9 @@ def _forward(x, y, lse, scale, grow, how, lo, hi):
             for j in range(i + 1):
                 for d in range(D):
                     total[d] += s[j] * v[j, d]                                           # [AT5]
+            out = y[n, i, h * D:(h + 1) * D]
             for d in range(D):
-                y[n, i, h * D + d] = narrow(total[d] / sum_p, y)                         # [AT3]
+                out[d] = narrow(total[d] / sum_p, out)                                   # [AT3]
 
 
 @jit
@@ -359,14 +368,17 @@ def _backward(dy, x, y, lse, dx, scale, grow, how, lo, hi):
     for head in range(lo, hi):
         n, h = head // H, head % H
         for i in range(T):
+            _, k_i, v_i = entries(x[n, i], C, h, D)
             for d in range(D):
-                k[i, d], vt[d, i] = wide(x[n, i, C + h * D + d]), wide(x[n, i, 2 * C + h * D + d])
+                k[i, d], vt[d, i] = wide(k_i[d]), wide(v_i[d])
                 kt[d, i], dk[i, d], dv[i, d] = k[i, d], 0, 0
         for i in range(T):
-            delta = real(0, x)
+            q_i, _, _ = entries(x[n, i], C, h, D)
+            dy_i, y_i, delta = dy[n, i, h * D:(h + 1) * D], y[n, i, h * D:(h + 1) * D], real(0, x)
             for d in range(D):
-                q[d], g[d], dq[d] = wide(x[n, i, h * D + d]) * scale, wide(dy[n, i, h * D + d]), 0
-                delta += g[d] * wide(y[n, i, h * D + d])                                 # [AT8]
+                q[d], g[d], dq[d] = wide(q_i[d]) * scale, wide(dy_i[d]), 0
+            for d in range(len(dy_i)):
+                delta += wide(dy_i[d]) * wide(y_i[d])                                    # [AT8]
             dots(kt, q, i + 1, p)                                                        # [AT1]
             dots(vt, g, i + 1, ds)                                                       # [AT7]
             if how[5]:
@@ -382,12 +394,13 @@ def _backward(dy, x, y, lse, dx, scale, grow, how, lo, hi):
                     dq[d] += ds[j] * k[j, d]                                             # [AT10]
                     dk[j, d] += ds[j] * q[d]                                             # [AT10]
                     dv[j, d] += p[j] * g[d]                                              # [AT6]
+            out, _, _ = entries(dx[n, i], C, h, D)
             for d in range(D):
-                dx[n, i, h * D + d] = narrow(dq[d] * scale, dx)
+                out[d] = narrow(dq[d] * scale, dx)
         for i in range(T):
+            _, out_k, out_v = entries(dx[n, i], C, h, D)
             for d in range(D):
-                dx[n, i, C + h * D + d] = narrow(dk[i, d], dx)
-                dx[n, i, 2 * C + h * D + d] = narrow(dv[i, d], dx)
+                out_k[d], out_v[d] = narrow(dk[i, d], dx), narrow(dv[i, d], dx)
 
 
 attention = forward, backward
