@@ -27,10 +27,10 @@ What forward keeps for backward: per layer the residual x (1 unit), qkv (3), att
 between the branches (1) and the MLP before GELU (4); mu and rstd of two layer norms, and lse. At the end the input
 and the output of the last layer norm:
     10 s L N C + 4 L (4 N + B H T) + 2 s N C                                               [FL5]
-On top of it the larger of two moments. In the head: the gradients dx and dw, kept from forward to backward, and two
-chunks of R rows of logits, the old and the new. In backward of the last MLP: dy (1 unit), GELU's output rebuilt, its
-gradient and the gradient of its input (4 each):
-    max(4 N C + 4 V C + 2 * 4 R V,  13 s N C)                                              [FL6]
+On top of it the larger of two moments. In the head: the gradient dx, kept from forward to backward, and a chunk of R
+rows of logits, with their gradient beside it if s = 2; dw lies in the gradients already, when a step is one batch. In
+backward of the last MLP: dy (1 unit), GELU's output rebuilt, its gradient and the gradient of its input (4 each):
+    max(4 N C + 4 R V (+ 2 R V),  13 s N C)                                                [FL6]
 The interpreter with its libraries comes on top, and is measured: it is what a tiny model needs.
 
 Ceilings. The time of the step's products alone, each once and weighted by how often the step takes it, with nothing
@@ -113,7 +113,7 @@ def memory(sizes, batch, dtype):
     from minigrad.fused.cross_entropy import CHUNK, ROWS
     B, T, N, L, H, C, V = dimensions(sizes, batch)
     s, P, R = entry(dtype), parameters(sizes), min(N, max(ROWS, CHUNK // V))
-    in_head, in_mlp = 4 * N * C + 4 * V * C + 2 * 4 * R * V, 13 * s * N * C
+    in_head, in_mlp = 4 * N * C + (4 if s == 4 else 6) * R * V, 13 * s * N * C
     return {"parameters": s * P + (4 * P if s == 2 else 0), "gradients": 4 * P, "moments": 8 * P,        # [FL4]
             "activations": 10 * s * L * N * C + 4 * L * (4 * N + B * H * T) + 2 * s * N * C,             # [FL5]
             "temporaries": max(in_head, in_mlp)}                                                         # [FL6]

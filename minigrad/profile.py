@@ -30,8 +30,8 @@ FLOPS = {
     "linear": lambda y, x, w, b: (f := 2 * y.size * len(w), (f, f)),                     # [LI1], [LI2,3]
     "matmul": lambda y, a, b: (f := 2 * y.size * a.shape[-1], (f, f)),
     "attention": lambda y, qkv, **_: (f := 2 * y.size * y.shape[1], (2.5 * f,)),         # without the upper triangle
-    "linear_cross_entropy": lambda y, x, w, targets, needs=(True, True, False), **_: (
-        2 * x.size * len(w) * (1 + sum(needs[:2])), ()),                                 # [CE6]: forward does it all
+    "linear_cross_entropy": lambda y, x, w, targets, into=(None, None, SKIP), **_: (
+        2 * x.size * len(w) * (1 + sum(slot is not SKIP for slot in into[:2])), ()),     # [CE6]: forward does it all
 }
 # Bytes read and written: (forward, backward), where it is not each array once; some are used in part, or in place.
 BYTES = {

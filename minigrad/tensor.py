@@ -17,8 +17,8 @@ into[k] says what becomes of the gradient of argument k:
             (array, beta = slot.claim(); array = beta array + gradient) and returns DONE; what the others return
             is added by the engine.
 
-A backward without a parameter called into always returns all its gradients. A forward that declares needs is
-told which arguments want a gradient, so that it can do less when none does.
+A backward without a parameter called into always returns all its gradients. A forward may declare into as well: one
+that finds gradients on its way does less where nobody needs them, and may borrow a slot's array to keep one in.
 
 @op(cheap=True) marks a function that is quicker to run again than its result is to keep. The ops that use the result
 and would save it are given a promise instead, and its forward runs once more when their backward wants the array.
@@ -31,6 +31,7 @@ What is deliberately absent: gradients of gradients, and gradients kept on inter
 import functools
 import heapq
 import inspect
+import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -93,18 +94,42 @@ class _Word:
 SKIP, DONE = _Word("SKIP"), _Word("DONE")
 
 
+class Loan:
+    """A slot's array, until somebody else writes to it; from then on a copy of what the borrower had put there."""
+    __slots__ = ("array", "__weakref__")
+
+    def __init__(self, array):
+        self.array = array
+
+
 class Slot:
     """Where the gradient of a leaf is summed: float32 or wider. empty: what the array holds does not count.
 
     owner: the optimiser in whose flat buffer the array lies, or None.
     """
-    __slots__ = ("array", "empty", "owner")
+    __slots__ = ("array", "empty", "owner", "borrower")
 
     def __init__(self, array, owner=None):
-        self.array, self.empty, self.owner = array, True, owner
+        self.array, self.empty, self.owner, self.borrower = array, True, owner, None
 
-    def claim(self):
+    def lend(self):
+        """A Loan to a forward, to be handed to claim() in its backward; None if the array is not free."""
+        if not self.empty or self.borrower is not None and self.borrower() is not None:
+            return None
+        loan = Loan(self.array)
+        self.borrower = weakref.ref(loan)               # a graph that is dropped gives the array back
+        return loan
+
+    def free(self, loan=None):
+        """To be called before the array is written: a borrower other than loan goes on with a copy."""
+        if self.borrower is not None:
+            borrower, self.borrower = self.borrower(), None
+            if borrower is not None and borrower is not loan:
+                borrower.array = borrower.array.copy()
+
+    def claim(self, loan=None):
         """(array, beta): the caller now sets array = beta array + gradient, beta being 0 or 1."""
+        self.free(loan)
         beta = 0 if self.empty else 1
         self.empty = False
         return self.array, beta
@@ -261,7 +286,7 @@ class Op:
         self.reference, self.reference_backward = forward, None
         self.kernels, self.module = frozenset(kernels), forward.__module__
         parameters = inspect.signature(forward).parameters
-        self.asks_needs = "needs" in parameters
+        self.looks_ahead = "into" in parameters
         self.arguments = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
         Op.table[self.name] = self
 
@@ -281,8 +306,9 @@ class Op:
         forward, backward = kernels.choose(self, arrays)
         leaves = _recording.get()
         needs = [leaves is not False and isinstance(a, Tensor) and a.requires_grad for a in args]
-        if self.asks_needs:
-            params["needs"] = needs if leaves is True else [False] * len(needs)
+        if self.looks_ahead:
+            params["into"] = [SKIP if not need or leaves is not True else a.grad_slot() if a.node is None else None
+                              for a, need in zip(args, needs)]
         y, saved = forward(*arrays, **params)
         if not any(needs):
             return tuple(map(Tensor, y)) if isinstance(y, tuple) else Tensor(y)

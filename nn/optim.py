@@ -53,6 +53,7 @@ class Flat:
         """Parameters that no gradient reached have gradient 0."""
         for slot in self.slots:
             if slot.empty:
+                slot.free()
                 slot.array[...] = 0
 
 

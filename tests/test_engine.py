@@ -12,7 +12,7 @@ from minigrad import Tensor, backend, no_grad, using
 from minigrad.ops.elementwise import add, mul
 from minigrad.ops.matmul import matmul
 from minigrad.ops.shape import concatenate, split
-from minigrad.tensor import Op, is_recording, probe, propagate
+from minigrad.tensor import SKIP, Op, Slot, is_recording, probe, propagate
 
 rng = np.random.default_rng(0)
 
@@ -213,20 +213,43 @@ def test_frozen_leaves_are_skipped():
     assert asked == [["None", "SKIP"], ["slot", "SKIP"]]
 
 
-def test_needs_is_told_to_a_forward_that_asks():
+def test_a_forward_that_asks_is_told_where_gradients_will_go():
     told = []
 
     @private
-    def frugal(a, b, *, needs=(True, True)):
-        told.append(list(needs))
+    def frugal(a, b, *, into=(None, None)):
+        told.append(list(into))
         return a + b, ()
 
     frugal.backward(lambda dy: (dy, dy))
     a = leaf(2)
     frugal(a, Tensor(np.ones(2)))
+    frugal(a * 2, a)
     with no_grad():
         frugal(a, a)
-    assert told == [[True, False], [False, False]]
+    assert told == [[a.slot, SKIP], [None, a.slot], [SKIP, SKIP]]
+
+
+def test_a_slot_is_lent_to_one_at_a_time():
+    slot = Slot(np.zeros(2))
+    one = slot.lend()
+    assert one.array is slot.array and slot.lend() is None
+    one.array[:] = 5
+    slot.add(np.ones(2))                                   # somebody else: the borrower goes on with a copy
+    assert one.array.tolist() == [5, 5] and slot.array.tolist() == [1, 1] and slot.lend() is None
+    array, beta = slot.claim(one)
+    assert array is slot.array and beta == 1
+
+    slot.empty = True
+    two = slot.lend()
+    array, beta = slot.claim(two)
+    assert array is two.array and beta == 0 and slot.lend() is None
+
+    slot.empty = True
+    three = slot.lend()
+    assert three.array is slot.array and slot.lend() is None
+    del three                                              # its graph was dropped
+    assert slot.lend().array is slot.array
 
 
 def test_threads_have_switches_of_their_own():

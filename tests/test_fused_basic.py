@@ -8,6 +8,7 @@ import reference_data
 
 from minigrad import Tensor, backend, kernels, pool, recompute, special, using
 from minigrad.fused.adamw import adamw, sgd, sum_of_squares
+from minigrad.fused.cross_entropy import linear_cross_entropy
 from minigrad.fused.dropout import dropout, keep_mask, philox
 from minigrad.fused.embedding import embedding
 from minigrad.fused.gelu import gelu
@@ -426,3 +427,42 @@ def test_sum_of_squares(mode, threads):
 def test_layer_norm_refuses_another_width(w, b, mode):
     with using(mode), pytest.raises(ValueError, match=r"layer_norm: got w .* expected both \(8,\)"):
         layer_norm(np.ones((3, 8)), np.ones(w), np.ones(b))
+
+
+# ------------------------------------------------------------------------------------------------ the fused head
+
+@both_modes
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("order", ["tied", "twice", "head last", "dropped", "another batch", "in between"])
+def test_the_head_keeps_its_gradient_in_the_slot(mode, dtype, order):
+    """dw waits in w's own gradient, whoever else adds to that before or after: the sum is that of copies of w."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(backend.dtype_of(dtype))
+    ids, targets, x, table = rng.integers(0, 7, 40), rng.integers(-1, 7, 40), Tensor(draw(40, 9)), draw(7, 9)
+
+    def gradient(*copies):
+        """dL/dw for w in three places; of copies, if each place has its own."""
+        w = [Tensor(table.copy(), requires_grad=True) for _ in copies]
+        a, b, c = (w[i] for i in copies)
+        head = lambda w: linear_cross_entropy(x, w, targets)
+        if order == "tied":
+            linear_cross_entropy(embedding(ids, a) * 2, b, targets).backward(8.0)
+        elif order == "twice":
+            (head(a) + 3 * head(b)).backward()
+        elif order == "head last":                         # a gradient arrives while the array is lent
+            loss = head(a)
+            (loss + embedding(ids, b).astype(loss.dtype).sum()).backward()
+        elif order == "dropped":
+            head(a)
+            head(b).backward()
+        elif order == "another batch":
+            head(a).backward()
+            head(b).backward()
+        elif order == "in between":
+            one, other = head(a), head(b)
+            other.backward()
+            one.backward(2.0)
+        return sum(t.grad.astype("f8") for t in w if t.grad is not None)
+
+    with using(mode):
+        np.testing.assert_allclose(gradient(0, 0, 0), gradient(0, 1, 2), rtol=1e-6, atol=1e-6)

@@ -16,22 +16,23 @@ Fused with the head, z = x w^T with x (N, C) and w (V, C) the embedding, the log
 of rows goes through the product, [CE1-3], and back at once,
     g = p - t,   dx = g w,   dw = sum over chunks of g^T x                                 [CE6]
 which is possible in forward already because backward only has to multiply both by dL / n. g is stored undivided:
-nothing is computed twice, and no 16-bit value underflows before the loss scale is known.
+nothing is computed twice, and no 16-bit value underflows before the loss scale is known. dw waits for backward in the
+array where w's gradient will be, unless that holds the gradients of other batches already.
 
 Saved: g (or dx and dw) and n. Under no_grad only the loss is computed.
 """
 from minigrad.backend import wide, wide_dtype, xp_of
 from minigrad.check import expect
-from minigrad.tensor import DONE, SKIP, Slot, op
+from minigrad.tensor import DONE, SKIP, Loan, Slot, op
 
 CHUNK = 1 << 20      # logits per chunk; 4 MB of float32 stay in cache between the product and the softmax
 ROWS = 256           # rows per chunk, at least: fewer would not repay reading w again
 
 
 @op(kernels=("cpu",))
-def cross_entropy(logits, targets, *, label_smoothing=0.0, needs=(True, False)):
+def cross_entropy(logits, targets, *, label_smoothing=0.0, into=(None, SKIP)):
     """L = mean over rows of -sum_k t_k log softmax(z)_k.  logits (..., V), targets (...) integers -> scalar"""
-    return mean_loss(rows_loss, logits, targets, label_smoothing, needs)
+    return mean_loss(rows_loss, logits, targets, label_smoothing, into)
 
 
 @cross_entropy.backward
@@ -41,9 +42,9 @@ def _(dy, g, n, shape, dtype):
 
 
 @op(kernels=("cpu",))
-def linear_cross_entropy(x, w, targets, *, label_smoothing=0.0, needs=(True, True, False)):
+def linear_cross_entropy(x, w, targets, *, label_smoothing=0.0, into=(None, None, SKIP)):
     """L = cross_entropy(x w^T, targets).  x (..., C), w (V, C), targets (...) integers -> scalar"""
-    return in_chunks(product, rows_loss, x, w, targets, label_smoothing, needs)
+    return in_chunks(product, rows_loss, x, w, targets, label_smoothing, into)
 
 
 @linear_cross_entropy.backward
@@ -52,11 +53,19 @@ def _(dy, dx, dw, n, shape, dtype, into):
     if dx is not None:
         dx = (dx * (dy / n)).reshape(shape).astype(dtype, copy=False)                    # [CE5,6]
     if dw is not None and into[1] is not SKIP:
-        dw *= dy / n                                       # forward allocated it, so it may be overwritten
-        if isinstance(into[1], Slot):
-            into[1].add(dw)
-            dw = DONE
+        dw.array *= dy / n                                 # forward's own, or lent to it: it may be overwritten
+        dw = dw.array if into[1] is None else settle(into[1], dw)
     return dx, dw, None
+
+
+def settle(slot, dw):
+    """Add what forward has found into the slot, where it may be already."""
+    array, beta = slot.claim(dw)
+    if beta:
+        array += dw.array
+    elif array is not dw.array:
+        array[...] = dw.array
+    return DONE
 
 
 def product(a, b, out, beta=0):
@@ -84,33 +93,36 @@ def rows_loss(z, y, e, want_gradient):
     return loss, g
 
 
-def mean_loss(rows, logits, targets, e, needs):
+def mean_loss(rows, logits, targets, e, into):
     """cross_entropy by means of rows, which is rows_loss or its kernel."""
     check(logits.shape, logits.shape[-1:], targets, e, "cross_entropy")
     z = xp_of(logits).array(wide(logits)).reshape(-1, logits.shape[-1])                  # a copy: rows may overwrite it
     y = targets.reshape(-1)
-    losses, g = rows(z, y, e, needs[0])
+    losses, g = rows(z, y, e, into[0] is not SKIP)
     n = count(y, z.dtype)
     return total(losses, n), (g, n, logits.shape, logits.dtype)
 
 
-def in_chunks(product, rows, x, w, targets, e, needs):
+def in_chunks(product, rows, x, w, targets, e, into):
     """linear_cross_entropy by means of product(a, b, out, beta) and rows: NumPy's and rows_loss, or their kernels."""
     xp, (V, C) = xp_of(x), w.shape
     expect(x.shape[-1] == C, "linear_cross_entropy", f"x {x.shape} and w {w.shape}", "equal last axes")
     check(x.shape, (V,), targets, e, "linear_cross_entropy")
     x2, y, sums = x.reshape(-1, C), targets.reshape(-1), wide_dtype(x.dtype)
-    dx = xp.empty(x2.shape, sums) if needs[0] else None
-    dw = (xp.empty if len(x2) else xp.zeros)(w.shape, sums) if needs[1] else None
+    dx = None if into[0] is SKIP else xp.empty(x2.shape, sums)
+    dw = None if into[1] is SKIP else isinstance(into[1], Slot) and into[1].lend() or Loan(xp.empty(w.shape, sums))
+    if dw is not None and len(x2) == 0:
+        dw.array[...] = 0
     losses, step = xp.empty(len(x2), sums), max(ROWS, CHUNK // V)
     for i in range(0, len(x2), step):
         part = slice(i, i + step)
         z = product(x2[part], w.T, xp.empty((len(x2[part]), V), sums))
-        losses[part], g = rows(z, y[part], e, needs[0] or needs[1])
-        if needs[0]:
+        losses[part], g = rows(z, y[part], e, dx is not None or dw is not None)
+        if dx is not None:
             product(g, w, dx[part])                                                      # [CE6]
-        if needs[1]:
-            product(g.T, x2[part], dw, float(i > 0))                                     # [CE6]
+        if dw is not None:
+            product(g.T, x2[part], dw.array, float(i > 0))                               # [CE6]
+        del z, g                                           # before the next chunk takes as much again
     n = count(y, sums)
     return total(losses, n), (dx, dw, n, x.shape, x.dtype)
 

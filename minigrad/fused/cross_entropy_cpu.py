@@ -18,45 +18,54 @@ def rows_loss(z, y, e, want_gradient, g=None):
     return losses, g if want_gradient else None
 
 
-def forward(logits, targets, *, label_smoothing=0.0, needs=(True, False)):
-    return formula.mean_loss(rows_loss, logits, targets, label_smoothing, needs)
+def forward(logits, targets, *, label_smoothing=0.0, into=(None, SKIP)):
+    return formula.mean_loss(rows_loss, logits, targets, label_smoothing, into)
 
 
-def head_forward(x, w, targets, *, label_smoothing=0.0, needs=(True, True, False)):
+def head_forward(x, w, targets, *, label_smoothing=0.0, into=(None, None, SKIP)):
     if x.dtype != w.dtype or x.dtype.char == "e":
-        return formula.linear_cross_entropy.reference(x, w, targets, label_smoothing=label_smoothing, needs=needs)
+        return formula.linear_cross_entropy.reference(x, w, targets, label_smoothing=label_smoothing, into=into)
 
     def rows(z, y, e, want_gradient):
         rounded = np.empty(z.shape, x.dtype) if want_gradient and z.dtype != x.dtype else None
         return rows_loss(z, y, e, want_gradient, rounded)
 
-    return formula.in_chunks(gemm, rows, x, w, targets, label_smoothing, needs)
+    return formula.in_chunks(gemm, rows, x, w, targets, label_smoothing, into)
 
 
 def head_backward(dy, dx, dw, n, shape, dtype, into):
-    """[CE5,6] in one pass over dx and one over dw, which is added to its slot on the way."""
+    """[CE5,6] in one pass over dx and one over dw, which is added to its slot on the way or scaled where it lies."""
     if dtype.char == "e":
         return formula.linear_cross_entropy.reference_backward(dy, dx, dw, n, shape, dtype, into=into)
     factor = dy / n
     if dx is not None:
         gradient = np.empty(dx.shape, dtype)
-        pool.each(_scaled, dx.size, dx.size, dx.reshape(-1), factor, bits(gradient).reshape(-1), False)
+        pool.each(_scaled, dx.size, dx.size, dx.reshape(-1), factor, bits(gradient).reshape(-1), 0)
         dx = gradient.reshape(shape)
     if dw is not None and into[1] is not SKIP:
-        if into[1] is None:
-            dw *= factor
+        found = dw.array
+        array, beta = (found, 0) if into[1] is None else into[1].claim(dw)
+        if array is found:
+            pool.each(_scale, found.size, found.size, found.reshape(-1), factor)
         else:
-            array, more = into[1].claim()
-            pool.each(_scaled, dw.size, dw.size, dw.reshape(-1), factor, array.reshape(-1), more == 1)
-            dw = DONE
+            pool.each(_scaled, found.size, found.size, found.reshape(-1), factor, array.reshape(-1), beta)
+        dw = array if into[1] is None else DONE
     return dx, dw, None
 
 
 @jit
-def _scaled(x, factor, out, more, lo, hi):
-    """out = factor x, or out += factor x."""
+def _scale(x, factor, lo, hi):
+    """x *= factor"""
+    x, factor = x[lo:hi], real(factor, x)
+    for i in range(len(x)):
+        x[i] *= factor
+
+
+@jit
+def _scaled(x, factor, out, beta, lo, hi):
+    """out = factor x, or out += factor x for beta 1."""
     x, out, factor = x[lo:hi], out[lo:hi], real(factor, x)
-    if more:
+    if beta:
         for i in range(len(x)):
             out[i] = narrow(wide(out[i]) + factor * x[i], out)
     else:
