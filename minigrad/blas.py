@@ -7,7 +7,12 @@ processor without those instructions is multiplied as float32.
 import numpy as np
 
 from minigrad import gemm_cpu, openblas_cpu
-from minigrad.backend import wide, wide_dtype
+from minigrad.backend import dtype_of, wide, wide_dtype
+
+
+def multiplies(dtype):
+    """Has this processor instructions for products of this dtype, and are they used here?"""
+    return gemm_cpu.HAS.get(dtype_of(dtype).char, False)
 
 
 def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, totals=None):
@@ -30,10 +35,10 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, totals=None):
         totals += wide(b).sum(0)
     if 0 in (M, N, K) or N > 1 and out.strides[1] != out.itemsize:
         out[...] = alpha * (wide(a) @ wide(b)) + (beta * wide(out) if beta else 0) + (0 if bias is None else wide(bias))
-    elif out.dtype != wide_dtype(a.dtype):
-        out[...] = gemm(wide(a), wide(b), wide(out) if beta else None, beta, alpha, bias)
+    elif a.dtype != wide_dtype(a.dtype):
+        sums = out if out.dtype != a.dtype else wide(out) if beta else None
+        out[...] = gemm(wide(a), wide(b), sums, beta, alpha, bias)
     else:
-        a, b = wide(a), wide(b)
         if bias is not None:
             out[...], beta = bias, 1.0
         if openblas_cpu.available() and (M == 1 or out.strides[0] >= N * out.itemsize):

@@ -49,8 +49,9 @@ class Pool:
     """The words of a pool and its helpers, which live as long as the process."""
 
     def __init__(self, helpers):
-        self.memory, self.started = np.zeros(12 * LINE, np.uint8), 0
-        self.address = self.memory.ctypes.data + -self.memory.ctypes.data % LINE
+        memory, self.started = np.zeros(12 * LINE, np.uint8), 0
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))       # helpers look there after the interpreter has gone
+        self.address = memory.ctypes.data + -memory.ctypes.data % LINE
         if threads_exist:
             system = ctypes.CDLL(None)
             system.pthread_mutex_init(ctypes.c_void_p(self.address + MUTEX), None)

@@ -41,7 +41,7 @@ def choose(op, arrays):
     """The (forward, backward) that will run op on these arrays."""
     device, pair = backend.device_of(arrays, op.name), None
     if device in op.kernels and _mode.get() == "auto":
-        pair = _pair(f"{op.module}_{device}", op.name)
+        pair = _pair(op.module, device, op.name)
     pair = pair or (op.reference, op.reference_backward)
     if watch := watcher.get():
         pair = watch(op.name, *pair)
@@ -49,10 +49,10 @@ def choose(op, arrays):
 
 
 @functools.cache
-def _pair(module, name):
+def _pair(module, device, name):
     """Imported at first use: import minigrad must stay fast and must not need numba."""
     try:
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(f"{module}_{device}"), name)
     except ModuleNotFoundError as e:
         if e.name in ("numba", "cupy"):
             return None                   # the reference is always there
@@ -66,7 +66,7 @@ def kernel(*devices):
         def call(*arrays, **params):
             device, faster = backend.device_of(arrays, reference.__name__), None
             if device in devices and _mode.get() == "auto":
-                faster = _pair(f"{reference.__module__}_{device}", reference.__name__)
+                faster = _pair(reference.__module__, device, reference.__name__)
             f = faster or reference
             if watch := watcher.get():
                 f, = watch(reference.__name__, f)

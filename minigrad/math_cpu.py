@@ -154,7 +154,7 @@ def bits(x):
 
 def floats(x, dtype):
     """What bits() hid: x, from a kernel, as an array of dtype again."""
-    return x.view(dtype) if x.dtype == np.uint16 else x.astype(dtype, copy=False)
+    return x.view(dtype) if x.dtype.char == "H" else x.astype(dtype, copy=False)
 
 
 def wide(x):

@@ -269,11 +269,12 @@ def propagate(seeds):
         for (parent, index, shape, dtype), slot, g in zip(parents, into, gradients, strict=True):
             if slot is SKIP or g is DONE or g is None:
                 continue
-            g = sum_to(g, shape)                        # broadcasting is undone here, once, for every op
+            if g.shape != shape:
+                g = sum_to(g, shape)                    # broadcasting is undone here, once, for every op
             if slot is not None:
                 slot.add(g)
             else:
-                deposit(parent, index, g.astype(dtype, copy=False))
+                deposit(parent, index, g if g.dtype == dtype else g.astype(dtype))
 
 
 class Op:
@@ -329,7 +330,7 @@ class Op:
 
 def _with_promises(saved, args):
     """saved, without the arrays among the arguments that cheap ops made."""
-    cheap = {id(a.data): a.node for a in args if isinstance(a, Tensor) and a.node is not None and a.node.again}
+    cheap = {id(a.data): a.node for a in args if isinstance(a, Tensor) and a.node and a.node.again}
     return tuple(Promise(cheap[id(s)]) if id(s) in cheap else s for s in saved) if cheap else saved
 
 
@@ -349,8 +350,10 @@ def _operand(a):
 
 
 def _result(y, node, index=0):
-    out = Tensor(y)
-    out.requires_grad, out.node, out.index = True, node, index
+    if not isinstance(y, np.ndarray):                   # NumPy makes scalars of 0-d arrays
+        y = Tensor(y).data
+    out = Tensor.__new__(Tensor)
+    out.data, out.requires_grad, out.node, out.index, out.slot = y, True, node, index, None
     return out
 
 

@@ -138,7 +138,7 @@ def test_it_changes_no_bit(mode):
 
 def test_off_means_that_nothing_stands_in_between():
     assert kernels.watcher.get() is None
-    assert kernels.choose(relu, [np.ones(3)]) is kernels._pair("minigrad.fused.relu_cpu", "relu")
+    assert kernels.choose(relu, [np.ones(3)]) is kernels._pair("minigrad.fused.relu", "cpu", "relu")
 
 
 def test_a_search_inside_a_profile_still_finds():

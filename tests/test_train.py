@@ -16,7 +16,7 @@ import yaml
 
 import tok
 from gpt import GPT, GPTConfig
-from minigrad import backend
+from minigrad import backend, gemm_cpu
 from nn import AdamW
 from train import checkpoint, log, run, sample, step
 from train.config import Config
@@ -96,6 +96,24 @@ def test_the_saved_settings_make_the_same_run(home, tmp_path):
 def test_loss_falls(home, tmp_path):
     entries = log.read(train(home, tmp_path / "run", steps=60, lr=1e-2) / "log.jsonl")
     assert entries[-1]["val_loss"] < 0.75 * entries[0]["val_loss"]
+
+
+def test_bfloat16_learns_as_much_as_float32(home, tmp_path):
+    """The same weights to begin with and the same batches; the validation losses end within 1 % of each other."""
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        out = train(home, tmp_path / dtype, dtype=dtype, data="verse", couplets=2000, steps=300, lr=2e-3, n_embd=64,
+                    block_size=32, tokens_per_step=256, device_batch=8, warmup=20, eval_tokens=4000, eval_every=300)
+        losses[dtype] = [e["val_loss"] for e in log.read(out / "log.jsonl") if "val_loss" in e]
+    assert losses["float32"][-1] < 0.6 * losses["float32"][0]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01) and losses["bfloat16"] != losses["float32"]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_run_says_where_bfloat16_is_slow(home, tmp_path, monkeypatch, capsys, has):
+    monkeypatch.setitem(gemm_cpu.HAS, "E", has)
+    train(home, tmp_path / "run", steps=1, dtype="bfloat16")
+    assert ("this processor has no instructions for it" in capsys.readouterr().out) == (not has)
 
 
 def test_a_verse_run_reports_bits_beside_the_entropy_of_the_source(home, tmp_path, capsys):

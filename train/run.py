@@ -123,6 +123,7 @@ def set_up(config, out):
            f"at least {data.tokenizer.vocab_size}, the vocabulary of the data",
            "--tokenizer FILE takes the one of the checkpoint")
     model.to(device_of(config), config.dtype).train()
+    warn_of_slow(config)
     opt = AdamW(model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay)
     if config.resume:
         checkpoint.load_optimizer(out, opt)
@@ -139,6 +140,15 @@ def set_up(config, out):
     print(f"{sum(p.size for p in model.parameters()):,} parameters; {len(data.train):,} training tokens, "
           f"{data.tokenizer.vocab_size:,} different; micro-batches a step: {config.accumulation}", flush=True)
     return run
+
+
+def warn_of_slow(config):
+    """Say so if this processor can only store the dtype."""
+    if config.dtype == "bfloat16" and device_of(config) == "cpu":
+        from minigrad import blas  # and Numba with it: not for --help
+        if not blas.multiplies(config.dtype):
+            print("bfloat16: this processor has no instructions for it (AVX512-BF16), so products are taken in "
+                  "float32: memory is saved, time is not. Hint: --dtype float32 is the quicker one here", flush=True)
 
 
 def device_of(config):

@@ -139,10 +139,11 @@ def total(losses, n):
 
 def check(shape, vocabulary, targets, e, who):
     (V,), xp = vocabulary, xp_of(targets)
-    expect(targets.dtype.kind in "iu" and targets.shape == shape[:-1], who,
-           f"targets {targets.dtype} {targets.shape}", f"integers {shape[:-1]}, one per row of {shape}")
-    expect(0 <= e < 1, who, f"label_smoothing {e}", "a number in [0, 1)")
+    if not (targets.dtype.kind in "iu" and targets.shape == shape[:-1]):
+        expect(False, who, f"targets {targets.dtype} {targets.shape}", f"integers {shape[:-1]}, one per row of {shape}")
+    expect(0 <= e < 1, who, e, "label_smoothing in [0, 1)")
     if xp.__name__ == "numpy" and targets.size:            # on a GPU this check would make the host wait
         lowest, highest = targets.min(), targets.max()
-        expect(lowest >= -1 and highest < V, who, f"targets from {lowest} to {highest}",
-               f"0 to {V - 1}, or -1 for padding", "is the tokenizer's vocabulary the model's?")
+        if not -1 <= lowest <= highest < V:
+            expect(False, who, f"targets from {lowest} to {highest}", f"0 to {V - 1}, or -1 for padding",
+                   "is the tokenizer's vocabulary the model's?")

@@ -59,10 +59,14 @@ def _masked(x, p, key):
 
 def check(p, key, size):
     """Refuse what [DR5] and [DR6] cannot express."""
-    expect(0 <= p < 1, "dropout", f"p = {p}", "0 <= p < 1", "p is the probability of dropping an entry")
-    expect(len(key) == 4, "dropout", f"key = {key}", "(seed, step, micro, site)")
-    expect(all(0 <= k <= LOW for k in key[1:]), "dropout", f"key = {key}", "step, micro and site from 0 to 2^32 - 1")
-    expect(size <= 2 ** 34, "dropout", f"{size} elements", "at most 2^34, so that the counter does not repeat")
+    if not 0 <= p < 1:
+        expect(False, "dropout", f"p = {p}", "0 <= p < 1", "p is the probability of dropping an entry")
+    if len(key) != 4:
+        expect(False, "dropout", f"key = {key}", "(seed, step, micro, site)")
+    if not 0 <= min(key[1:]) <= max(key[1:]) <= LOW:
+        expect(False, "dropout", f"key = {key}", "step, micro and site from 0 to 2^32 - 1")
+    if size > 2 ** 34:
+        expect(False, "dropout", f"{size} elements", "at most 2^34, so that the counter does not repeat")
 
 
 def keep_mask(shape, p, key, start=0, xp=np):

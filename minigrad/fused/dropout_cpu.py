@@ -31,9 +31,9 @@ def _masked(x, p, key):
 
 
 def masks(p, key):
-    """(k0, k1, c1, c2, c3, threshold) as uint64 numbers: what keep() and keep_range() want to be told."""
+    """(k0, k1, c1, c2, c3, threshold): what keep() and keep_range() want to be told."""
     counter, keys = counter_and_keys(key)
-    return tuple(np.uint64(n) for n in (*keys, *counter, threshold(p)))
+    return *keys, *counter, threshold(p)
 
 
 @inline
@@ -47,9 +47,16 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 @inline
+def unsigned(how):
+    """masks(), which come as Python's integers, for arithmetic in uint64: int64 with uint64 would make floats."""
+    k0, k1, c1, c2, c3, least = how
+    return np.uint64(k0), np.uint64(k1), np.uint64(c1), np.uint64(c2), np.uint64(c3), np.uint64(least)
+
+
+@inline
 def keep(how, index):
     """Does entry index (uint64) stay? A whole block of four for one answer: for the odd entry only."""
-    k0, k1, c1, c2, c3, least = how
+    k0, k1, c1, c2, c3, least = unsigned(how)
     w = philox(index >> TWO, c1, c2, c3, k0, k1)                                         # [DR5]
     i = index & THREE
     return (w[0] if i == 0 else w[1] if i == 1 else w[2] if i == 2 else w[3]) >= least   # [DR6]
@@ -58,7 +65,7 @@ def keep(how, index):
 @jit
 def keep_range(how, start, scale, out):
     """out[j] = scale if entry start + j stays, else 0: a row of m / (1 - p) of [DR1]. out: (n,) floats."""
-    k0, k1, c1, c2, c3, least = how
+    k0, k1, c1, c2, c3, least = unsigned(how)
     n = len(out)
     head = min(n, -start % 4)
     for j in range(head):

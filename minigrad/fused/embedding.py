@@ -46,10 +46,12 @@ def scatter(dy, ids, w, into, add_at):
 
 
 def check(ids, w):
-    expect(ids.dtype.kind in "iu", "embedding", f"ids of dtype {ids.dtype}", "integers",
-           "are ids and table in the right order? embedding(ids, w)")
-    expect(w.ndim == 2, "embedding", f"a table of shape {w.shape}", "(V, C)")
-    if ids.size and not (0 <= ids.min() and ids.max() < len(w)):
+    if ids.dtype.kind not in "iu":
+        expect(False, "embedding", f"ids of dtype {ids.dtype}", "integers",
+               "are ids and table in the right order? embedding(ids, w)")
+    if w.ndim != 2:
+        expect(False, "embedding", f"a table of shape {w.shape}", "(V, C)")
+    if ids.size and ids.astype("uint64", copy=False).max() >= len(w):                    # -1 is the largest uint64
         wrong = int(((ids < 0) | (ids >= len(w))).argmax())
         where = tuple(map(int, np.unravel_index(wrong, ids.shape)))
         expect(False, "embedding", f"id {int(ids[where])} at position {where}", f"0 <= id < {len(w)}, the rows of the "
