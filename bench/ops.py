@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench import floors, turns
-from bench.step import CONFIGS
+from bench import floors, step, turns
 from minigrad import Tensor, pool
 from minigrad.backend import dtype_of
 from minigrad.fused.adamw import adamw, sum_of_squares
@@ -36,6 +35,8 @@ from minigrad.ops.elementwise import add
 from minigrad.ops.matmul import matmul
 from minigrad.tensor import Node, Op, _result
 
+# So small, and in so many blocks, that what is measured is Python and the launch of kernels.
+CONFIGS = step.CONFIGS | {"tiny": (dict(vocab_size=5, block_size=2, n_layer=200, n_head=1, n_embd=4), 1)}
 LIMIT = 1e-6         # of a gradient's error: the differences themselves err by about 1e-9, see minigrad/gradcheck.py
 
 
@@ -255,7 +256,8 @@ def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m bench ops", description="Milliseconds of every fused op at the shapes of a config, forward and "
         "backward: the median, its rates, how near it comes to its floor (see bench/ops.py), and PyTorch's.")
-    parser.add_argument("--config", choices=CONFIGS, default="char", help="default: char")
+    parser.add_argument("--config", choices=CONFIGS, default="char", help="default: char; tiny shows what an op costs "
+                        "before it computes anything")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
     parser.add_argument("--op", help="one op only")
     parser.add_argument("--rounds", type=turns.positive, default=5, help="turns each (default: 5)")

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import ops, step, turns
+from bench import ops, turns
 from minigrad.backend import dtype_of
 from minigrad.profile import profile
 from minigrad.tensor import Op, Tensor
@@ -15,7 +15,7 @@ NAMES = [row.name for row in ops.rows("b", "float32")]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setitem(step.CONFIGS, "small", SMALL)
+    monkeypatch.setitem(ops.CONFIGS, "small", SMALL)
 
 
 def row_of(name, dtype="float32"):
