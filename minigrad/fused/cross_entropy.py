@@ -141,7 +141,8 @@ def check(shape, vocabulary, targets, e, who):
     (V,), xp = vocabulary, xp_of(targets)
     if not (targets.dtype.kind in "iu" and targets.shape == shape[:-1]):
         expect(False, who, f"targets {targets.dtype} {targets.shape}", f"integers {shape[:-1]}, one per row of {shape}")
-    expect(0 <= e < 1, who, e, "label_smoothing in [0, 1)")
+    if not 0 <= e < 1:
+        expect(False, who, f"label_smoothing {e}", "a number in [0, 1)")
     if xp.__name__ == "numpy" and targets.size:            # on a GPU this check would make the host wait
         lowest, highest = targets.min(), targets.max()
         if not -1 <= lowest <= highest < V:

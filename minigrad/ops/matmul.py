@@ -6,11 +6,14 @@ from minigrad.tensor import SKIP, op
 
 def expect_fit(a, b):
     """Refuse what has no product."""
-    expect(a.ndim and b.ndim and a.shape[-1] == b.shape[-2 if b.ndim > 1 else 0], "matmul", f"{a.shape} @ {b.shape}",
-           "the last axis of the first to equal the last but one of the second",
-           "swapaxes(-1, -2) transposes matrices; weights are (in, out)")
-    expect(all(1 in (m, n) or m == n for m, n in zip(a.shape[-3::-1], b.shape[-3::-1])), "matmul",
-           f"{a.shape} @ {b.shape}", "leading axes that are equal, or 1, counted from the last two")
+    if not (a.ndim and b.ndim and a.shape[-1] == b.shape[-2 if b.ndim > 1 else 0]):
+        expect(False, "matmul", f"{a.shape} @ {b.shape}",
+               "the last axis of the first to equal the last but one of the second",
+               "swapaxes(-1, -2) transposes matrices; weights are (in, out)")
+    if a.shape[:-2] != b.shape[:-2] and not all(
+            1 in (m, n) or m == n for m, n in zip(a.shape[-3::-1], b.shape[-3::-1])):
+        expect(False, "matmul", f"{a.shape} @ {b.shape}",
+               "leading axes that are equal, or 1, counted from the last two")
 
 
 def _as_matrices(a, b):

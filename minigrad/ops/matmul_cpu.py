@@ -23,7 +23,8 @@ def forward(a, b):
     if _for_reference(a, b):
         return definition.reference(a, b)
     expect_fit(a, b)
-    return _product(wide(a), wide(b)).astype(np.result_type(a, b), copy=False), (a, b)
+    dtype = a.dtype if a.dtype == b.dtype else np.result_type(a, b)
+    return _product(wide(a), wide(b)).astype(dtype, copy=False), (a, b)
 
 
 def backward(dy, a, b, into):
@@ -54,12 +55,13 @@ def _rows(x):
 
 def _product(a, b):
     """a b, in the wider of the two dtypes."""
-    dtype = np.result_type(a, b)
-    a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+    if a.dtype != b.dtype:
+        dtype = np.result_type(a, b)
+        a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
     if b.ndim == 2:
         return blas.gemm(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    y = np.empty((*lead, a.shape[-2], b.shape[-1]), dtype)
+    y = np.empty((*lead, a.shape[-2], b.shape[-1]), a.dtype)
     # Stacks along the longest leading axis: merging axes would copy attention's transposed heads.
     longest = lead.index(max(lead))
     a, b = (np.moveaxis(np.broadcast_to(x, lead + x.shape[-2:]), longest, -3) for x in (a, b))
