@@ -390,6 +390,18 @@ def _rows(b, at_b, entries, source, down, across, out, to, stride, bias, M, N, K
                    alpha, beta)
 
 
+@plain
+def fair(M, threads, most):
+    """The height of blocks, at most `most`, for which the thread that is last to finish has the fewest rows."""
+    best, fewest = most, M + most
+    for height in range(most, max(ROWS, min(most // 2, (M + threads - 1) // threads)) - 1, -ROWS):
+        before = (M - 1) // height                       # blocks before the last one, which may be lower
+        rows = before // threads * height + (M - before * height if before % threads == 0 else height)
+        if rows < fewest:
+            best, fewest = height, rows
+    return best
+
+
 @jit
 def product(pool, threads, words, entries, a, a_down, a_across, b, b_down, b_across, out, to, stride, bias, totals,
             M, N, K, alpha, beta):
@@ -404,16 +416,15 @@ def product(pool, threads, words, entries, a, a_down, a_across, b, b_down, b_acr
         part = min(longest, K - k)
         depth = (part + per - 1) // per
         group = max(1, GROUP // depth // COLUMNS) * COLUMNS                              # [GM4]
-        most = max(ROWS, min(HIGHEST, BLOCK // depth // ROWS * ROWS))                    # [GM3]
-        blocks = threads * ((M + threads * most - 1) // (threads * most))                # as many for each thread
-        height = ((M + blocks - 1) // blocks + ROWS - 1) // ROWS * ROWS
+        height = fair(M, threads, max(ROWS, min(HIGHEST, BLOCK // depth // ROWS * ROWS)))                # [GM3]
+        blocks = (M + height - 1) // height
         packed, at = aligned((min(group, N) + COLUMNS - 1) // COLUMNS * COLUMNS * depth, words)
         for n in range(0, N, group):
             width = min(group, N - n)
             each(pool, _pack_columns, (width + COLUMNS - 1) // COLUMNS, 4 * threads if threads > 1 else 1, (
                 packed, at, entries, b + k * b_down + n * b_across, b_down, b_across, width, part, depth,
                 totals[n:n + width]))
-            each(pool, _rows, (M + height - 1) // height, blocks if threads > 1 else 1, (
+            each(pool, _rows, blocks, blocks if threads > 1 else 1, (
                 packed, at, entries, a + k * a_across, a_down, a_across, out, to + n * out.itemsize, stride,
                 bias[n:n + width] if k == 0 else bias[:0], M, width, part, depth, height, alpha,
                 beta if k == 0 else np.float32(1)))

@@ -345,3 +345,18 @@ def test_nothing_is_touched_beside_a_matrix():
     done = subprocess.run([sys.executable, "-c", "import test_blas; test_blas.multiply_at_the_edges()"],
                           env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.stdout == "inside\n", (done.returncode, done.stderr)
+
+
+def test_fair_blocks():
+    """No thread has more rows than an even share and less than one step of heights would explain."""
+    pytest.importorskip("numba")
+    from minigrad.gemm_cpu import HIGHEST, ROWS, fair
+    for threads in (1, 2, 3, 16):
+        for M in (1, 7, 8, 9, 64, 100, 768, 1000, 1024, 4096):
+            height = fair(M, threads, HIGHEST)
+            assert height % ROWS == 0 and ROWS <= height <= HIGHEST
+            blocks = [min(height, M - first) for first in range(0, M, height)]
+            longest = max(sum(blocks[t::threads]) for t in range(threads))
+            even = -(-M // threads)
+            assert longest <= even + HIGHEST // 2 + ROWS and (M < 1024 or longest <= 1.06 * even + ROWS)
+    assert fair(1024, 2, 96) == 64 and fair(768, 2, 96) == 96 and fair(1024, 1, 96) == 96
