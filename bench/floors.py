@@ -16,13 +16,13 @@ Traffic. Elementwise ops compute little, and cost what they read and write. In u
     forward     two layer norms 2 + 2, GELU 4 + 4, two sums with the residual 3 + 3                  = 18
     backward    GELU 4 + 4 + 4 and its output rebuilt 4, two layer norms with their output rebuilt and the
                 residual's gradient added 5 + 5, the gradients of four biases 3 + 1 + 4 + 1          = 35
-and the optimiser reads the gradient for its norm, then p, g, m and v, and writes p, m and v, all in float32; 16-bit
-weights are written as well, beside the float32 masters that take p's place:
-    bytes = 53 s L N C + 32 P   (34 P with masters)                                        [FL3]
+and the optimiser reads the gradient for its norm, then p, g, m and v, and writes p, m and v, all in float32. A 16-bit
+weight and what rounding took from it are the two halves of p:
+    bytes = 53 s L N C + 32 P                                                              [FL3]
 The logits are not counted: a chunk of them stays in cache between the products.
 
-Memory. What lives from step to step: parameters, their float32 gradient and two moments, and masters if s = 2,
-    s P + 4 P + 8 P + (4 P)                                                                [FL4]
+Memory. What lives from step to step: parameters (in full: two halves if s = 2), their float32 gradient and two moments,
+    4 P + 4 P + 8 P                                                                        [FL4]
 What forward keeps for backward: per layer the residual x (1 unit), qkv (3), attention's output (1), the residual
 between the branches (1) and the MLP before GELU (4); mu and rstd of two layer norms, and lse. At the end the input
 and the output of the last layer norm:
@@ -105,7 +105,7 @@ def traffic(sizes, batch, dtype):
     """Bytes that elementwise ops and the optimiser move in one step."""
     _, _, N, L, _, C, _ = dimensions(sizes, batch)
     s, P = entry(dtype), parameters(sizes)
-    return 53 * s * L * N * C + (32 if s == 4 else 34) * P                               # [FL3]
+    return 53 * s * L * N * C + 32 * P                                                   # [FL3]
 
 
 def memory(sizes, batch, dtype):
@@ -114,7 +114,7 @@ def memory(sizes, batch, dtype):
     B, T, N, L, H, C, V = dimensions(sizes, batch)
     s, P, R = entry(dtype), parameters(sizes), min(N, max(ROWS, CHUNK // V))
     in_head, in_mlp = 4 * N * C + (4 if s == 4 else 6) * R * V, 13 * s * N * C
-    return {"parameters": s * P + (4 * P if s == 2 else 0), "gradients": 4 * P, "moments": 8 * P,        # [FL4]
+    return {"parameters": 4 * P, "gradients": 4 * P, "moments": 8 * P,                                   # [FL4]
             "activations": 10 * s * L * N * C + 4 * L * (4 * N + B * H * T) + 2 * s * N * C,             # [FL5]
             "temporaries": max(in_head, in_mlp)}                                                         # [FL6]
 

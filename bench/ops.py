@@ -42,7 +42,8 @@ LIMIT = 1e-6         # of a gradient's error: the differences themselves err by 
 
 class Arg(NamedTuple):
     """An array argument."""
-    kind: str        # activation, weight, integers; for what is no op: stored (in the dtype), wide or zeros (float32)
+    kind: str        # activation, weight, integers; for what is no op: stored (in the dtype), rest (see adamw), and
+                     # wide or zeros (float32)
     shape: tuple
     below: int = 0   # what integers stay under
 
@@ -65,7 +66,7 @@ class Row:
 def rows(config, dtype):
     """What is measured. Each array counts once each time that it must be read or written, with e bytes an entry.
 
-    Gradients of weights, moments and masters are float32. Of attention's T x T, half is needed. linear_cross_entropy
+    Gradients of weights and moments are float32. Of attention's T x T, half is needed. linear_cross_entropy
     may multiply in either phase; it is booked under forward, where ours does it.
     """
     sizes, batch = CONFIGS[config]
@@ -109,8 +110,8 @@ def rows(config, dtype):
         Row(linear_cross_entropy, [x(N, C), w(V, C), ids(N)],
             moved=(2 * e * N * C + (e + 4) * V * C, 2 * e * N * C + 8 * V * C), flops=(6 * N * V * C, 0),
             torch=lambda t, x, w, y: t.nn.functional.cross_entropy(x @ w.T, y)),
-        Row(adamw, [Arg("stored", (P,)), wide, zeros, zeros, wide if e < 4 else None],
-            moved=((28 if e == 4 else 30) * P,), torch=torch_adamw, params=adam),
+        Row(adamw, [Arg("stored", (P,)), wide, zeros, zeros, Arg("rest", (P,)) if e < 4 else None],
+            moved=(28 * P,), torch=torch_adamw, params=adam),
         Row(sum_of_squares, [wide], moved=(4 * P,), torch=lambda t, g: t.linalg.vector_norm(g)),
     ]
 
@@ -123,11 +124,10 @@ def torch_attention(t, qkv, n_head):
 
 
 def torch_adamw(t, p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step):
+    """On float32 weights, which PyTorch's autocast keeps, whatever ours are."""
     from torch.optim.adamw import adamw
-    adamw([p if master is None else master], [g], [m], [v], [], [t.tensor(float(step))], fused=True, amsgrad=False,
-          maximize=False, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=decay)
-    if master is not None:
-        p.copy_(master)
+    adamw([p], [g], [m], [v], [], [t.tensor(float(step))], fused=True, amsgrad=False, maximize=False, lr=lr,
+          beta1=beta1, beta2=beta2, eps=eps, weight_decay=decay)
 
 
 def draw(row, dtype):
@@ -141,6 +141,8 @@ def draw(row, dtype):
             made.append(rng.integers(0, arg.below, arg.shape))
         elif arg.kind == "zeros":
             made.append(np.zeros(arg.shape, np.float32))
+        elif arg.kind == "rest":
+            made.append(np.zeros(arg.shape, np.int16))
         else:
             a = np.resize(0.02 * block if arg.kind == "weight" else block, arg.shape)
             made.append(a if arg.kind == "wide" else a.astype(dtype_of(dtype)))
@@ -187,17 +189,20 @@ class PyTorch:
         import torch
         torch.set_num_threads(threads)
         self.row, self.torch = row, torch
-        self.args = [[self.tensor(a) for a in draw(row, dtype)] for _ in range(row.times)]
+        self.args = [list(map(self.tensor, draw(row, dtype), row.args)) for _ in range(row.times)]
         self.leaves = [a for args in self.args for a, arg in zip(args, row.args, strict=True)
                        if arg and arg.kind in ("activation", "weight")]
         for a in self.leaves:
             a.requires_grad_()
 
-    def tensor(self, a):
+    def tensor(self, a, arg):
         """An array as a tensor of the same dtype; PyTorch does not know ml_dtypes."""
-        if a is None or a.dtype.name != "bfloat16":
-            return a if a is None else self.torch.from_numpy(a)
-        return self.torch.from_numpy(a.astype(np.float32)).bfloat16()
+        if arg is None or arg.kind == "rest":
+            return None
+        if a.dtype.name != "bfloat16":
+            return self.torch.from_numpy(a)
+        whole = self.torch.from_numpy(a.astype(np.float32))
+        return whole if arg.kind == "stored" else whole.bfloat16()
 
     def ready(self):
         for a in self.leaves:

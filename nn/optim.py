@@ -3,8 +3,8 @@
 An optimiser lays its parameters out in one flat array per dtype, matrices (which decay) first, vectors (which do
 not) last, tied parameters once, and their gradients in a flat array of float32 or wider beside it. Parameters and
 gradients become views of these, so one kernel updates everything and one reduction gives the norm.
-Masters: 16-bit parameters are rounded copies of float32 ones that only the optimiser sees; small updates would
-otherwise be lost to rounding.
+Masters: 16-bit parameters are the rounding of float32 ones, of which the optimiser keeps what rounding takes away;
+small updates would otherwise be lost.
 """
 import math
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from minigrad import backend
 from minigrad.check import expect
-from minigrad.fused.adamw import adamw, sgd, sum_of_squares
+from minigrad.fused.adamw import adamw, masters, sgd, sum_of_squares
 from minigrad.tensor import Slot
 
 ALIGN = 16           # entries: every parameter starts on a 64-byte boundary of its float32 buffer
@@ -40,7 +40,7 @@ class Flat:
                 p.slot.add(held)
             self.slots.append(p.slot)
         self.params = params
-        self.master = self.data.astype(wide) if wide != dtype else None
+        self.master = masters(self.data)
         self.moments = {}
 
     def moment(self, name):
@@ -107,7 +107,8 @@ class Optimizer:
             dtype, name = key.split(".")
             flat = flats.get(dtype)
             mine = None if flat is None else flat.master if name == "master" else flat.moment(name)
-            expect(mine is not None and mine.shape == array.shape, "load_state", f"{key} {array.shape}",
+            expect(mine is not None and (mine.shape, mine.dtype) == (array.shape, array.dtype), "load_state",
+                   f"{key} {array.shape} {array.dtype}",
                    " and ".join(f"{n}.* ({len(f.data)},)" for n, f in flats.items()),
                    "the checkpoint belongs to another model or dtype")
             mine[...] = backend.xp_of(mine).asarray(array)

@@ -7,7 +7,7 @@ import pytest
 import reference_data
 
 from minigrad import Tensor, backend, kernels, pool, recompute, special, using
-from minigrad.fused.adamw import adamw, sgd, sum_of_squares
+from minigrad.fused.adamw import adamw, keep, masters, sgd, sum_of_squares, whole
 from minigrad.fused.cross_entropy import linear_cross_entropy
 from minigrad.fused.dropout import dropout, keep_mask, philox
 from minigrad.fused.embedding import embedding
@@ -380,13 +380,58 @@ def test_adamw_kernel_is_its_reference(dtype, tolerance, threads):
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_the_master_moves_where_sixteen_bits_cannot(mode, name):
     """Steps of 1e-5 from 1: each is lost in 16 bits, a thousand of them are not."""
-    master = np.ones(50, "f4")
-    p, g, m, v = master.astype(backend.dtype_of(name)), np.ones(50, "f4"), np.zeros(50, "f4"), np.zeros(50, "f4")
+    p, g, m, v = np.ones(50, backend.dtype_of(name)), np.ones(50, "f4"), np.zeros(50, "f4"), np.zeros(50, "f4")
+    master = masters(p)
     with using(mode):
         for t in range(1, 1001):
             adamw(p, g, m, v, master, lr=1e-5, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.0, step=t)
-    np.testing.assert_allclose(master, 0.99, rtol=1e-4)
-    np.testing.assert_array_equal(p, master.astype(p.dtype))
+    np.testing.assert_allclose(whole(p, master), 0.99, rtol=1e-4)
+    np.testing.assert_array_equal(p, whole(p, master).astype(p.dtype))
+
+
+def every_float():
+    """float32 numbers of all kinds: all halves of 16 bits above some that are hard to round, ends and middles."""
+    high, low = np.arange(1 << 16, dtype="u4"), np.array([0, 1, 0x7fff, 0x8000, 0x8001, 0xffff], "u4")
+    x = (high[:, None] << 16 | low).view("f4").ravel()
+    return x[~np.isnan(x)]
+
+
+def test_a_bfloat16_and_its_rest_are_the_whole_float32():
+    x = every_float()
+    p, rest = np.empty(len(x), backend.dtype_of("bfloat16")), np.empty(len(x), np.int16)
+    keep(x, p, rest)
+    np.testing.assert_array_equal(whole(p, rest).view("u4"), x.view("u4"))
+    tie = x.view("u4") & 0xffff == 0x8000
+    np.testing.assert_array_equal(p[~tie].view("u2"), x[~tie].astype(p.dtype).view("u2"))          # to nearest
+    up = (x.view("u4") + 0x8000).view("f4")
+    np.testing.assert_array_equal(p[tie].view("u2"), (up[tie].view("u4") >> 16).astype("u2"))      # away from 0
+
+
+@both_modes
+def test_sixteen_bits_and_their_rest_go_where_float32_goes(mode, threads):
+    """Bit by bit, step after step, by AdamW's kernel and reference and by SGD."""
+    def walk(update):
+        data, g, m, v = flat(n=5000, dtype="float32")
+        p = data.astype(backend.dtype_of("bfloat16"))
+        rest, wide = masters(p), p.astype("f4")
+        states = [[p, m.copy(), v.copy(), rest], [wide, m, v, None]]
+        for t in range(1, 6):
+            for state in states:
+                update(*state, g * t, t)
+            assert not t > 1 or rest.any()
+            np.testing.assert_array_equal(whole(p, rest), wide)
+            np.testing.assert_array_equal(states[0][2], v)
+        return wide
+
+    def adam(p, m, v, master, g, t):
+        adamw(p, g, m, v, master, **{**HYPER, "step": t})
+
+    def descend(p, m, v, master, g, t):
+        sgd(p, g, m, master, lr=0.01, momentum=0.9)
+
+    with using(mode):
+        for update in (adam, descend):
+            np.testing.assert_array_equal(*threads(lambda update=update: walk(update)))
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

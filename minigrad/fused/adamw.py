@@ -15,41 +15,69 @@ sign is undecided; the size of the loss cancels. So does decay, if it is added t
 SGD with momentum (Nesterov's form looks ahead by one more step of it):
     g <- g + decay p,   b <- momentum b + g,   p <- p - lr b   or   p - lr (g + momentum b)          [AW5]
 
-For 16-bit storage, master is the float32 copy that is updated; p is its rounding. A step of 1e-3 of a weight's size
-would be lost in bfloat16 (8 bits) time after time, but not in the master.
+For 16-bit storage, what is updated is a float32 master, and p is its rounding. A step of 1e-3 of a weight's size would
+be lost in bfloat16 (8 bits) time after time, but not in the master. float16 needs the whole master beside p. bfloat16
+is the upper half of a float32, so only the rest is kept: with u the 32 bits of the master, as an integer,
+    p = (u + 2^15) div 2^16,   rest = u - 2^16 p,   -2^15 <= rest < 2^15                   [AW6]
+    u = 2^16 p + rest                                                                      [AW7]
+which rounds to nearest (a tie away from 0) and takes 2 bytes instead of 4 for exactly the same master.
 """
 import math
 
-from minigrad.backend import wide, xp_of
+import numpy as np
+
+from minigrad.backend import wide, wide_dtype, xp_of
 from minigrad.kernels import kernel
 
 CHUNKS = 64     # sums are taken in 64 fixed parts, so that their bits do not depend on the number of threads
 
 
+def masters(p):
+    """What is kept beside p: the rest (int16) of bfloat16, a float32 copy of float16, None for wide dtypes."""
+    if p.dtype == wide_dtype(p.dtype):
+        return None
+    return wide(p) if p.dtype == np.float16 else xp_of(p).zeros(p.shape, np.int16)
+
+
+def whole(p, master):
+    """The parameters in full: p itself, its float32 copy, or what p and its rest make together."""
+    if master is None or master.dtype != np.int16:
+        return p if master is None else master
+    return ((p.view("u2").astype("u4") << 16) + master.astype("u4")).view("f4")          # [AW7], modulo 2^32
+
+
+def keep(w, p, master):
+    """Put the parameters, in full, where they came from."""
+    if master is not None and master.dtype == np.int16:
+        u = w.view("u4")
+        p.view("u2")[...] = (u + 0x8000) >> 16                                           # [AW6]
+        master[...] = u - (p.view("u2").astype("u4") << 16)
+    elif master is not None:
+        p[...] = w
+
+
 @kernel("cpu")
 def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
-    """One step on flat arrays: p, m, v and master (None unless p is 16-bit) are updated in place."""
-    w, g = p if master is None else master, wide(g) * scale
+    """One step on flat arrays: p, m, v and master (see masters()) are updated in place."""
+    w, g = whole(p, master), wide(g) * scale
     w *= 1 - lr * decay                                                                  # [AW1]
     m += (1 - beta1) * (g - m)                                                           # [AW2]
     v *= beta2
     v += (1 - beta2) * (g * g)                                                           # [AW3]
     w -= lr / (1 - beta1 ** step) * m / (xp_of(v).sqrt(v) / math.sqrt(1 - beta2 ** step) + eps)  # [AW4]
-    if master is not None:
-        p[...] = master
+    keep(w, p, master)
 
 
 def sgd(p, g, b, master, *, lr, momentum=0.0, decay=0.0, nesterov=False, scale=1.0):
     """One step on flat arrays, in place. b, the momentum buffer, starts at 0; None if momentum is 0."""
-    w = p if master is None else master
+    w = whole(p, master)
     g = wide(g) * scale + decay * w
     if momentum:
         b *= momentum
         b += g
         g = g + momentum * b if nesterov else b
     w -= lr * g                                                                          # [AW5]
-    if master is not None:
-        p[...] = master
+    keep(w, p, master)
 
 
 @kernel("cpu")

@@ -4,39 +4,49 @@ import math
 import numpy as np
 
 from minigrad import pool
-from minigrad.fused.adamw import CHUNKS
-from minigrad.jit_cpu import jit
-from minigrad.math_cpu import bits, narrow, wide
-
-BLOCK = 2048         # entries: what is rounded is still in the cache then
+from minigrad.fused.adamw import CHUNKS, keep
+from minigrad.jit_cpu import inline, jit
+from minigrad.math_cpu import bits, wide
 
 
 def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
-    w, g = p if master is None else master, bits(g)
     numbers = (1 - lr * decay, 1 - beta1, beta2, 1 - beta2, lr / (1 - beta1 ** step), math.sqrt(1 - beta2 ** step), eps,
                scale)
-    rounded = bits(p) if master is not None and p.dtype != np.float16 else w[:0]
-    pool.each(_adamw, -(-w.size // BLOCK), 10 * w.size, w, g, m, v, rounded, tuple(w.dtype.type(x) for x in numbers))
-    if p.dtype == np.float16:
-        p[...] = master                                  # Numba knows no float16
+    numbers, g = tuple(v.dtype.type(x) for x in numbers), bits(g)
+    if master is not None and master.dtype == np.int16:
+        pool.each(_adamw_halves, p.size, 10 * p.size, bits(p), master, g, m, v, numbers)
+        return
+    pool.each(_adamw, p.size, 10 * p.size, p if master is None else master, g, m, v, numbers)
+    keep(master, p, master)
+
+
+@inline
+def _step(p, g, m, v, numbers):
+    """(p, m, v) after one step of one parameter."""
+    shrink, gain1, beta2, gain2, rate, root, eps, scale = numbers
+    g = g * scale
+    m = m + gain1 * (g - m)                                                              # [AW2]
+    v = beta2 * v + gain2 * (g * g)                                                      # [AW3]
+    return p * shrink - rate * (m / (math.sqrt(v) / root + eps)), m, v                   # [AW1,4]
 
 
 @jit
-def _adamw(p, g, m, v, rounded, numbers, lo, hi):
-    """Blocks lo..hi. rounded: where p is stored in 16 bits, or empty."""
-    shrink, gain1, beta2, gain2, rate, root, eps, scale = numbers
-    for start in range(lo * BLOCK, min(hi * BLOCK, len(p)), BLOCK):
-        end = min(len(p), start + BLOCK)
-        pb, gb, mb, vb = p[start:end], g[start:end], m[start:end], v[start:end]
-        for i in range(len(pb)):
-            gi = wide(gb[i]) * scale
-            mb[i] += gain1 * (gi - mb[i])                                                # [AW2]
-            vb[i] = beta2 * vb[i] + gain2 * (gi * gi)                                    # [AW3]
-            pb[i] = pb[i] * shrink - rate * mb[i] / (math.sqrt(vb[i]) / root + eps)      # [AW1,4]
-        if len(rounded):
-            rb = rounded[start:end]
-            for i in range(len(rb)):
-                rb[i] = narrow(pb[i], rb)
+def _adamw(p, g, m, v, numbers, lo, hi):
+    p, g, m, v = p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi]
+    for i in range(len(p)):
+        p[i], m[i], v[i] = _step(p[i], wide(g[i]), m[i], v[i], numbers)
+
+
+@jit
+def _adamw_halves(p, rest, g, m, v, numbers, lo, hi):
+    """p: bfloat16's bits. rest: int16."""
+    p, rest, g, m, v = p[lo:hi], rest[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi]
+    for i in range(len(p)):
+        u = np.uint32((np.uint32(p[i]) << np.uint32(16)) + np.uint32(np.int32(rest[i])))                 # [AW7]
+        w, m[i], v[i] = _step(u.view(np.float32), wide(g[i]), m[i], v[i], numbers)
+        u = np.float32(w).view(np.uint32)
+        high = np.uint32(np.uint32(u + np.uint32(0x8000)) >> np.uint32(16))                              # [AW6]
+        p[i], rest[i] = high, np.uint32(u - np.uint32(high << np.uint32(16)))
 
 
 def sum_of_squares(g):
