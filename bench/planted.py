@@ -39,7 +39,10 @@ NOT_RUN = ("test_against_torch", "test_chhand", "test_config", "test_data", "tes
            "test_train", "test_verse")
 # Which tests stand nearest to a file; the others follow, the slowest last.
 NEAREST = {
-    "minigrad/scalar.py": "test_scalar", "minigrad/pool.py": "test_pool", "minigrad/blas.py": "test_pool",
+    "minigrad/scalar.py": "test_scalar", "minigrad/pool.py": "test_pool", "minigrad/fork_cpu.py": "test_pool",
+    "minigrad/blas.py": "test_blas", "minigrad/gemm_cpu.py": "test_blas", "minigrad/openblas_cpu.py": "test_blas",
+    "minigrad/profile.py": "test_profile", "minigrad/sums": "test_bf16_kernels test_engine",
+    "minigrad/fused/attention_cpu.py": "test_attention_cpu test_model",
     "minigrad/formulas.py": "test_formulas", "minigrad/kernels.py": "test_kernels test_engine",
     "minigrad/recompute.py": "test_recompute test_model", "minigrad/ops/": "test_ops test_engine",
     "minigrad/fused/adamw": "test_fused_basic test_nn test_golden",

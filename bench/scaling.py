@@ -29,20 +29,25 @@ def points(quick):
             yield name, value, sizes, max(1, (1024 if quick else 2048) // sizes["block_size"])
 
 
-def measure(todo, dtype, threads, steps):
-    """(the rate of the products alone, [seconds of the steps] at every point), the rate measured between the points."""
+def measure(todo, dtype, threads, rounds, steps):
+    """(the rate of the products alone, [seconds of the steps] at every point).
+
+    All points are visited in every round, so that a busy minute spoils a part of many points and not all of some; the
+    rate is measured between them.
+    """
     batch = next(batch for _, _, sizes, batch in todo if sizes == BASE)
-    ceiling, found = floors.begin(dtype, BASE, batch, threads), []
+    ceiling, found = floors.begin(dtype, BASE, batch, threads), [[] for _ in todo]
     ceiling.work(WARM)
-    with progress(len(todo), 0) as bar:
-        for _, _, sizes, rows in todo:
-            side = Side(f"a step of {sizes}", ours, dict(sizes=sizes, batch=rows, threads=threads, dtype=dtype))
-            side.work(WARM, counts=False)
-            side.work(steps)
-            side.close()
-            ceiling.work(1)
-            found.append(side.seconds)
-            bar.update()
+    with progress(rounds * len(todo), 0) as bar:
+        for _ in range(rounds):
+            for (_, _, sizes, rows), seconds in zip(todo, found, strict=True):
+                side = Side(f"a step of {sizes}", ours, dict(sizes=sizes, batch=rows, threads=threads, dtype=dtype))
+                side.work(WARM, counts=False)
+                side.work(steps)
+                side.close()
+                ceiling.work(1)
+                seconds += side.seconds
+                bar.update()
     ceiling.close()
     return floors.flops(BASE, batch) / floors.quartiles_of(ceiling)[1], found
 
@@ -86,14 +91,15 @@ def main(argv):
         prog="python -m bench scaling", description="Milliseconds per token of our training step against context, "
         "width and depth, beside what the formula of its operations says at the rate that this machine reaches.")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
-    parser.add_argument("--steps", type=turns.positive, default=5, help="steps per point that count (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="fewer points with half the tokens, in half a minute")
+    parser.add_argument("--rounds", type=turns.positive, default=3, help="visits to each point (default: 3)")
+    parser.add_argument("--steps", type=turns.positive, default=3, help="steps per visit that count (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="fewer points with half the tokens, in a minute")
     turns.add_shared(parser)
     args = parser.parse_args(argv)
     busy, todo = turns.load(), list(points(args.quick))
     print(turns.machine())
     turns.warn_of(busy)
-    rate, found = measure(todo, args.dtype, args.threads, args.steps)
+    rate, found = measure(todo, args.dtype, args.threads, args.rounds, args.steps)
     if not all(found):                                       # what ended is reported already
         return 1
     rows = table(todo, rate, found)

@@ -21,6 +21,7 @@ import numpy as np
 
 from minigrad import pool
 
+REST = 0.2           # seconds between turns: the threads of whoever had the last one still spin for a while
 WARM = 2             # steps of the first turn, which compile, allocate and warm up: not counted
 HAVE_TORCH = find_spec("torch") is not None
 
@@ -82,6 +83,7 @@ def take_turns(sides, rounds, steps, bar=None):
     """A first turn that does not count, then rounds turns of that many steps for every side."""
     for turn in range(rounds + 1):
         for side in sides:
+            time.sleep(REST)
             side.work(steps if turn else WARM, counts=turn > 0)
             if bar is not None:
                 bar.update(steps if turn else WARM)
