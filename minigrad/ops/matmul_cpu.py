@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from minigrad import blas
-from minigrad.backend import is_float, wide
+from minigrad.backend import is_float, wide_dtype
 from minigrad.ops.matmul import expect_fit
 from minigrad.ops.matmul import matmul as definition
 from minigrad.tensor import DONE, SKIP
@@ -24,26 +24,27 @@ def forward(a, b):
         return definition.reference(a, b)
     expect_fit(a, b)
     dtype = a.dtype if a.dtype == b.dtype else np.result_type(a, b)
-    return _product(wide(a), wide(b)).astype(dtype, copy=False), (a, b)
+    return _product(a, b, dtype), (a, b)
 
 
 def backward(dy, a, b, into):
     if _for_reference(a, b):
         return definition.reference_backward(dy, a, b, into=into)
-    aw, bw, dy, da, db = wide(a), wide(b), wide(dy), None, None
+    da = db = None
     if into[0] is not SKIP:
-        da = _into(into[0], dy, bw.swapaxes(-1, -2))
+        da = _into(into[0], dy, b.swapaxes(-1, -2))
     if into[1] is not SKIP:
         if b.ndim == 2:                                 # every row of every leading index adds to the one db
-            aw, dy = _rows(aw), _rows(dy)
-        db = _into(into[1], aw.swapaxes(-1, -2), dy)
+            a, dy = _rows(a), _rows(dy)
+        db = _into(into[1], a.swapaxes(-1, -2), dy)
     return da, db
 
 
 def _into(slot, a, b):
     """The gradient a b: added to its slot if a GEMM can, else returned."""
-    if slot is None or not a.ndim == b.ndim == slot.array.ndim == 2 or not a.dtype == b.dtype == slot.array.dtype:
-        return _product(a, b)
+    dtype = np.result_type(wide_dtype(a.dtype), wide_dtype(b.dtype))
+    if slot is None or not a.ndim == b.ndim == slot.array.ndim == 2 or a.dtype != b.dtype or slot.array.dtype != dtype:
+        return _product(a, b, dtype)
     array, beta = slot.claim()
     blas.gemm(a, b, array, beta)
     return DONE
@@ -53,15 +54,16 @@ def _rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _product(a, b):
-    """a b, in the wider of the two dtypes."""
+def _product(a, b, dtype):
+    """a b, rounded to dtype at the end."""
     if a.dtype != b.dtype:
-        dtype = np.result_type(a, b)
-        a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+        both = np.result_type(wide_dtype(a.dtype), wide_dtype(b.dtype))
+        return _product(a.astype(both), b.astype(both), both).astype(dtype, copy=False)
     if b.ndim == 2:
-        return blas.gemm(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+        rows = _rows(a)
+        return blas.gemm(rows, b, np.empty((len(rows), b.shape[1]), dtype)).reshape(*a.shape[:-1], b.shape[-1])
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    y = np.empty((*lead, a.shape[-2], b.shape[-1]), a.dtype)
+    y = np.empty((*lead, a.shape[-2], b.shape[-1]), dtype)
     # Stacks along the longest leading axis: merging axes would copy attention's transposed heads.
     longest = lead.index(max(lead))
     a, b = (np.moveaxis(np.broadcast_to(x, lead + x.shape[-2:]), longest, -3) for x in (a, b))
