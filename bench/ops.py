@@ -248,7 +248,7 @@ def ceilings(config, dtype, threads, tries=7):
     M, K, N = 2048, 768, 3072
     a, b = np.ones((M, K), np.float32), np.ones((K, N), np.float32)
     seconds = [min(clocked(lambda: a @ b) for _ in range(tries))]        # OpenBLAS, on threads of its own
-    time.sleep(0.3)                                                      # ... which spin for a while
+    time.sleep(turns.REST)                                               # ... which spin for a while
     for kind in {"float32", dtype}:
         c, d = a.astype(dtype_of(kind)), b.astype(dtype_of(kind))
         seconds.append(min(clocked(functools.partial(matmul, c, d)) for _ in range(tries)))
