@@ -107,10 +107,9 @@ class Optimizer:
             dtype, name = key.split(".")
             flat = flats.get(dtype)
             mine = None if flat is None else flat.master if name == "master" else flat.moment(name)
+            here = " and ".join(f"{n}.*" for n in flats) if mine is None else f"{mine.shape} {mine.dtype}"
             expect(mine is not None and (mine.shape, mine.dtype) == (array.shape, array.dtype), "load_state",
-                   f"{key} {array.shape} {array.dtype}",
-                   " and ".join(f"{n}.* ({len(f.data)},)" for n, f in flats.items()),
-                   "the checkpoint belongs to another model or dtype")
+                   f"{key} {array.shape} {array.dtype}", here, "the checkpoint belongs to another model or dtype")
             mine[...] = backend.xp_of(mine).asarray(array)
         self.steps = int(arrays["steps"])
 
