@@ -26,9 +26,10 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, totals=None):
     assert b.shape[0] == K and a.dtype == b.dtype, (a.shape, b.shape, a.dtype, b.dtype)
     if out is None:
         out, beta = np.empty((M, N), a.dtype), 0.0
-    assert out.shape == (M, N) and out.dtype in (a.dtype, wide_dtype(a.dtype)), (out.shape, out.dtype, (M, N), a.dtype)
-    assert bias is None or not beta
-    if gemm_cpu.HAS.get(a.dtype.char) and 0 not in (M, N, K) and (N == 1 or out.strides[1] == out.itemsize):
+    else:
+        assert out.shape == (M, N) and out.dtype in (a.dtype, wide_dtype(a.dtype)), (out, (M, N), a.dtype)
+        assert bias is None or not beta
+    if gemm_cpu.HAS.get(a.dtype.char) and M * N * K and (N == 1 or out.strides[1] == out.itemsize):
         gemm_cpu.gemm(a, b, out, alpha, beta, bias, totals)
         return out
     if totals is not None:

@@ -23,10 +23,12 @@ do not exist are 0, so there is one tile loop for all shapes; what falls outside
 Every entry of C is a sum over k in blocks of fixed length, whoever computes it: its bits depend neither on the number
 of threads nor on where in C it stands.
 """
+import functools
+
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import types
+from numba import from_dtype, types
 from numba.extending import intrinsic, overload
 
 from minigrad import pool
@@ -402,15 +404,15 @@ def fair(M, threads, most):
     return best
 
 
-@jit
-def product(pool, threads, words, entries, a, a_down, a_across, b, b_down, b_across, out, to, stride, bias, totals,
-            M, N, K, alpha, beta):
-    """[GM1] for matrices at the addresses a, b and to; all steps in bytes. out: an array of C's dtype.
+def product(pool, threads, words, a, b, out, bias, totals, alpha, beta):
+    """[GM1] for a (M, K), b (K, N) and out (M, N), of which out has contiguous rows, and a and b rows or columns.
 
-    words, entries: arrays of their dtypes. bias: (N,), or empty. totals: (N,), to which the sums of B's columns are
-    added, or empty. Rows of C are contiguous.
+    words: an array of the packed words. bias: (N,), or empty. totals: (N,), to which the sums of b's columns are added,
+    or empty.
     """
-    per = per_word(words)
+    (M, K), N, (a_down, a_across), (b_down, b_across), stride = a.shape, b.shape[1], a.strides, b.strides, out.strides[0]
+    source, right, to = a.ctypes.data, b.ctypes.data, out.ctypes.data
+    entries, results, per = view(a, 0, 0), view(out, 0, 0), per_word(words)
     longest = LONGEST * per if out.itemsize == 4 else K        # sums of several packings meet in float32 only
     for k in range(0, K, longest):
         part = min(longest, K - k)
@@ -422,15 +424,27 @@ def product(pool, threads, words, entries, a, a_down, a_across, b, b_down, b_acr
         for n in range(0, N, group):
             width = min(group, N - n)
             each(pool, _pack_columns, (width + COLUMNS - 1) // COLUMNS, 4 * threads if threads > 1 else 1, (
-                packed, at, entries, b + k * b_down + n * b_across, b_down, b_across, width, part, depth,
+                packed, at, entries, right + k * b_down + n * b_across, b_down, b_across, width, part, depth,
                 totals[n:n + width]))
             each(pool, _rows, blocks, blocks if threads > 1 else 1, (
-                packed, at, entries, a + k * a_across, a_down, a_across, out, to + n * out.itemsize, stride,
+                packed, at, entries, source + k * a_across, a_down, a_across, results, to + n * out.itemsize, stride,
                 bias[n:n + width] if k == 0 else bias[:0], M, width, part, depth, height, alpha,
                 beta if k == 0 else np.float32(1)))
 
 
-NOTHING = np.empty(0, np.float32)
+@functools.cache
+def _product_of(kind, result, bias):
+    """product() compiled for these dtypes, by dtype.char: once for arrays of any strides, not for every kind of them."""
+    def array(like, ndim, layout, readonly=False):
+        return types.Array(from_dtype(like.dtype), ndim, layout, readonly=readonly)
+
+    matrix, number = array(ENTRIES[kind], 2, "A", readonly=True), types.float32
+    compiled = jit(product)
+    compiled.compile((types.int64, types.int64, array(WORDS[kind], 1, "C"), matrix, matrix,
+                      array(ENTRIES[result], 2, "A"), array(ENTRIES[bias], 1, "C", readonly=True), array(SUMS, 1, "C"),
+                      number, number))
+    compiled.disable_compile()
+    return compiled
 
 
 def gemm(a, b, out, alpha=1.0, beta=0.0, bias=None, totals=None):
@@ -439,17 +453,16 @@ def gemm(a, b, out, alpha=1.0, beta=0.0, bias=None, totals=None):
     out: float32, or bfloat16 for bfloat16. bias (N,): float32 or bfloat16, for beta 0. totals (N,): float32, to which
     the sums of b's columns are added on the way.
     """
-    (M, K), N, kind = a.shape, b.shape[1], a.dtype.char
-    a, b = _readable(a), _readable(b)
-    product(pool.address(), pool.threads(2 * M * N * K), WORDS[kind], ENTRIES[kind], a.ctypes.data, *a.strides,
-            b.ctypes.data, *b.strides, ENTRIES[out.dtype.char], out.ctypes.data, out.strides[0],
-            NOTHING if bias is None else bits(bias), NOTHING if totals is None else totals, M, N, K, np.float32(alpha),
-            np.float32(beta))
+    kind = a.dtype.char
+    _product_of(kind, out.dtype.char, kind if bias is None else bias.dtype.char)(
+        pool.address(), pool.threads(2 * out.size * a.shape[1]), WORDS[kind], _readable(a), _readable(b), bits(out),
+        ENTRIES[kind] if bias is None else np.ascontiguousarray(bits(bias)), SUMS if totals is None else totals,
+        alpha, beta)
 
 
 def _readable(a):
-    """a with at least one contiguous axis: copied if it has none."""
-    return a if a.itemsize in a.strides else np.ascontiguousarray(a)
+    """a as product() takes it: copied if neither axis is contiguous or entries are not aligned."""
+    return bits(a if a.itemsize in a.strides and a.flags.aligned else np.array(a, order="C"))
 
 
 def batch(a, b, out):
@@ -457,7 +470,7 @@ def batch(a, b, out):
     (n, M, K), N, kind = a.shape, b.shape[2], a.dtype.char
     a, b = (x if x.itemsize in x.strides[1:] else np.ascontiguousarray(x) for x in (a, b))
     pool.each(_batch, n, 2 * n * M * N * K, WORDS[kind], ENTRIES[kind], a.ctypes.data, *a.strides, b.ctypes.data,
-              *b.strides, ENTRIES[out.dtype.char], out.ctypes.data, out.strides[0], out.strides[1], NOTHING, M, N, K)
+              *b.strides, ENTRIES[out.dtype.char], out.ctypes.data, out.strides[0], out.strides[1], SUMS, M, N, K)
 
 
 @jit

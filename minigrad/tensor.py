@@ -240,7 +240,7 @@ def propagate(seeds):
 
     def deposit(node, index, g):
         if node not in arrived:
-            arrived[node] = [[None, False] for _ in range(node.outputs or 1)]
+            arrived[node] = [[None, False] for _ in range(node.outputs)] if node.outputs else [[None, False]]
             heapq.heappush(waiting, (-node.serial, node))
         held = arrived[node][index]
         if held[0] is None:
@@ -257,16 +257,14 @@ def propagate(seeds):
 
     while waiting:
         node = heapq.heappop(waiting)[1]
-        dys = tuple(g for g, _ in arrived.pop(node))
         if node.backward is None:
             raise RuntimeError(USED.format(node.name))
-        into = tuple(SKIP if p is None else p.grad_slot() if isinstance(p, Tensor) else None
-                     for p, _, _, _ in node.parents)
+        dys, slots = [g for g, _ in arrived.pop(node)], into(node.parents)
         saved = [s.keep() if type(s) is Promise else s for s in node.saved]
-        gradients = node.backward(dys if node.outputs else dys[0], *saved, into=into)
+        gradients = node.backward(tuple(dys) if node.outputs else dys[0], *saved, into=slots)
         parents, node.parents, saved = node.parents, (), None
         node.backward = node.saved = node.again = None  # activations are freed as soon as they are spent
-        for (parent, index, shape, dtype), slot, g in zip(parents, into, gradients, strict=True):
+        for (parent, index, shape, dtype), slot, g in zip(parents, slots, gradients, strict=True):
             if slot is SKIP or g is DONE or g is None:
                 continue
             if g.shape != shape:
@@ -302,36 +300,36 @@ class Op:
         return self
 
     def __call__(self, *args, **params):
-        args += (None,) * (self.arguments - len(args))  # an array argument that is left out, such as a bias
-        arrays = [a.data if isinstance(a, Tensor) else _operand(a) for a in args]
+        if len(args) < self.arguments:                  # array arguments that are left out, such as a bias
+            args += (None,) * (self.arguments - len(args))
+        mode, arrays, parents, promised, wanted = _recording.get(), [], [], {}, False
+        for a in args:
+            parent = NOBODY
+            if isinstance(a, Tensor):
+                arrays.append(a.data)
+                if a.requires_grad and mode is not False:
+                    parent, wanted = _parent(a), True
+                    if a.node is not None and a.node.again:
+                        promised[id(a.data)] = a.node
+            else:
+                arrays.append(_operand(a))
+            parents.append(parent)
         forward, backward = kernels.choose(self, arrays)
-        leaves = _recording.get()
-        needs = [leaves is not False and isinstance(a, Tensor) and a.requires_grad for a in args]
         if self.looks_ahead:
-            params["into"] = [SKIP if not need or leaves is not True else a.grad_slot() if a.node is None else None
-                              for a, need in zip(args, needs)]
+            params["into"] = into(parents) if mode is True else [SKIP] * len(parents)
         y, saved = forward(*arrays, **params)
-        if not any(needs):
-            return tuple(map(Tensor, y)) if isinstance(y, tuple) else Tensor(y)
-        if leaves is not True:                          # recompute's first run: remember who was there, nothing else
-            leaves.update((id(a), a) for a, need in zip(args, needs) if need)
-            return tuple(map(Tensor, y)) if isinstance(y, tuple) else Tensor(y)
-        parents = [_parent(a) if need else NOBODY for a, need in zip(args, needs)]
-        saved = _with_promises(saved, args)
-        if isinstance(y, tuple):
-            node = Node(self.name, backward, saved, parents, len(y))
-            return tuple(_result(a, node, i) for i, a in enumerate(y))
-        again = functools.partial(forward, *arrays, **params) if self.cheap else None
-        return _result(y, Node(self.name, backward, saved, parents, again=again))
+        node = None
+        if wanted and mode is True:
+            if promised:
+                saved = tuple(Promise(promised[id(s)]) if id(s) in promised else s for s in saved)
+            again = functools.partial(forward, *arrays, **params) if self.cheap else None
+            node = Node(self.name, backward, saved, parents, len(y) if isinstance(y, tuple) else 0, again)
+        elif wanted:                                    # recompute's first run: remember who was there, nothing else
+            mode.update((id(a), a) for a, parent in zip(args, parents) if parent is not NOBODY)
+        return tuple(_result(a, node, i) for i, a in enumerate(y)) if isinstance(y, tuple) else _result(y, node)
 
     def __repr__(self):
         return f"<op {self.name}>"
-
-
-def _with_promises(saved, args):
-    """saved, without the arrays among the arguments that cheap ops made."""
-    cheap = {id(a.data): a.node for a in args if isinstance(a, Tensor) and a.node and a.node.again}
-    return tuple(Promise(cheap[id(s)]) if id(s) in cheap else s for s in saved) if cheap else saved
 
 
 NOBODY = (None, 0, (), None)
@@ -342,6 +340,11 @@ def _parent(t):
     return (t if t.node is None else t.node), t.index, t.data.shape, t.data.dtype
 
 
+def into(parents):
+    """What a forward or a backward is told about the gradients of its arguments."""
+    return [SKIP if p is None else p.grad_slot() if isinstance(p, Tensor) else None for p, _, _, _ in parents]
+
+
 def _operand(a):
     """Arrays, None and Python numbers as they are (a number must not widen float16); the rest as arrays."""
     if isinstance(a, np.ndarray) or a is None or type(a) in (int, float, bool) or backend.on_gpu(a):
@@ -350,10 +353,11 @@ def _operand(a):
 
 
 def _result(y, node, index=0):
+    """The Tensor of an output; node is None where nothing is recorded."""
     if not isinstance(y, np.ndarray):                   # NumPy makes scalars of 0-d arrays
         y = Tensor(y).data
     out = Tensor.__new__(Tensor)
-    out.data, out.requires_grad, out.node, out.index, out.slot = y, True, node, index, None
+    out.data, out.requires_grad, out.node, out.index, out.slot = y, node is not None, node, index, None
     return out
 
 

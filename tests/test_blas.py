@@ -94,8 +94,12 @@ def one_column_many_times(a):
     return np.broadcast_to(within(a[:, :1]), a.shape)
 
 
+def off_by_a_byte(a):
+    return np.frombuffer(b"-" + a.tobytes(), a.dtype, offset=1).reshape(a.shape)
+
+
 LAYOUTS = [contiguous, transposed, within, within_transposed, every_second_row, every_second_column, upside_down,
-           one_row_many_times, one_column_many_times]
+           one_row_many_times, one_column_many_times, off_by_a_byte]
 OF_RESULTS = [contiguous, within, every_second_row, upside_down, every_second_column, transposed]
 layouts, of_results = st.sampled_from(LAYOUTS), st.sampled_from(OF_RESULTS)
 
