@@ -435,14 +435,14 @@ def product(pool, threads, words, a, b, out, bias, totals, alpha, beta):
 @functools.cache
 def _product_of(kind, result, bias):
     """product() compiled for these dtypes, by dtype.char: once for arrays of any strides, not for every kind of them."""
-    def array(like, ndim, layout, readonly=False):
-        return types.Array(from_dtype(like.dtype), ndim, layout, readonly=readonly)
+    def array(dtype, ndim, layout, readonly=False):
+        return types.Array(from_dtype(np.dtype(dtype)), ndim, layout, readonly=readonly)
 
-    matrix, number = array(ENTRIES[kind], 2, "A", readonly=True), types.float32
+    matrix, number = array(ENTRIES[kind].dtype, 2, "A", readonly=True), types.float32
     compiled = jit(product)
-    compiled.compile((types.int64, types.int64, array(WORDS[kind], 1, "C"), matrix, matrix,
-                      array(ENTRIES[result], 2, "A"), array(ENTRIES[bias], 1, "C", readonly=True), array(SUMS, 1, "C"),
-                      number, number))
+    compiled.compile((types.int64, types.int64, array(WORDS[kind].dtype, 1, "C"), matrix, matrix,
+                      array(ENTRIES[result].dtype, 2, "A"), array(bias, 1, "C", readonly=True),
+                      array(SUMS.dtype, 1, "C"), number, number))
     compiled.disable_compile()
     return compiled
 
@@ -450,14 +450,14 @@ def _product_of(kind, result, bias):
 def gemm(a, b, out, alpha=1.0, beta=0.0, bias=None, totals=None):
     """[GM1] for a (M, K) and b (K, N), both float32 or both bfloat16, into out (M, N) with contiguous rows.
 
-    out: float32, or bfloat16 for bfloat16. bias (N,): float32 or bfloat16, for beta 0. totals (N,): float32, to which
-    the sums of b's columns are added on the way.
+    out: float32, or bfloat16 for bfloat16. bias (N,): float32 or a 16-bit float, for beta 0. totals (N,): float32, to
+    which the sums of b's columns are added on the way.
     """
     kind = a.dtype.char
-    _product_of(kind, out.dtype.char, kind if bias is None else bias.dtype.char)(
+    bias = ENTRIES[kind] if bias is None else np.ascontiguousarray(bits(bias))
+    _product_of(kind, out.dtype.char, bias.dtype.char)(
         pool.address(), pool.threads(2 * out.size * a.shape[1]), WORDS[kind], _readable(a), _readable(b), bits(out),
-        ENTRIES[kind] if bias is None else np.ascontiguousarray(bits(bias)), SUMS if totals is None else totals,
-        alpha, beta)
+        bias, SUMS if totals is None else totals, alpha, beta)
 
 
 def _readable(a):
