@@ -2,8 +2,10 @@
 
 Helpers are threads that stay inside serve() for good, without the GIL. A caller publishes a job, all take pieces of
 it until none is left, and the caller returns when the last piece is done. A job costs half a microsecond while the
-helpers are awake; they look for work for some 50 microseconds after the last one and then sleep, so that an idle
-process uses no processor.
+helpers are awake, and fifty and more to wake them; in a virtual machine, whose idle processors are somebody else's
+by then, hundreds. So whoever has to wait looks for a millisecond before it sleeps. But every 50 microseconds it offers
+its processor to others, and if somebody takes it twice, for a second all sleep at the first of these offers: whoever
+stays awake beside a busy neighbour has used up its share of the processor when there is work to do.
 
 One word, the ticket, is the job's number, how many pieces it has and how many of them are taken:
 
@@ -12,7 +14,7 @@ One word, the ticket, is the job's number, how many pieces it has and how many o
 A piece is taken by exchanging the ticket that was read for the one that counts it; this fails if anybody took a piece
 since, or began another job. So whoever succeeds may read the job's description: it cannot change before that piece is
 done. A helper that the operating system has not scheduled, beside a busy neighbour, has taken nothing and holds nobody
-up; a caller who has to wait for a piece sleeps too, so that its processor is free for whoever holds that piece.
+up; a caller who has to wait for a piece sleeps too in the end, so that its processor is free for whoever holds it.
 
 The words of a pool lie on cache lines of their own. POSIX mutexes and conditions put threads to sleep.
 """
@@ -20,6 +22,7 @@ import ctypes
 import os
 import platform
 import threading
+import time
 from types import FunctionType
 
 import llvmlite.binding
@@ -32,16 +35,23 @@ from numba.extending import intrinsic
 from minigrad.jit_cpu import jit, plain
 
 LINE = 64
-TICKET, DONE, ASLEEP, JOB, BUSY, HELPERS, WAITING, FAILED, MUTEX, CONDITION = (LINE * i for i in range(1, 11))
-SPIN = 2000          # looks at the ticket before going to sleep: some 50 microseconds
+TICKET, DONE, ASLEEP, JOB, BUSY, HELPERS, WAITING, FAILED, CROWDED, MUTEX, CONDITION = (
+    LINE * i for i in range(1, 12))
+SPIN = 2000          # looks between two offers of the processor: some 50 microseconds
+OFFERS = 20          # offers before going to sleep
+TAKEN = 500_000      # nanoseconds after which a processor that comes back was used by somebody
+AGAIN = 10 ** 8      # if that happens twice within so many nanoseconds,
+CROWD = 10 ** 9      # somebody is thought to want it for so many more
 MOST = 1 << 15       # pieces of a job
 FAILURE = "a kernel raised an exception on one of its ranges. Hint: is there memory left?"
 
-POSIX = {"pthread_mutex_lock": 1, "pthread_mutex_unlock": 1, "pthread_cond_broadcast": 1, "pthread_cond_wait": 2}
+POSIX = {"pthread_mutex_lock": 1, "pthread_mutex_unlock": 1, "pthread_cond_broadcast": 1, "pthread_cond_wait": 2,
+         "sched_yield": 0, "clock_gettime": 2}
 threads_exist = os.name == "posix"
+MONOTONIC = getattr(time, "CLOCK_MONOTONIC", 0)
 for name in () if threads_exist else POSIX:      # a pool without helpers calls none of them, but LLVM wants an address
     llvmlite.binding.add_symbol(name, 1)
-lock, unlock, wake, wait = (
+lock, unlock, wake, wait, offer, clock = (
     types.ExternalFunction(name, types.int32(*[types.int64] * n)) for name, n in POSIX.items())
 
 
@@ -49,7 +59,7 @@ class Pool:
     """The words of a pool and its helpers, which live as long as the process."""
 
     def __init__(self, helpers):
-        memory, self.started = np.zeros(12 * LINE, np.uint8), 0
+        memory, self.started = np.zeros(13 * LINE, np.uint8), 0
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))       # helpers look there after the interpreter has gone
         self.address = memory.ctypes.data + -memory.ctypes.data % LINE
         if threads_exist:
@@ -123,6 +133,14 @@ def relax(typing):
 
 
 @intrinsic
+def room(typing):
+    """The address of two words of this function's own."""
+    def generate(context, builder, signature, args):
+        return builder.ptrtoint(cgutils.alloca_once(builder, ir.ArrayType(WORD, 2)), WORD)
+    return types.int64(), generate
+
+
+@intrinsic
 def run(typing, code, args, lo, hi):
     """Call what describe() gave for the range lo..hi. True if the kernel raised an exception."""
     def generate(context, builder, signature, args):
@@ -156,6 +174,54 @@ def describe(typing, kernel, args):
     return types.UniTuple(types.int64, 2)(kernel, args), generate
 
 
+# --------------------------------------------------------------------------------------------------------- waiting
+
+@plain
+def wanted(pool, me):
+    """Is there a piece to take, for helper number me?"""
+    ticket = peek(pool + TICKET)
+    return (ticket & 0xffff) < (ticket >> 16 & 0xffff) and me < peek(pool + HELPERS)
+
+
+@plain
+def finished(pool, pieces):
+    """Are all pieces of the current job done?"""
+    return peek(pool + DONE) >= pieces
+
+
+@plain
+def now():
+    """Nanoseconds since some moment."""
+    at = room()
+    clock(MONOTONIC, at)
+    return 10 ** 9 * peek(at) + peek(at + 8)
+
+
+def looker(condition):
+    """look(pool, what): look until condition(pool, what). False when it is time to sleep."""
+    @plain
+    def look(pool, what):
+        for _ in range(OFFERS):
+            for _ in range(SPIN):
+                if condition(pool, what):
+                    return True
+                relax()
+            before = now()
+            if before < peek(pool + CROWDED):
+                return False
+            offer()
+            after = now()
+            if after > before + TAKEN:
+                if after < peek(pool + CROWDED + 8) + AGAIN:
+                    poke(pool + CROWDED, after + CROWD)
+                poke(pool + CROWDED + 8, after)
+        return False
+    return look
+
+
+look_for_work, look_for_the_end = looker(wanted), looker(finished)
+
+
 # ------------------------------------------------------------------------------------------------------ the protocol
 
 @plain
@@ -186,17 +252,13 @@ def share(pool, code, args, n, pieces):
         wake(pool + CONDITION)
         unlock(pool + MUTEX)
     take(pool)
-    looks = 0
-    while peek(pool + DONE) < pieces:
-        relax()
-        looks += 1
-        if looks > SPIN:
-            lock(pool + MUTEX)
-            poke(pool + WAITING, 1)
-            while peek(pool + DONE) < pieces:
-                wait(pool + CONDITION, pool + MUTEX)
-            poke(pool + WAITING, 0)
-            unlock(pool + MUTEX)
+    if not look_for_the_end(pool, pieces):
+        lock(pool + MUTEX)
+        poke(pool + WAITING, 1)
+        while not finished(pool, pieces):
+            wait(pool + CONDITION, pool + MUTEX)
+        poke(pool + WAITING, 0)
+        unlock(pool + MUTEX)
     failed = peek(pool + FAILED)
     poke(pool + BUSY, 0)
     if failed:
@@ -221,13 +283,6 @@ def take(pool):
                 unlock(pool + MUTEX)
 
 
-@plain
-def wanted(pool, me):
-    """Is there a piece to take, for helper number me?"""
-    ticket = peek(pool + TICKET)
-    return (ticket & 0xffff) < (ticket >> 16 & 0xffff) and me < peek(pool + HELPERS)
-
-
 @jit
 def set_word(address, value):
     """poke(), for callers in Python."""
@@ -238,11 +293,7 @@ def set_word(address, value):
 def serve(pool, me):
     """A helper's life."""
     while True:
-        looks = 0
-        while looks < SPIN and not wanted(pool, me):
-            relax()
-            looks += 1
-        if looks == SPIN:
+        if not look_for_work(pool, me):
             lock(pool + MUTEX)
             count(pool + ASLEEP, 1)
             while not wanted(pool, me):

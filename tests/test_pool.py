@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numba import types
 
 from minigrad import pool
-from minigrad.fork_cpu import MOST, SPIN, count, each, peek, relax
+from minigrad.fork_cpu import (CROWDED, DONE, LINE, MOST, SPIN, count, each, look_for_the_end, now, peek, poke,
+                               relax)
 from minigrad.jit_cpu import jit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,6 +182,24 @@ def test_a_caller_who_waits_for_a_range_sleeps_too():
         if mine < all_threads / 10:
             return
     raise AssertionError(f"the caller used {mine:.3f} s of processor time, of {all_threads:.3f} s")
+
+
+@jit
+def looked(words, done, crowded):
+    """(what look() says, the nanoseconds it took) where so many pieces of one are done."""
+    at = words.ctypes.data
+    poke(at + DONE, done)
+    poke(at + CROWDED, now() + crowded)
+    before = now()
+    return look_for_the_end(at, 1), now() - before
+
+
+def test_who_waits_in_a_crowd_soon_sleeps():
+    """Otherwise it looks 20 times as long. Nobody looks for what is there already."""
+    words = np.zeros(13 * LINE, np.uint8)
+    assert looked(words, 1, 0)[0] and not looked(words, 0, 0)[0] and not looked(words, 0, 10 ** 9)[0]
+    quiet, crowd = (min(looked(words, 0, crowded)[1] for _ in range(20)) for crowded in (0, 10 ** 9))
+    assert crowd < quiet / 5
 
 
 def test_an_idle_process_uses_no_processor():
