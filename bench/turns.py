@@ -5,6 +5,7 @@ compared therefore lives in a process of its own and works only when it is asked
 a warming processor disturbs all alike. While one works the others wait for a message.
 """
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from minigrad import pool
 REST = 0.2           # seconds between turns: the threads of whoever had the last one still spin for a while
 WARM = 2             # steps of the first turn, which compile, allocate and warm up: not counted
 HAVE_TORCH = find_spec("torch") is not None
+_rounds = itertools.count()
 
 
 class Side:
@@ -34,6 +36,7 @@ class Side:
         self.name, self.pipe, self.dead = name, None, False
         self.first = None                # seconds of the first step of all, imports and compilation included
         self.seconds, self.faults = [], 0                    # of the steps that count; page faults
+        self.rounds = []                 # in which round each of them was taken: see beside()
         self.values = []                 # what the generator yielded: a loss, or the seconds of a floor
         self.peak = self.resident = 0    # bytes: the most so far, and now
         self.pipe, theirs = spawn.Pipe()
@@ -42,8 +45,8 @@ class Side:
             self.process.start()
         theirs.close()                                       # so that a process that dies ends the wait
 
-    def work(self, n, counts=True):
-        """n steps. A process that ends instead is reported, and asked no more."""
+    def work(self, n, counts=True, round=None):
+        """n steps, in this round. A process that ends instead is reported, and asked no more."""
         if self.dead:
             return
         try:
@@ -58,6 +61,7 @@ class Side:
             self.first = seconds[0]
         if counts:
             self.seconds += seconds
+            self.rounds += [round] * n
             self.faults += faults
 
     def close(self):
@@ -82,11 +86,19 @@ def _serve(make, settings, pipe):
 def take_turns(sides, rounds, steps, bar=None):
     """A first turn that does not count, then rounds turns of that many steps for every side."""
     for turn in range(rounds + 1):
+        round = next(_rounds)
         for side in sides:
             time.sleep(REST)
-            side.work(steps if turn else WARM, counts=turn > 0)
+            side.work(steps if turn else WARM, turn > 0, round)
             if bar is not None:
                 bar.update(steps if turn else WARM)
+
+
+def beside(side, other):
+    """The median of side's seconds in the rounds in which other worked too (in all, if there are none)."""
+    shared = set(other.rounds)
+    together = [s for s, round in zip(side.seconds, side.rounds, strict=True) if round in shared]
+    return quartiles(together or side.seconds)[1]
 
 
 @contextmanager

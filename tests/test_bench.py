@@ -91,6 +91,7 @@ def test_sides_take_turns_and_the_first_does_not_count():
     for side, begin in zip(sides, (0, 100)):
         side.close()
         assert side.values == list(range(begin + 1, begin + 9)) and len(side.seconds) == 6
+        assert side.rounds == sides[0].rounds and len(set(side.rounds)) == 2
         assert side.first > 0 and side.peak >= side.resident > 1e6 and side.process.exitcode == 0
 
 
@@ -142,7 +143,7 @@ def test_arguments_are_refused_before_the_measurement(tmp_path):
 # step: groups, ratios, the table
 
 def side(ms, losses, peak=200e6):
-    return SimpleNamespace(seconds=[ms / 1e3] * 3, values=losses, peak=int(peak), faults=6, first=1.0)
+    return SimpleNamespace(seconds=[ms / 1e3] * 3, rounds=[1, 2, 3], values=losses, peak=int(peak), faults=6, first=1.0)
 
 
 FOUND = {"ours-float32": side(40, [4.0, 3.0, 2.0]), "ours-bfloat16": side(25, [4.01, 3.01]),
@@ -167,11 +168,21 @@ def test_every_mode_has_a_floor():
 
 
 def test_ratios_set_the_best_beside_the_best():
-    lines = step.ratios({mode: s.seconds[0] for mode, s in FOUND.items()})
+    lines = step.ratios(FOUND)
     assert [line.split(" (")[0] for line in lines] == [
         "best PyTorch / ours, float32: 1.25", "best PyTorch / ours, any dtype: 1.20",
         "best tuned PyTorch / ours, float32: 1.10", "best tuned PyTorch / ours, any dtype: 1.76"]
-    assert step.ratios({"ours-float32": 1.0}) == []
+    assert step.ratios({"ours-float32": FOUND["ours-float32"]}) == []
+
+
+def test_ratios_compare_what_worked_in_the_same_rounds():
+    """Theirs in rounds 3 and 4 met ours when the machine was half as fast."""
+    ours = SimpleNamespace(seconds=[1, 1, 2, 2], rounds=[1, 2, 3, 4])
+    found = {"ours-float32": ours, "eager": SimpleNamespace(seconds=[1.5, 1.5], rounds=[1, 2]),
+             "compile": SimpleNamespace(seconds=[2.6, 2.6], rounds=[3, 4])}
+    assert step.ratios(found)[0] == ("best PyTorch / ours, float32: 1.30 (PyTorch compile 2600.0 ms, ours float32 "
+                                     "2000.0 ms in the same rounds)")
+    assert turns.beside(ours, SimpleNamespace(rounds=[9])) == 1.5
 
 
 def test_the_table(capsys):
@@ -191,7 +202,7 @@ def test_losses_that_disagree_are_marked(capsys):
 
 
 def test_steps_that_vary_are_pointed_out(capsys):
-    found = {"ours-float32": SimpleNamespace(**{**vars(side(1, [1.0])), "seconds": [1, 2, 3, 4]})}
+    found = {"ours-float32": SimpleNamespace(**{**vars(side(1, [1.0])), "seconds": [1, 2, 3]})}
     step.report(found, {}, IDLE, *step.CONFIGS["b"])
     assert "very different times (ours float32)" in capsys.readouterr().out
 
