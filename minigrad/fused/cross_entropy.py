@@ -26,7 +26,7 @@ from minigrad.check import expect
 from minigrad.tensor import DONE, SKIP, Loan, Slot, op
 
 CHUNK = 1 << 20      # logits per chunk; 4 MB of float32 stay in cache between the product and the softmax
-ROWS = 256           # rows per chunk, at least: fewer would not repay reading w again
+ROWS = 256           # rows per chunk, at least, in float32: fewer would not repay reading w again
 
 
 @op(kernels=("cpu",))
@@ -113,7 +113,7 @@ def in_chunks(product, rows, x, w, targets, e, into):
     dw = None if into[1] is SKIP else isinstance(into[1], Slot) and into[1].lend() or Loan(xp.empty(w.shape, sums))
     if dw is not None and len(x2) == 0:
         dw.array[...] = 0
-    losses, step = xp.empty(len(x2), sums), max(ROWS, CHUNK // V)
+    losses, step = xp.empty(len(x2), sums), rows_of_chunk(V, x.itemsize)
     for i in range(0, len(x2), step):
         part = slice(i, i + step)
         z = product(x2[part], w.T, xp.empty((len(x2[part]), V), sums))
@@ -125,6 +125,11 @@ def in_chunks(product, rows, x, w, targets, e, into):
         del z, g                                           # before the next chunk takes as much again
     n = count(y, sums)
     return total(losses, n), (dx, dw, n, x.shape, x.dtype)
+
+
+def rows_of_chunk(V, itemsize):
+    """Products of 16-bit numbers take half as long, so there must be twice as many to repay reading w again."""
+    return max(2 * ROWS if itemsize == 2 else ROWS, CHUNK // V)
 
 
 def count(y, dtype):
