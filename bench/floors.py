@@ -112,7 +112,8 @@ def memory(sizes, batch, dtype):
     """{what for: bytes} of our process at its largest, without the interpreter and its libraries."""
     from minigrad.fused.cross_entropy import rows_of_chunk
     B, T, N, L, H, C, V = dimensions(sizes, batch)
-    s, P, R = entry(dtype), parameters(sizes), min(N, rows_of_chunk(V, s))
+    s, P = entry(dtype), parameters(sizes)
+    R = min(N, rows_of_chunk(V, s))
     in_head, in_mlp = 4 * N * C + (4 if s == 4 else 6) * R * V, 13 * s * N * C
     return {"parameters": 4 * P, "gradients": 4 * P, "moments": 8 * P,                                   # [FL4]
             "activations": 10 * s * L * N * C + 4 * L * (4 * N + B * H * T) + 2 * s * N * C,             # [FL5]
