@@ -410,7 +410,8 @@ def product(pool, threads, words, a, b, out, bias, totals, alpha, beta):
     words: an array of the packed words. bias: (N,), or empty. totals: (N,), to which the sums of b's columns are added,
     or empty.
     """
-    (M, K), N, (a_down, a_across), (b_down, b_across), stride = a.shape, b.shape[1], a.strides, b.strides, out.strides[0]
+    (M, K), N, stride = a.shape, b.shape[1], out.strides[0]
+    (a_down, a_across), (b_down, b_across) = a.strides, b.strides
     source, right, to = a.ctypes.data, b.ctypes.data, out.ctypes.data
     entries, results, per = view(a, 0, 0), view(out, 0, 0), per_word(words)
     longest = LONGEST * per if out.itemsize == 4 else K        # sums of several packings meet in float32 only
@@ -434,7 +435,7 @@ def product(pool, threads, words, a, b, out, bias, totals, alpha, beta):
 
 @functools.cache
 def _product_of(kind, result, bias):
-    """product() compiled for these dtypes, by dtype.char: once for arrays of any strides, not for every kind of them."""
+    """product() compiled for these dtypes, by dtype.char: once for any strides, not for every kind of them."""
     def array(dtype, ndim, layout, readonly=False):
         return types.Array(from_dtype(np.dtype(dtype)), ndim, layout, readonly=readonly)
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from numba import types
 
 from minigrad import pool
-from minigrad.fork_cpu import (CROWDED, DONE, LINE, MOST, SPIN, count, each, look_for_the_end, now, peek, poke,
-                               relax)
+from minigrad.fork_cpu import CROWDED, DONE, LINE, MOST, SPIN, count, each, look_for_the_end, now, peek, poke, relax
 from minigrad.jit_cpu import jit
 
 ROOT = Path(__file__).resolve().parents[1]
