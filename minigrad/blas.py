@@ -27,7 +27,8 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, totals=None):
     if out is None:
         out, beta = np.empty((M, N), a.dtype), 0.0
     else:
-        assert out.shape == (M, N) and out.dtype in (a.dtype, wide_dtype(a.dtype)), (out, (M, N), a.dtype)
+        assert out.shape == (M, N), (out.shape, (M, N))
+        assert out.dtype in (a.dtype, wide_dtype(a.dtype)), (out.dtype, a.dtype)
         assert bias is None or not beta
     if gemm_cpu.HAS.get(a.dtype.char) and M * N * K and (N == 1 or out.strides[1] == out.itemsize):
         gemm_cpu.gemm(a, b, out, alpha, beta, bias, totals)

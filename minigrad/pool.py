@@ -49,7 +49,7 @@ def address():
 
 def each(kernel, n, work, *args):
     """Run kernel(*args, lo, hi) over ranges that cover range(n); work is the cost of it all in operations."""
-    _launcher(kernel)(address(), n, 1 if work < SMALL else pieces(work), *args)
+    _launcher(kernel)(address(), n, pieces(work), *args)
 
 
 def threads(work):
