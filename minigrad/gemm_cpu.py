@@ -18,7 +18,8 @@ two bfloat16 with neighbouring k, because the instruction for bfloat16 adds two 
     panels of B (32 columns)    B[k, j] = word k of column j, j < 32                       [GM5]
 
 Packing reads a matrix either along k, in squares that are transposed in registers, or across it. Rows and columns that
-do not exist are 0, so there is one tile loop for all shapes; what falls outside C is not written.
+do not exist are 0, so there is one tile loop for all shapes; what falls outside C is not written. A finished tile goes from
+the registers to C, scaled, with its bias and rounded: nobody waits for a store that the next tile's loop runs beside.
 
 Every entry of C is a sum over k in blocks of fixed length, whoever computes it: its bits depend neither on the number
 of threads nor on where in C it stands.
@@ -34,7 +35,7 @@ from numba.extending import intrinsic, overload
 from minigrad import pool
 from minigrad.fork_cpu import each
 from minigrad.jit_cpu import INLINE, jit, plain
-from minigrad.math_cpu import bits, narrow, wide
+from minigrad.math_cpu import bits, wide
 
 ROWS, COLUMNS = 8, 32        # of a tile
 DEPTH = 512                  # words of k that a tile takes in one go
@@ -52,7 +53,7 @@ ENTRIES = {"f": np.empty(0, np.float32), "E": np.empty(0, np.uint16)}
 SUMS = np.empty(0, np.float32)
 
 
-# ------------------------------------------------------------------------------------------- four pieces of LLVM IR
+# ------------------------------------------------------------------------------------------- five pieces of LLVM IR
 
 class BFloat(ir.Type):
     """The 16-bit type that llvmlite has no class for."""
@@ -67,16 +68,33 @@ class BFloat(ir.Type):
         return hash(BFloat)
 
 
-INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+SHORT, INT, LONG, FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 def _vector(kind, n=16):
     return ir.VectorType(kind, n)
 
 
+def _every(number, n=16):
+    return _vector(number.type, n)([number] * n)
+
+
+def _spread(builder, number):
+    """A vector of 16 times a number that is known at run time only."""
+    kind = _vector(number.type)
+    one = builder.insert_element(kind(ir.Undefined), number, INT(0))
+    return builder.shuffle_vector(one, kind(ir.Undefined), _every(INT(0)))
+
+
 def _data(context, builder, kind, array):
     """The address of an array's first entry, as an integer."""
     return builder.ptrtoint(context.make_array(kind)(context, builder, array).data, LONG)
+
+
+def _place(context, builder, kind, pair):
+    """The address of what (array, index) stands for; entries have 4 bytes."""
+    first = _data(context, builder, kind[0], builder.extract_value(pair, 0))
+    return builder.add(first, builder.mul(builder.extract_value(pair, 1), LONG(4)))
 
 
 def _load(builder, kind, address, offset=0, align=4):
@@ -93,72 +111,133 @@ def _store(builder, value, address, offset=0, align=4):
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = align
 
 
+def _call(builder, name, result, *args):
+    """Call one of LLVM's own functions."""
+    kind = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), args)
+
+
+def _loop(builder, paired, a, b, depth):
+    """16 vectors of sums: the product of a panel of A and one of B, `depth` words long, at these addresses.  [GM2]"""
+    number = INT if paired else FLOAT
+    vector, pairs = _vector(number), _vector(BFloat(), 32)
+    before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k, at_a, at_b = builder.phi(LONG), builder.phi(LONG), builder.phi(LONG)
+    tile = [builder.phi(_vector(FLOAT)) for _ in range(ROWS * COLUMNS // 16)]
+    columns = [_load(builder, vector, at_b, 64 * j, align=64) for j in range(COLUMNS // 16)]
+    fresh = []
+    for i in range(ROWS):
+        row = _spread(builder, _load(builder, number, at_a, 4 * i))
+        for j, column in enumerate(columns):
+            s = tile[i * len(columns) + j]
+            if paired:
+                s = _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", s.type, s, builder.bitcast(row, pairs),
+                          builder.bitcast(column, pairs))
+            else:
+                s = _call(builder, "llvm.fma.v16f32", s.type, row, column, s)
+            fresh.append(s)
+    for now, first, stride in ((k, LONG(0), 1), (at_a, a, 4 * ROWS), (at_b, b, 4 * COLUMNS)):
+        now.add_incoming(first, before)
+        now.add_incoming(builder.add(now, LONG(stride)), loop)
+    for now, then in zip(tile, fresh):
+        now.add_incoming(_every(FLOAT(0.0)), before)
+        now.add_incoming(then, loop)
+    builder.cbranch(builder.icmp_signed("<", k.incomings[1][0], depth), loop, after)
+    builder.position_at_end(after)
+    return fresh
+
+
+def _plus_sums(builder, tile, address, more):
+    """The same vectors; plus those at the address, if there are more."""
+    here, adding, joined = (builder.block, *map(builder.append_basic_block, ("adding", "joined")))
+    builder.cbranch(more, adding, joined)
+    builder.position_at_end(adding)
+    added = [builder.fadd(s, _load(builder, s.type, address, 64 * i, align=64)) for i, s in enumerate(tile)]
+    builder.branch(joined)
+    builder.position_at_end(joined)
+    either = [builder.phi(s.type) for s in tile]
+    for phi, s, total in zip(either, tile, added):
+        phi.add_incoming(s, here)
+        phi.add_incoming(total, adding)
+    return either
+
+
 @intrinsic
 def tile_product(typing, a, b, sums, depth, more):
-    """sums[8, 32] (+)= the product of a panel of A and one of B, `depth` words long, at these addresses.  [GM2]
+    """sums[8, 32] (+)= the product of a panel of A and one of B, `depth` words long, at these addresses.
 
     a, b: (array of words, index of the first). sums: (float32 array, index). more: add to the sums?
     """
     def generate(context, builder, signature, args):
-        (a_kind, _), (b_kind, _), (s_kind, _) = a, b, sums
-        paired = a_kind.dtype == types.uint32
-        start = []
-        for kind, value in zip((a_kind, b_kind, s_kind), args):
-            base = _data(context, builder, kind, builder.extract_value(value, 0))
-            start.append(builder.add(base, builder.mul(builder.extract_value(value, 1), LONG(4))))
-        vector, number = _vector(INT if paired else FLOAT), INT if paired else FLOAT
-        if paired:
-            pairs = _vector(BFloat(), 32)
-            step = ir.FunctionType(_vector(FLOAT), [_vector(FLOAT), pairs, pairs])
-            step = _declare(builder, "llvm.x86.avx512bf16.dpbf16ps.512", step)
-        else:
-            step = ir.FunctionType(vector, [vector] * 3)
-            step = _declare(builder, "llvm.fma.v16f32", step)
-
-        before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("after")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k, at_a, at_b = builder.phi(LONG), builder.phi(LONG), builder.phi(LONG)
-        tile = [builder.phi(_vector(FLOAT)) for _ in range(ROWS * COLUMNS // 16)]
-        columns = [_load(builder, vector, at_b, 64 * j, align=64) for j in range(COLUMNS // 16)]
-        fresh = []
-        for i in range(ROWS):
-            one = builder.insert_element(vector(ir.Undefined), _load(builder, number, at_a, 4 * i), INT(0))
-            row = builder.shuffle_vector(one, vector(ir.Undefined), _vector(INT)([INT(0)] * 16))
-            for j, column in enumerate(columns):
-                s = tile[i * len(columns) + j]
-                if paired:
-                    s = builder.call(step, [s, builder.bitcast(row, pairs), builder.bitcast(column, pairs)])
-                else:
-                    s = builder.call(step, [row, column, s])
-                fresh.append(s)
-        zero = _vector(FLOAT)([FLOAT(0.0)] * 16)
-        for now, first, stride in ((k, LONG(0), 1), (at_a, start[0], 4 * ROWS), (at_b, start[1], 4 * COLUMNS)):
-            now.add_incoming(first, before)
-            now.add_incoming(builder.add(now, LONG(stride)), loop)
-        for now, then in zip(tile, fresh):
-            now.add_incoming(zero, before)
-            now.add_incoming(then, loop)
-        builder.cbranch(builder.icmp_signed("<", k.incomings[1][0], args[3]), loop, after)
-
-        builder.position_at_end(after)
-        adding = builder.append_basic_block("adding")
-        setting, done = builder.append_basic_block("setting"), builder.append_basic_block("done")
-        builder.cbranch(args[4], adding, setting)
-        for block in (adding, setting):
-            builder.position_at_end(block)
-            for i, s in enumerate(fresh):
-                if block is adding:
-                    s = builder.fadd(s, _load(builder, s.type, start[2], 64 * i, align=64))
-                _store(builder, s, start[2], 64 * i, align=64)
-            builder.branch(done)
-        builder.position_at_end(done)
+        a_, b_, sums_ = (_place(context, builder, *both) for both in zip((a, b, sums), args))
+        tile = _loop(builder, a[0].dtype == types.uint32, a_, b_, args[3])
+        for i, s in enumerate(_plus_sums(builder, tile, sums_, args[4])):
+            _store(builder, s, sums_, 64 * i, align=64)
         return context.get_dummy_value()
     return types.void(a, b, sums, depth, more), generate
 
 
-def _declare(builder, name, function):
-    return builder.module.globals.get(name) or ir.Function(builder.module, function, name)
+@intrinsic
+def tile_result(typing, a, b, sums, depth, more, out, address, stride, rows, width, bias, alpha, beta):
+    """[GM1] for a tile, of which this is the last part. rows x width of it count; its place in C is at the address.
+
+    What tile_product() would store stays in registers, and the stores to C wait in their queue while the next tile
+    is computed. a, b, sums, depth, more: as there. bias: (float32 array, index), 32 entries of it.
+    """
+    def generate(context, builder, signature, args):
+        a_, b_, sums_ = (_place(context, builder, *both) for both in zip((a, b, sums), args))
+        depth, more, _, address, stride, rows, width, bias_, alpha, beta = args[3:]
+        size, across = out.dtype.bitwidth // 8, range(COLUMNS // 16)
+        lines = [builder.add(address, builder.mul(stride, LONG(i))) for i in range(ROWS)]
+        for line in lines:
+            for byte in range(0, COLUMNS * size, 64):
+                _fetch(builder, builder.add(line, LONG(byte)))
+        tile = _plus_sums(builder, _loop(builder, a[0].dtype == types.uint32, a_, b_, depth), sums_, more)
+        bias_ = _place(context, builder, bias, bias_)
+        biases = [_load(builder, _vector(FLOAT), bias_, 64 * j) for j in across]
+        lanes, alphas, betas = _spread(builder, width), _spread(builder, alpha), _spread(builder, beta)
+        masks = [builder.icmp_signed("<", _vector(LONG)([LONG(16 * j + i) for i in range(16)]), lanes) for j in across]
+        with builder.if_else(builder.fcmp_unordered("!=", beta, FLOAT(0.0))) as branches:
+            for branch, adding in zip(branches, (True, False)):
+                with branch:
+                    for i, line in enumerate(lines):
+                        with builder.if_then(builder.icmp_signed("<", LONG(i), rows)):
+                            for j, mask in enumerate(masks):
+                                at = builder.add(line, LONG(16 * size * j))
+                                s = builder.fadd(builder.fmul(alphas, tile[i * len(across) + j]), biases[j])
+                                if adding:
+                                    s = builder.fadd(s, builder.fmul(betas, _entries(builder, at, size, mask)))
+                                _set_entries(builder, s, at, size, mask)
+        return context.get_dummy_value()
+    return types.void(a, b, sums, depth, more, out, address, stride, rows, width, bias, alpha, beta), generate
+
+
+def _entries(builder, address, size, mask):
+    """16 entries of C as floats, those that the mask names."""
+    kind, name = (_vector(FLOAT), "v16f32") if size == 4 else (_vector(SHORT), "v16i16")
+    there = builder.inttoptr(address, kind.as_pointer())
+    found = _call(builder, f"llvm.masked.load.{name}.p0{name}", kind, there, INT(size), mask, kind(None))
+    if size == 4:
+        return found
+    return builder.bitcast(builder.shl(builder.zext(found, _vector(INT)), _every(INT(16))), _vector(FLOAT))
+
+
+def _set_entries(builder, values, address, size, mask):
+    """Store 16 floats as entries of C, those that the mask names."""
+    kind, name = (_vector(FLOAT), "v16f32") if size == 4 else (_vector(SHORT), "v16i16")
+    if size == 2:
+        values = _call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _vector(BFloat()), values)
+    there = builder.inttoptr(address, kind.as_pointer())
+    _call(builder, f"llvm.masked.store.{name}.p0{name}", ir.VoidType(), builder.bitcast(values, kind), there, INT(size),
+          mask)
+
+
+def _fetch(builder, address):
+    """Begin to bring the cache line at an address here, because it will be written soon."""
+    byte = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    _call(builder, "llvm.prefetch.p0i8", ir.VoidType(), byte, INT(1), INT(3), INT(1))
 
 
 @intrinsic
@@ -201,9 +280,9 @@ def _interleaver(n):
         def generate(context, builder, signature, args):
             to = builder.add(_data(context, builder, words, args[2]), builder.mul(args[3], LONG(4)))
             if words.dtype == types.uint32:
-                half, whole = _vector(ir.IntType(16), n), _vector(INT, n)
+                half, whole = _vector(SHORT, n), _vector(INT, n)
                 lower, upper = (builder.zext(_load(builder, half, a, align=2), whole) for a in args[:2])
-                value = builder.or_(lower, builder.shl(upper, whole([INT(16)] * n)))
+                value = builder.or_(lower, builder.shl(upper, _every(INT(16), n)))
             else:
                 value = _load(builder, _vector(FLOAT, n), args[0])
             _store(builder, value, to)
@@ -213,18 +292,6 @@ def _interleaver(n):
 
 
 interleave8, interleave32 = _interleaver(ROWS), _interleaver(COLUMNS)
-
-
-@intrinsic
-def fetch(typing, address):
-    """Begin to bring the cache line at an address here, because it will be written soon."""
-    def generate(context, builder, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
-        builder.call(_declare(builder, "llvm.prefetch.p0i8", kind),
-                     [builder.inttoptr(args[0], byte), INT(1), INT(3), INT(1)])
-        return context.get_dummy_value()
-    return types.void(types.int64), generate
 
 
 @intrinsic
@@ -337,20 +404,17 @@ def multiply(a, at_a, b, at_b, sums, at_s, panels, depth):
 
 
 @plain
-def finish(sums, at, out, address, stride, bias, rows, width, alpha, beta):
-    """[GM1] for tiles one below the other: rows x width of them count. address: of the first entry of C."""
-    for r in range(rows):
-        row = view(out, address + r * stride, width)
-        tile = sums[at + r * COLUMNS:at + r * COLUMNS + width]
-        if beta != 0:
-            for j in range(width):
-                row[j] = narrow(alpha * tile[j] + beta * wide(row[j]), row)
-        elif len(bias):
-            for j in range(width):
-                row[j] = narrow(alpha * tile[j] + wide(bias[j]), row)
-        else:
-            for j in range(width):
-                row[j] = narrow(alpha * tile[j], row)
+def result(a, at_a, b, at_b, sums, at_s, depth, out, address, stride, rows, width, bias, alpha, beta):
+    """[GM1] for the rows of a block of A and the columns of a panel of B, whose place in C is at the address."""
+    for k in range(0, depth, DEPTH):
+        part = min(DEPTH, depth - k)
+        for r in range(0, rows, ROWS):
+            left, right, tile = (a, at_a + r * depth + k * ROWS), (b, at_b + k * COLUMNS), (sums, at_s + r * COLUMNS)
+            if k + part < depth:
+                tile_product(left, right, tile, part, k > 0)
+            else:
+                tile_result(left, right, tile, part, k > 0, out, address + r * stride, stride, min(ROWS, rows - r),
+                            width, bias, alpha, beta)
 
 
 @jit
@@ -371,7 +435,8 @@ def _pack_columns(b, at, entries, source, down, across, N, K, depth, totals, lo,
 
 
 @jit
-def _rows(b, at_b, entries, source, down, across, out, to, stride, bias, M, N, K, depth, height, alpha, beta, lo, hi):
+def _rows(b, at_b, entries, source, down, across, out, to, stride, bias, at_bias, M, N, K, depth, height, alpha, beta,
+          lo, hi):
     """Blocks lo..hi of `height` rows of A, which begins at source, with all packed columns of B, into C at `to`."""
     a, at_a = aligned(height * depth, b)
     sums, at_s = aligned(height * COLUMNS, SUMS)
@@ -383,13 +448,8 @@ def _rows(b, at_b, entries, source, down, across, out, to, stride, bias, M, N, K
             m = first + q * ROWS
             pack(a, at_a + q * ROWS * depth, ROWS, entries, source + m * down, down, across, min(ROWS, last - m), K)
         for n in range(0, N, COLUMNS):
-            for m in range(first, last):
-                for line in range(0, COLUMNS * size, 64):
-                    fetch(to + m * stride + n * size + line)
-            multiply(a, at_a, b, at_b + n * depth, sums, at_s, panels, depth)
-            width = min(COLUMNS, N - n)
-            finish(sums, at_s, out, to + first * stride + n * size, stride, bias[n:n + width], last - first, width,
-                   alpha, beta)
+            result(a, at_a, b, at_b + n * depth, sums, at_s, depth, out, to + first * stride + n * size, stride,
+                   last - first, min(COLUMNS, N - n), (bias, at_bias + n), alpha, beta)
 
 
 @plain
@@ -415,6 +475,9 @@ def product(pool, threads, words, a, b, out, bias, totals, alpha, beta):
     source, right, to = a.ctypes.data, b.ctypes.data, out.ctypes.data
     entries, results, per = view(a, 0, 0), view(out, 0, 0), per_word(words)
     longest = LONGEST * per if out.itemsize == 4 else K        # sums of several packings meet in float32 only
+    biases = np.zeros((N + COLUMNS - 1) // COLUMNS * COLUMNS, np.float32)
+    for j in range(len(bias)):
+        biases[j] = wide(bias[j])
     for k in range(0, K, longest):
         part = min(longest, K - k)
         depth = (part + per - 1) // per
@@ -429,8 +492,8 @@ def product(pool, threads, words, a, b, out, bias, totals, alpha, beta):
                 totals[n:n + width]))
             each(pool, _rows, blocks, blocks if threads > 1 else 1, (
                 packed, at, entries, source + k * a_across, a_down, a_across, results, to + n * out.itemsize, stride,
-                bias[n:n + width] if k == 0 else bias[:0], M, width, part, depth, height, alpha,
-                beta if k == 0 else np.float32(1)))
+                biases, n, M, width, part, depth, height, alpha, beta if k == 0 else np.float32(1)))
+        biases[:] = 0
 
 
 @functools.cache
@@ -471,17 +534,18 @@ def batch(a, b, out):
     (n, M, K), N, kind = a.shape, b.shape[2], a.dtype.char
     a, b = (x if x.itemsize in x.strides[1:] else np.ascontiguousarray(x) for x in (a, b))
     pool.each(_batch, n, 2 * n * M * N * K, WORDS[kind], ENTRIES[kind], a.ctypes.data, *a.strides, b.ctypes.data,
-              *b.strides, ENTRIES[out.dtype.char], out.ctypes.data, out.strides[0], out.strides[1], SUMS, M, N, K)
+              *b.strides, ENTRIES[out.dtype.char], out.ctypes.data, out.strides[0], out.strides[1], M, N, K)
 
 
 @jit
-def _batch(words, entries, a, a_next, a_down, a_across, b, b_next, b_down, b_across, out, to, to_next, stride, bias,
+def _batch(words, entries, a, a_next, a_down, a_across, b, b_next, b_down, b_across, out, to, to_next, stride,
            M, N, K, lo, hi):
     per = per_word(words)
     depth, panels = (K + per - 1) // per, (N + COLUMNS - 1) // COLUMNS
     height = min(HIGHEST, max(ROWS, BLOCK // depth // ROWS * ROWS))
     packed, at = aligned(panels * COLUMNS * depth, words)
+    none = np.zeros(panels * COLUMNS, np.float32)
     for i in range(lo, hi):
-        _pack_columns(packed, at, entries, b + i * b_next, b_down, b_across, N, K, depth, bias[:0], 0, panels)
-        _rows(packed, at, entries, a + i * a_next, a_down, a_across, out, to + i * to_next, stride, bias, M, N, K,
+        _pack_columns(packed, at, entries, b + i * b_next, b_down, b_across, N, K, depth, none[:0], 0, panels)
+        _rows(packed, at, entries, a + i * a_next, a_down, a_across, out, to + i * to_next, stride, none, 0, M, N, K,
               depth, height, np.float32(1), np.float32(0), 0, (M + height - 1) // height)

@@ -13,7 +13,7 @@ pytest.importorskip("numba")
 from minigrad import pool  # noqa: E402
 from minigrad.backend import dtype_of  # noqa: E402
 from minigrad.fused import attention_cpu  # noqa: E402
-from minigrad.fused.attention import attention  # noqa: E402
+from minigrad.fused.attention import attention, heads, merge, scores, split, zeros_and_ones  # noqa: E402
 from minigrad.fused.attention_cpu import QUERIES, backward, forward, power  # noqa: E402
 from minigrad.fused.dropout import keep_mask  # noqa: E402
 
@@ -62,20 +62,30 @@ def same_bits(got, want):
 
 
 def check(B, H, T, D, dtype, dropout=None, seed=0):
-    """Within the rounding of the float64 formula, relative to the largest entry, or to 1.
+    """Every entry within the rounding of the float64 formula, relative to the size of what it is the sum of.
 
-    float32: sums of at most T + D terms and an exponential. bfloat16: the weights and y are rounded to 8 bits, half a
-    unit each. A gradient of q or k is made of differences dp - delta [AT9], of which delta has been through the
-    rounding of y, and may be several times smaller than what it is a difference of.
+    float32: sums of at most T + D terms and an exponential. bfloat16: at most three roundings to 8 bits, as of y, ds
+    and dq, half a unit each.
     """
     qkv, dy = some(B, H, T, D, dtype, seed)
     y, saved = attention.reference(qkv.astype("f8"), n_head=H, dropout=dropout)
     want = [y, saved[2], *np.split(attention.reference_backward(dy.astype("f8"), *saved)[0], 3, -1)]
-    tols = dict(y=1, lse=1, dq=4, dk=4, dv=1)
-    for (name, tol), g, w in zip(tols.items(), run(qkv, dy, H, dropout), want, strict=True):
-        tol *= (T + D + 16) * 2.0 ** -25 if g.dtype == np.float32 else 2 * 2.0 ** -8
-        error = np.abs(g.astype("f8") - w).max() / max(1.0, np.abs(w).max())
+    names, got, terms = ("y", "lse", "dq", "dk", "dv"), run(qkv, dy, H, dropout), sizes(dy.astype("f8"), *saved)
+    for name, g, w, size in zip(names, got, want, terms, strict=True):
+        tol = (T + D + 16) * 2.0 ** -25 if g.dtype == np.float32 else 3 * 2.0 ** -8
+        error = np.max(np.abs(g.astype("f8") - w) / (size + 1e-30))
         assert error <= tol, f"{name}: {error:.1e} > {tol:.1e}"
+
+
+def sizes(dy, qkv, y, lse, n_head, dropout):
+    """y, lse, dq, dk and dv by [AT3-10] with every term of every sum made positive: what is rounded are the terms, and
+    the sum may be far smaller than they are."""
+    q, k, v = heads(qkv, n_head)
+    s, dy = scores(q, k), abs(split(dy, n_head))
+    p, z = np.exp(s - lse[..., None]), zeros_and_ones(s.shape, dropout, np, float)
+    dp, y, dv = z * (dy @ abs(v).swapaxes(-1, -2)), (z * p) @ abs(v), (z * p).swapaxes(-1, -2) @ dy
+    ds = p * (dp + (dy * y).sum(-1, keepdims=True)) / np.sqrt(q.shape[-1])
+    return merge(y), 1 + abs(lse), merge(ds @ abs(k)), merge(ds.swapaxes(-1, -2) @ abs(q)), merge(dv)
 
 
 @every_dtype
