@@ -7,7 +7,7 @@ already. Each level of the loops below keeps something in the memory that is as 
 
     registers   a tile of 8 x 32 sums: 16 vectors of 16 floats. For each k, 2 vectors of B meet 8 numbers of A,
                 16 instructions that do 512 operations with 10 loads                       [GM2]
-    first cache the tiles of one panel of B that were just computed, and 8 rows of A
+    first cache what comes next of both: they are read in order, which the processor foresees
     second      a block of A, as many rows as fit in half of it, and 512 k of a panel of B [GM3]
     third       a group of panels of B, 8 MB at most                                       [GM4]
 
@@ -18,8 +18,10 @@ two bfloat16 with neighbouring k, because the instruction for bfloat16 adds two 
     panels of B (32 columns)    B[k, j] = word k of column j, j < 32                       [GM5]
 
 Packing reads a matrix either along k, in squares that are transposed in registers, or across it. Rows and columns that
-do not exist are 0, so there is one tile loop for all shapes; what falls outside C is not written. A finished tile goes from
-the registers to C, scaled, with its bias and rounded: nobody waits for a store that the next tile's loop runs beside.
+do not exist are 0, so there is one tile loop for all shapes; what falls outside C is not written.
+
+A finished tile goes from the registers to C, scaled, with its bias, and rounded: a store that waits for a line of C
+does so while the next tile is computed.
 
 Every entry of C is a sum over k in blocks of fixed length, whoever computes it: its bits depend neither on the number
 of threads nor on where in C it stands.
