@@ -5,7 +5,8 @@ A tokenizer is a list of tokens, `vocab`, and a token's id is its place in that 
 written with, unless the caller opts in: a web page that contains "<|endoftext|>" must not be able to end a document.
 
 A subclass sets kind, vocab and special ({name: id}), and defines
-    _encode(text, at) -> ids        plain text, already checked; at is its offset in the whole text, for messages
+    _encode(text, at) -> ids        a list or an array; text is plain and checked, at its offset in the whole text, for
+                                    messages
     _decode(ids) -> str             ids, already checked
     content() -> dict               all that decides which ids a text gets, ready for JSON
     from_content(content)           the inverse, a class method
@@ -13,6 +14,7 @@ A subclass sets kind, vocab and special ({name: id}), and defines
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
@@ -39,6 +41,9 @@ class Tokenizer:
     def __repr__(self):
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, hash={self.hash[:12]})"
 
+    def __reduce__(self):
+        return self.from_content, (self.content(),)
+
     # text -> ids -> text
 
     def encode(self, s, allowed_special=(), disallowed_special=()):
@@ -47,24 +52,35 @@ class Tokenizer:
         Allowed ones become their id where their name stands in the text. Disallowed ones that are not allowed raise
         an error. All others are read as plain text.
         """
+        ids = []
+        for part in self._parts(s, allowed_special, disallowed_special):
+            ids += part if isinstance(part, list) else part.tolist()
+        return ids
+
+    def encode_array(self, s, allowed_special=(), disallowed_special=()):
+        """encode() as an array: two bytes an id, or four where the vocabulary does not fit into two."""
+        dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
+        return np.concatenate([np.empty(0, dtype), *(np.asarray(part).astype(dtype) for part in self._parts(
+            s, allowed_special, disallowed_special))])
+
+    def encode_batch(self, texts, allowed_special=(), disallowed_special=(), threads=None):
+        """encode_array() of every text, by so many threads; without a number, by one for each core."""
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            return list(pool.map(lambda s: self.encode_array(s, allowed_special, disallowed_special), texts))
+
+    def _parts(self, s, allowed_special, disallowed_special):
+        """The ids of a text, in pieces that are lists or arrays."""
         check_text(s, "encode")
         allowed = self._named(allowed_special)
         refused = self._named(disallowed_special) - allowed
         if refused and (found := _any_of(refused).search(s)):
             raise refusal("encode", f"the special token {found[0]!r} at offset {found.start()}", "plain text",
                           "allowed_special={...} reads it as one token; without disallowed_special it is plain text")
-        if not allowed:
-            return self._encode(s, 0)
-        ids, end = [], 0
-        for found in _any_of(allowed).finditer(s):
-            ids += self._encode(s[end:found.start()], end)
-            ids.append(self.special[found[0]])
+        parts, end = [], 0
+        for found in _any_of(allowed).finditer(s) if allowed else ():
+            parts += [self._encode(s[end:found.start()], end), [self.special[found[0]]]]
             end = found.end()
-        return ids + self._encode(s[end:], end)
-
-    def encode_array(self, s, **special):
-        """encode() as an array: two bytes an id, or four where the vocabulary does not fit into two."""
-        return np.array(self.encode(s, **special), np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+        return [*parts, self._encode(s[end:], end)]
 
     def decode(self, ids):
         """The text of a list or array of ids."""

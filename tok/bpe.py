@@ -17,19 +17,23 @@ The vocabulary is 256 bytes, the merges in that order, the special tokens. Since
 ids, and no text needs an unknown token. No two tokens have the same bytes: a stretch of bytes that no merge
 crossed has gone through the same merges wherever it stands, so it cannot have become one token here and two there.
 
-Encoding a word takes one pass over it per merge, and words are short. A "word" of a million letters wants a heap.
+learn() and encode_word() below say this in a few lines, and take it word for word: they count all pairs again after
+every merge, and look at all pairs for the next one. bpe_cpu.py finds the same merges and the same ids a hundred times
+as fast, for words that split.py's patterns cut; tests hold the two against each other.
 """
-import heapq
 import json
-from collections import Counter, defaultdict
+import threading
+from collections import Counter
+from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import regex
+from tqdm import tqdm
 
+from tok import bpe_cpu, split_cpu
 from tok.base import Tokenizer, check_special, each_text, refusal
 from tok.split import SPLITS
-
-CACHED_WORDS = 1 << 16                # about 10 MB; most of any text is made of fewer words than that
 
 
 class BPETokenizer(Tokenizer):
@@ -38,7 +42,7 @@ class BPETokenizer(Tokenizer):
     def __init__(self, merges, split=SPLITS["indic"], special_tokens=("<|endoftext|>",), byte_order=bytes(range(256))):
         """merges is a list of id pairs, split a regular expression; the byte with id i is byte_order[i]."""
         specials = check_special(special_tokens, "BPETokenizer")
-        self.split, self._pieces, self._cache = split, regex.compile(split), {}
+        self.split, self._pieces = split, regex.compile(split)
         self.byte_order = byte_order
         self.vocab = [bytes([b]) for b in byte_order]
         for left, right in merges:
@@ -46,23 +50,26 @@ class BPETokenizer(Tokenizer):
         self.merges = {(left, right): i for i, (left, right) in enumerate(merges, 256)}
         self.special = {name: len(self.vocab) + i for i, name in enumerate(specials)}
         self.vocab += [name.encode() for name in specials]
-        self._byte_ids = sorted(range(256), key=byte_order.__getitem__)      # the inverse: byte -> id
+        self._byte_ids = np.argsort(np.frombuffer(byte_order, np.uint8)).astype(np.int32)      # the inverse: byte -> id
+        self._split_number, self._own = split_cpu.number_of(split), threading.local()
 
     # text -> ids -> text
 
     def _encode(self, text, at):
-        ids = []
-        for word in self._pieces.findall(text):
-            part = self._cache.get(word)
-            if part is None:
-                if len(self._cache) >= CACHED_WORDS:
-                    self._cache.clear()
-                part = self._cache[word] = self._encode_word(word)
-            ids += part
-        return ids
+        if self._split_number is None:                   # a pattern of somebody's own
+            return [i for word in self._pieces.findall(text) for i in self.encode_word(word)]
+        if not hasattr(self._own, "cache"):
+            self._own.cache = bpe_cpu.Cache()            # of words, one for each thread
+        return bpe_cpu.encode(np.frombuffer(text.encode(), np.uint8), split_cpu.kinds(), self._split_number,
+                              self._table, self._byte_ids, self._own.cache)
 
-    def _encode_word(self, word):
-        ids = [self._byte_ids[b] for b in word.encode()]
+    @cached_property
+    def _table(self):
+        return bpe_cpu.table_of(self.merges)
+
+    def encode_word(self, word):
+        """The ids of one word, by the definition."""
+        ids = self._byte_ids[list(word.encode())].tolist()
         while len(ids) > 1:
             first = min(pairwise(ids), key=lambda pair: self.merges.get(pair, len(self.vocab)))
             if first not in self.merges:
@@ -86,12 +93,14 @@ class BPETokenizer(Tokenizer):
                           f"256 bytes and {len(specials)} special tokens are always in")
         if split not in SPLITS:
             raise refusal("BPETokenizer.train", f"split {split!r}", f"one of {list(SPLITS)}")
-        pieces, words = regex.compile(SPLITS[split]), Counter()
+        words, kinds, number = bpe_cpu.Words(), split_cpu.kinds(), split_cpu.number_of(SPLITS[split])
         for text in each_text(texts, "BPETokenizer.train"):
-            words.update(pieces.findall(text))
+            words.add(np.frombuffer(text.encode(), np.uint8), kinds, number)
         if not words:
             raise refusal("BPETokenizer.train", "no text", "at least one character")
-        return cls(learn(words, vocab_size - smallest, progress), SPLITS[split], specials)
+        with tqdm(total=vocab_size - smallest, desc="merges", disable=not progress) as bar:
+            merges = bpe_cpu.learn(*words.spelled(), vocab_size - smallest, bar.update)
+        return cls(merges, SPLITS[split], specials)
 
     @classmethod
     def from_gpt2(cls, encoder_json, vocab_bpe):
@@ -134,54 +143,20 @@ def merge(ids, pair, new):
     return merged
 
 
-def learn(words, n, progress=False):
-    """Up to n merges, as id pairs, from {word: count}.
-
-    A merge changes only the words that contain it, so counts are not taken again: `where` finds those words, and what
-    their pairs lose and gain is added to `counts`. Each new count goes into the heap; an older entry of the same pair
-    is known by its count, which no longer holds, and dropped when it comes up.
-    """
-    spelled, times = [list(word.encode()) for word in words], list(words.values())
-    counts, where = Counter(), defaultdict(set)
-    for w, ids in enumerate(spelled):
-        for pair in pairwise(ids):
-            counts[pair] += times[w]
-            where[pair].add(w)
-    heap = [(-count, pair) for pair, count in counts.items()]
-    heapq.heapify(heap)
-    merges, bar = [], _bar(n) if progress else None
-    while heap and len(merges) < n:
-        count, pair = heapq.heappop(heap)
-        if -count != counts[pair]:
-            continue
-        if -count < 2:
+def learn(words, n):
+    """Up to n merges, as id pairs, from {word: count}, by the definition."""
+    spelled, merges = {word: list(word.encode()) for word in words}, []
+    while len(merges) < n:
+        counts = Counter()
+        for word, ids in spelled.items():
+            for pair in pairwise(ids):
+                counts[pair] += words[word]
+        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
+        if best is None or counts[best] < 2:
             break
-        new = 256 + len(merges)
-        merges.append(pair)
-        change = Counter()
-        for w in where.pop(pair):
-            for p in pairwise(spelled[w]):
-                change[p] -= times[w]
-            spelled[w] = merge(spelled[w], pair, new)
-            for p in pairwise(spelled[w]):
-                change[p] += times[w]
-                if new in p:
-                    where[p].add(w)
-        for p, difference in change.items():
-            if difference:
-                counts[p] += difference
-                heapq.heappush(heap, (-counts[p], p))
-        if bar:
-            bar.update()
-    if bar:
-        bar.close()
+        spelled = {word: merge(ids, best, 256 + len(merges)) for word, ids in spelled.items()}
+        merges.append(best)
     return merges
-
-
-def _bar(n):
-    from tqdm import tqdm  # asked for only here: who wants no bar needs no tqdm
-
-    return tqdm(total=n, desc="merges")
 
 
 def gpt2_bytes():

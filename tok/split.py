@@ -1,6 +1,6 @@
 r"""Where a text may be cut into words before byte pairs are merged; no merge ever crosses a cut.
 
-Both patterns try their alternatives in order and cover every character, so the pieces of a text, joined, are the
+All patterns try their alternatives in order and cover every character, so the pieces of a text, joined, are the
 text. A word takes the one space before it along, which makes " the" a single token.
 
 "gpt2" is the pattern that GPT-2 was published with. Its words are runs of letters, \p{L}. Devanagari writes most of
@@ -8,6 +8,9 @@ its vowels, and the virama that joins consonants, as marks, \p{M}, and so does e
 letter, and हिन्दी falls apart at each of them:
     "gpt2"     ह|ि|न|्|द|ी| कव|ि|त|ा         two words in 10 pieces, and no token can ever hold a syllable
     "indic"    हिन्दी| कविता                   two words in 2
+"gpt4" is the pattern of GPT-4 (cl100k_base): contractions in capitals too, at most three digits to a piece, any one
+sign instead of only a space at the head of a word, and line breaks at the end of a piece. Hindi fares no better in it:
+    "gpt4"     ह|िन|्द|ी| कव|ित|ा              a mark is taken for the sign at the head of the next word
 "indic" differs in one idea, that a mark belongs to whatever it follows: to a letter, to a digit, and to a symbol, so
 that ❤️ keeps the invisible mark which makes it red. Inside a word it also keeps the two joiners, U+200C and U+200D,
 which choose between the forms of a conjunct.
@@ -19,4 +22,6 @@ SPLITS = {
              r"| ?[^\s\p{L}\p{M}\p{N}][^\s\p{L}\p{N}]*"         # signs, and marks and joiners on them
              r"|\s+(?!\S)|\s+",                                 # space, all but the last one if a word follows
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}"
+            r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
 }

@@ -1,0 +1,513 @@
+"""Byte pair encoding in Numba: what bpe.py defines, with the same ids, ten to a hundred times as fast.
+
+A text is cut into words (split_cpu.py), and most words have been seen before. So a hash table says which ids a word
+got last time, found by its bytes, which are compared: a hash alone proves nothing. A new word is merged by the
+definition, lowest rank first and leftmost of those, in one of two ways:
+
+    short    all pairs of neighbours are looked at for each merge
+    long     a heap of (rank, place); an entry whose pair is no longer there is dropped when it comes up
+
+Merges are found in a hash table too, by left << 32 | right.
+
+All tables have open addressing and a power of two of places, of which at most half are taken.
+"""
+import numpy as np
+
+from tok.jit import jit, plain
+from tok.split_cpu import cut
+
+SHORT = 48                      # tokens of a word up to which the heap does not pay
+LONGEST = 256                   # bytes of a word that is remembered
+WORDS, TEXT, IDS = 1 << 17, 1 << 21, 1 << 20        # a cache's places, and its room for bytes and ids: 13 MB
+NONE = np.int64(-1)
+FAR = np.int32(2 ** 31 - 1)
+FULL, SOME = 1, 256               # what _learn() answers when its tables are full; how many merges it does in one go
+
+
+def table_of(merges):
+    """(keys, ids): the hash table of {(left, right): id}."""
+    size = 1 << (2 * len(merges) + 2).bit_length()
+    keys, ids = np.full(size, NONE), np.zeros(size, np.int32)
+    if merges:
+        pairs = np.array(list(merges), np.int64)
+        _fill(keys, ids, pairs[:, 0] << 32 | pairs[:, 1], np.fromiter(merges.values(), np.int32, len(merges)))
+    return keys, ids
+
+
+class Cache:
+    """Words and their ids, of one thread."""
+
+    def __init__(self):
+        self.places, self.state = np.zeros((WORDS, 5), np.int64), np.zeros(3, np.int64)
+        self.text, self.ids = np.empty(TEXT, np.uint8), np.empty(IDS, np.int32)
+
+    @property
+    def arrays(self):
+        return self.places, self.state, self.text, self.ids
+
+
+def encode(text, kinds, split, table, byte_ids, cache):
+    """The ids of a text, which is uint8: UTF-8. An id for each byte at most, so pages of `out` that stay empty cost
+    nothing."""
+    out = np.empty(len(text), np.int32)
+    return out[:_encode(text, kinds, split, *table, byte_ids, *cache.arrays, out)]
+
+
+@plain
+def mix(x):
+    """64 bits, stirred: the last step of MurmurHash3."""
+    x = np.uint64(x)
+    x ^= x >> np.uint64(33)
+    x *= np.uint64(0xff51afd7ed558ccd)
+    x ^= x >> np.uint64(33)
+    x *= np.uint64(0xc4ceb9fe1a85ec53)
+    return np.int64(x ^ x >> np.uint64(33))
+
+
+@plain
+def hash_of(text, start, end):
+    h = np.uint64(end - start)
+    word, n = np.uint64(0), 0
+    for i in range(start, end):
+        word = word << np.uint64(8) | np.uint64(text[i])
+        n += 1
+        if n == 8:
+            h = np.uint64(mix(h ^ word)) + np.uint64(0x9e3779b97f4a7c15)
+            word, n = np.uint64(0), 0
+    return mix(h ^ word)
+
+
+@jit
+def _fill(keys, ids, pairs, values):
+    last = len(keys) - 1
+    for k in range(len(pairs)):
+        at = mix(pairs[k]) & last
+        while keys[at] != NONE:
+            at = at + 1 & last
+        keys[at], ids[at] = pairs[k], values[k]
+
+
+@plain
+def find(keys, ids, left, right):
+    """The id that a pair merges into, or FAR."""
+    key, last = np.int64(left) << 32 | np.int64(right), len(keys) - 1
+    at = mix(key) & last
+    while keys[at] != NONE:
+        if keys[at] == key:
+            return ids[at]
+        at = at + 1 & last
+    return FAR
+
+
+@plain
+def merge_short(keys, ids, word, n, ranks):
+    """Merge the first n entries of word; how many are left. ranks: room for as many."""
+    for i in range(n - 1):
+        ranks[i] = find(keys, ids, word[i], word[i + 1])
+    while n > 1:
+        best, at = FAR, 0
+        for i in range(n - 1):
+            if ranks[i] < best:
+                best, at = ranks[i], i
+        if best == FAR:
+            break
+        word[at] = best
+        n -= 1
+        for i in range(at + 1, n):
+            word[i] = word[i + 1]
+        for i in range(at + 1, n - 1):
+            ranks[i] = ranks[i + 1]
+        if at + 1 < n:
+            ranks[at] = find(keys, ids, best, word[at + 1])
+        if at:
+            ranks[at - 1] = find(keys, ids, word[at - 1], best)
+    return n
+
+
+@plain
+def push(heap, n, entry):
+    """Add an entry to a heap of n, the smallest first."""
+    i = n
+    while i and heap[i - 1 >> 1] > entry:
+        heap[i] = heap[i - 1 >> 1]
+        i = i - 1 >> 1
+    heap[i] = entry
+    return n + 1
+
+
+@plain
+def pop(heap, n):
+    """Take the smallest of n entries; heap[n - 1] is free then."""
+    top, last = heap[0], heap[n - 1]
+    n -= 1
+    i = 0
+    while 2 * i + 1 < n:
+        child = 2 * i + 1
+        if child + 1 < n and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= last:
+            break
+        heap[i] = heap[child]
+        i = child
+    heap[i] = last
+    return top
+
+
+@plain
+def merge_long(keys, ids, word, n):
+    """merge_short() in n log n steps. An entry of the heap is rank << 32 | place."""
+    before, after = np.empty(n, np.int64), np.empty(n, np.int64)
+    heap, size = np.empty(3 * n, np.int64), 0
+    for i in range(n):
+        before[i], after[i] = i - 1, i + 1
+        if i + 1 < n:
+            rank = find(keys, ids, word[i], word[i + 1])
+            if rank != FAR:
+                size = push(heap, size, np.int64(rank) << 32 | i)
+    while size:
+        entry = pop(heap, size)
+        size -= 1
+        i, rank = entry & 0xffffffff, np.int32(entry >> 32)
+        j = after[i]
+        if word[i] < 0 or j >= n or find(keys, ids, word[i], word[j]) != rank:
+            continue
+        word[i], word[j] = rank, -1
+        after[i] = after[j]
+        if after[i] < n:
+            before[after[i]] = i
+            rank = find(keys, ids, word[i], word[after[i]])
+            if rank != FAR:
+                size = push(heap, size, np.int64(rank) << 32 | i)
+        if before[i] >= 0:
+            rank = find(keys, ids, word[before[i]], word[i])
+            if rank != FAR:
+                size = push(heap, size, np.int64(rank) << 32 | before[i])
+    kept = 0
+    for i in range(n):
+        if word[i] >= 0:
+            word[kept] = word[i]
+            kept += 1
+    return kept
+
+
+@plain
+def merge(text, start, end, keys, ids, byte_ids, out, n, ranks):
+    """Write the ids of one word to out[n:]; where they end."""
+    size = end - start
+    word = out[n:n + size]
+    for i in range(size):
+        word[i] = byte_ids[text[start + i]]
+    if size <= SHORT:
+        return n + merge_short(keys, ids, word, size, ranks)
+    return n + merge_long(keys, ids, word, size)
+
+
+@jit
+def _encode(text, kinds, split, keys, ids, byte_ids, places, state, seen, seen_ids, out):
+    """state: how many words the cache has, and how far its bytes and ids reach. A place: (hash, where its bytes begin,
+    how many, where its ids begin, how many); none if it has no bytes."""
+    ranks, last, n, start = np.empty(SHORT, np.int32), len(places) - 1, 0, 0
+    while start < len(text):
+        end = cut(text, start, kinds, split)
+        size = end - start
+        if size == 1:
+            out[n] = byte_ids[text[start]]
+            n += 1
+        elif size > LONGEST:
+            n = merge(text, start, end, keys, ids, byte_ids, out, n, ranks)
+        else:
+            h = hash_of(text, start, end)
+            at, found = h & last, False
+            while places[at, 2]:
+                if places[at, 0] == h and places[at, 2] == size:
+                    first, found = places[at, 1], True
+                    for i in range(size):
+                        if seen[first + i] != text[start + i]:
+                            found = False
+                            break
+                    if found:
+                        break
+                at = at + 1 & last
+            if found:
+                first = places[at, 3]
+                for i in range(places[at, 4]):
+                    out[n + i] = seen_ids[first + i]
+                n += places[at, 4]
+            else:
+                begin = n
+                n = merge(text, start, end, keys, ids, byte_ids, out, n, ranks)
+                if 2 * state[0] >= len(places) or state[1] + size > len(seen) or state[2] + size > len(seen_ids):
+                    places[:] = 0
+                    state[:] = 0
+                    at = h & last
+                places[at, 0], places[at, 1], places[at, 2] = h, state[1], size
+                places[at, 3], places[at, 4] = state[2], n - begin
+                seen[state[1]:state[1] + size] = text[start:end]
+                seen_ids[state[2]:state[2] + n - begin] = out[begin:n]
+                state[0] += 1
+                state[1] += size
+                state[2] += n - begin
+        start = end
+    return n
+
+
+# ------------------------------------------------------------------------------------------- counting words, and merges
+
+class Words:
+    """The distinct words of all texts so far, and how often each stood there."""
+
+    def __init__(self):
+        self.places, self.taken = np.zeros((1 << 12, 4), np.int64), 0           # as in a Cache, with a count
+        self.text, self.size = np.empty(1 << 16, np.uint8), 0
+
+    def add(self, text, kinds, split):
+        """Count the words of a text, which is uint8: UTF-8."""
+        start = 0
+        while start < len(text):
+            start, self.taken, self.size = _count(text, start, kinds, split, self.places, self.taken, self.text,
+                                                  self.size)
+            if 2 * self.taken >= len(self.places):
+                places = np.zeros((2 * len(self.places), 4), np.int64)
+                _move(self.places, places)
+                self.places = places
+            if start < len(text):                       # there may have been no room for the word that begins there
+                self.text = np.resize(self.text, 2 * len(self.text) + len(text) - start)
+
+    def __len__(self):
+        return self.taken
+
+    def spelled(self):
+        """(their bytes, where each begins and the last ends, counts), in the order in which they were first seen."""
+        found = self.places[self.places[:, 2] > 0]
+        found = found[np.argsort(found[:, 1])]
+        return self.text[:self.size], np.append(found[:, 1], self.size), found[:, 3].copy()
+
+
+def words_of(counted):
+    """What Words.spelled() gives, from {word: count}."""
+    spelled = [word.encode() for word in counted]
+    return (np.frombuffer(b"".join(spelled), np.uint8), np.cumsum([0, *map(len, spelled)]),
+            np.fromiter(counted.values(), np.int64, len(spelled)))
+
+
+def learn(text, edges, counts, n, update=None):
+    """Up to n merges, as id pairs, of words as Words.spelled() gives them: what bpe.learn() finds, pair by pair.
+
+    Words are linked lists of tokens, so a merge touches only its two neighbours. For every pair the places where its
+    left token stands are kept in a list, in order; a place whose pair has changed since is passed over. Counts only
+    shrink once the merge that made a pair is done, so one entry of the heap is enough for each: if its count is out of
+    date when it comes up, it goes back with the right one. update(n) is told about n more merges now and then.
+    """
+    tokens, size = text.astype(np.int32), len(text)
+    word = np.repeat(np.arange(len(counts), dtype=np.int32), np.diff(edges))
+    before, after = np.arange(-1, size - 1, dtype=np.int32), np.arange(1, size + 1, dtype=np.int32)
+    before[edges[:-1]], after[edges[1:] - 1] = -1, -1
+    nodes, merges, state = np.empty((3 * size + 1, 2), np.int32), np.empty((n, 2), np.int64), np.zeros(4, np.int64)
+    pairs, lists, heap = _tables(1 << 17)               # room for all pairs of bytes
+    _begin(tokens, word, counts, after, nodes, pairs, lists, heap, state)
+    while True:
+        done = state[0]
+        more = _learn(tokens, word, counts, before, after, nodes, pairs, lists, heap, merges, state)
+        if update:
+            update(int(state[0] - done))
+        if not more:
+            return list(map(tuple, merges[:state[0]].tolist()))
+        if more == FULL:
+            larger = _tables(2 * len(pairs))
+            _move_pairs(pairs, lists, *larger[:2])
+            larger[2][:len(heap)] = heap
+            pairs, lists, heap = larger
+
+
+def _tables(size):
+    """(pairs, lists, heap) for _learn()."""
+    return np.full((size, 2), NONE), np.zeros((size, 3), np.int64), np.empty((size // 2, 2), np.int64)
+
+
+@jit
+def _count(text, start, kinds, split, places, taken, seen, size):
+    """Count words from byte `start` to the end, or until there is no room; (where it stopped, words, their bytes)."""
+    last = len(places) - 1
+    while start < len(text) and 2 * taken < len(places):
+        end = cut(text, start, kinds, split)
+        if size + end - start > len(seen):
+            break
+        h = hash_of(text, start, end)
+        at, found = h & last, False
+        while places[at, 2]:
+            if places[at, 0] == h and places[at, 2] == end - start:
+                first, found = places[at, 1], True
+                for i in range(end - start):
+                    if seen[first + i] != text[start + i]:
+                        found = False
+                        break
+                if found:
+                    break
+            at = at + 1 & last
+        if not found:
+            places[at, 0], places[at, 1], places[at, 2] = h, size, end - start
+            seen[size:size + end - start] = text[start:end]
+            size += end - start
+            taken += 1
+        places[at, 3] += 1
+        start = end
+    return start, taken, size
+
+
+@jit
+def _move(old, new):
+    last = len(new) - 1
+    for k in range(len(old)):
+        if old[k, 2]:
+            at = old[k, 0] & last
+            while new[at, 2]:
+                at = at + 1 & last
+            new[at] = old[k]
+
+
+@jit
+def _move_pairs(old, old_lists, new, new_lists):
+    last = len(new) - 1
+    for k in range(len(old)):
+        if old[k, 0] != NONE:
+            at = mix(old[k, 0]) & last
+            while new[at, 0] != NONE:
+                at = at + 1 & last
+            new[at], new_lists[at] = old[k], old_lists[k]
+
+
+@plain
+def slot_of(pairs, left, right):
+    """Where a pair is in the table, or where it would be."""
+    key, last = np.int64(left) << 32 | np.int64(right), len(pairs) - 1
+    at = mix(key) & last
+    while pairs[at, 0] != NONE and pairs[at, 0] != key:
+        at = at + 1 & last
+    return at
+
+
+@plain
+def note(pairs, lists, nodes, state, left, right, times, place):
+    """One more place where a pair stands; its slot, or -1 if the pair had one before.
+
+    pairs: (left << 32 | right, count). lists: (first node, last node, how many). nodes: (place, next). state: (merges,
+    pairs, nodes, entries of the heap).
+    """
+    at = slot_of(pairs, left, right)
+    node = state[2] + 1                                 # node 0 is none
+    state[2] = node
+    nodes[node, 0], nodes[node, 1] = place, 0
+    new = pairs[at, 0] == NONE
+    if new:
+        pairs[at, 0], pairs[at, 1] = np.int64(left) << 32 | np.int64(right), 0
+        lists[at, 0], lists[at, 2] = node, 0
+        state[1] += 1
+    else:
+        nodes[lists[at, 1], 1] = node
+    lists[at, 1] = node
+    lists[at, 2] += 1
+    pairs[at, 1] += times
+    return at if new else -1
+
+
+@plain
+def before_in_heap(a, b):
+    """Is entry a = (count, key) to be merged before b?"""
+    return a[0] > b[0] or a[0] == b[0] and a[1] < b[1]
+
+
+@plain
+def push_pair(heap, n, count, key):
+    entry, i = (count, key), n
+    while i and before_in_heap(entry, (heap[i - 1 >> 1, 0], heap[i - 1 >> 1, 1])):
+        heap[i, 0], heap[i, 1] = heap[i - 1 >> 1, 0], heap[i - 1 >> 1, 1]
+        i = i - 1 >> 1
+    heap[i, 0], heap[i, 1] = entry
+
+
+@plain
+def pop_pair(heap, n):
+    """Take the first of n entries away."""
+    last, i = (heap[n - 1, 0], heap[n - 1, 1]), 0
+    n -= 1
+    while 2 * i + 1 < n:
+        child = 2 * i + 1
+        if child + 1 < n and before_in_heap((heap[child + 1, 0], heap[child + 1, 1]), (heap[child, 0], heap[child, 1])):
+            child += 1
+        if not before_in_heap((heap[child, 0], heap[child, 1]), last):
+            break
+        heap[i, 0], heap[i, 1] = heap[child, 0], heap[child, 1]
+        i = child
+    heap[i, 0], heap[i, 1] = last
+
+
+@jit
+def _begin(tokens, word, counts, after, nodes, pairs, lists, heap, state):
+    for i in range(len(tokens)):
+        if after[i] >= 0:
+            note(pairs, lists, nodes, state, tokens[i], tokens[after[i]], counts[word[i]], i)
+    for at in range(len(pairs)):
+        if pairs[at, 0] != NONE:
+            push_pair(heap, state[3], pairs[at, 1], pairs[at, 0])
+            state[3] += 1
+
+
+@jit
+def _learn(tokens, word, counts, before, after, nodes, pairs, lists, heap, merges, state):
+    """Some merges. 0: there are no more to be had; FULL: tables are to be made larger; 2: call again."""
+    fresh = np.empty(1 << 10, np.int64)                 # slots of pairs that this merge made
+    for _ in range(SOME):
+        if state[0] == len(merges):
+            return 0
+        while True:
+            if state[3] == 0 or heap[0, 0] < 2:
+                return 0
+            count, key = heap[0, 0], heap[0, 1]
+            left, right = np.int32(key >> 32), np.int32(key & 0xffffffff)
+            at = slot_of(pairs, left, right)
+            if count == pairs[at, 1]:
+                break
+            pop_pair(heap, state[3])
+            if pairs[at, 1] > 1:
+                push_pair(heap, state[3] - 1, pairs[at, 1], key)
+            else:
+                state[3] -= 1
+        if 2 * (state[1] + 2 * lists[at, 2]) > len(pairs):
+            return FULL
+        pop_pair(heap, state[3])
+        state[3] -= 1
+        if 2 * lists[at, 2] > len(fresh):
+            fresh = np.empty(2 * lists[at, 2], np.int64)
+        new, made, node = np.int32(256 + state[0]), 0, lists[at, 0]
+        merges[state[0], 0], merges[state[0], 1] = left, right
+        state[0] += 1
+        while node:
+            i = nodes[node, 0]
+            node = nodes[node, 1]
+            j = after[i]
+            if tokens[i] != left or j < 0 or tokens[j] != right:
+                continue
+            times, h, k = counts[word[i]], before[i], after[j]
+            if h >= 0:
+                pairs[slot_of(pairs, tokens[h], left), 1] -= times
+            if k >= 0:
+                pairs[slot_of(pairs, right, tokens[k]), 1] -= times
+                before[k] = i
+            tokens[i], tokens[j], after[i] = new, -1, k
+            if h >= 0:
+                slot = note(pairs, lists, nodes, state, tokens[h], new, times, h)
+                if slot >= 0:
+                    fresh[made] = slot
+                    made += 1
+            if k >= 0:
+                slot = note(pairs, lists, nodes, state, new, tokens[k], times, i)
+                if slot >= 0:
+                    fresh[made] = slot
+                    made += 1
+        pairs[at, 1] = 0
+        for f in range(made):
+            slot = fresh[f]
+            if pairs[slot, 1] > 1:
+                push_pair(heap, state[3], pairs[slot, 1], pairs[slot, 0])
+                state[3] += 1
+    return 2

@@ -1,0 +1,39 @@
+"""How the compiled part of this package is compiled: @jit for what Python calls, @plain for what that calls.
+
+Compiled code is kept for later processes. Numba looks at a function's own file to see whether its code is still good,
+but not at those of the functions inside, so the folder's name is made from the contents of all of them.
+"""
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numba
+from numba import njit
+
+plain = njit(nogil=True)
+
+
+def jit(f):
+    """Compile f at its first call; it runs without the interpreter's lock."""
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, folder()
+    try:
+        return njit(nogil=True, cache=True)(f)
+    finally:
+        numba.config.CACHE_DIR = before             # other people's functions are cached where they asked for it
+
+
+def folder():
+    """Where compiled code is kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder."""
+    files = sorted(Path(__file__).parent.glob("*_cpu.py"))
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(home, "minigrad"))
+    for path in (base / f"tok-{key}", Path(tempfile.gettempdir(), "minigrad", f"tok-{key}")):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue                                # a home that cannot be written
+        if os.access(path, os.W_OK):
+            return str(path)
+    raise OSError("no folder for compiled code can be written. Hint: set NUMBA_CACHE_DIR to one that can")
