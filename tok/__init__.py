@@ -1,6 +1,7 @@
-"""Tokenizers: text to token ids and back. Needs regex and numpy, and nothing else of this project."""
+"""Tokenizers: text to token ids and back. Needs regex, numpy and numba, and nothing else of this project."""
 from tok.base import load
 from tok.bpe import BPETokenizer
 from tok.char import CharTokenizer
+from tok.wordpiece import WordPieceTokenizer
 
-__all__ = ["BPETokenizer", "CharTokenizer", "load"]
+__all__ = ["BPETokenizer", "CharTokenizer", "WordPieceTokenizer", "load"]
