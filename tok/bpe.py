@@ -18,8 +18,8 @@ ids, and no text needs an unknown token. No two tokens have the same bytes: a st
 crossed has gone through the same merges wherever it stands, so it cannot have become one token here and two there.
 
 learn() and encode_word() below say this in a few lines, and take it word for word: they count all pairs again after
-every merge, and look at all pairs for the next one. bpe_cpu.py finds the same merges and the same ids a hundred times
-as fast, for words that split.py's patterns cut; tests hold the two against each other.
+every merge, and look at all pairs for the next one. bpe_cpu.py finds the same merges and the same ids without that, for
+words that split.py's patterns cut; tests hold the two against each other.
 """
 import json
 import threading
