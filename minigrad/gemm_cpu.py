@@ -396,16 +396,6 @@ def aligned(n, like):
 # ----------------------------------------------------------------------------------------------------- multiplication
 
 @plain
-def multiply(a, at_a, b, at_b, sums, at_s, panels, depth):
-    """Tiles of `panels` panels of A (one behind the other) with one panel of B, all `depth` words long."""
-    for k in range(0, depth, DEPTH):
-        part = min(DEPTH, depth - k)
-        for q in range(panels):
-            tile_product((a, at_a + (q * depth + k) * ROWS), (b, at_b + k * COLUMNS),
-                         (sums, at_s + q * ROWS * COLUMNS), part, k > 0)
-
-
-@plain
 def result(a, at_a, b, at_b, sums, at_s, depth, out, address, stride, rows, width, bias, alpha, beta):
     """[GM1] for the rows of a block of A and the columns of a panel of B, whose place in C is at the address."""
     for k in range(0, depth, DEPTH):

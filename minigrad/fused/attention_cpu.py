@@ -25,7 +25,7 @@ import numpy as np
 from minigrad import gemm_cpu, pool
 from minigrad.fused.attention import check
 from minigrad.fused.dropout_cpu import keep_range, masks
-from minigrad.gemm_cpu import COLUMNS, ROWS, SUMS, aligned, multiply, pack, per_word, tile_product, word_sum
+from minigrad.gemm_cpu import COLUMNS, DEPTH, ROWS, SUMS, aligned, pack, per_word, tile_product, word_sum
 from minigrad.jit_cpu import inline, jit, plain
 from minigrad.math_cpu import bits, exp, floats, maximum, narrow, real, wide
 
@@ -104,6 +104,16 @@ def panels(words, height, width, entries, source, down, across, n, K):
     """pack() for n rows, in panels that are `height` words high."""
     for i in range(0, n, width):
         pack(words, i * height, width, entries, source + i * down, down, across, min(width, n - i), K)
+
+
+@plain
+def multiply(a, at_a, b, at_b, sums, at_s, n, depth):
+    """The tiles of n panels of a left operand, one behind the other, with one of a right one, `depth` words long."""
+    for k in range(0, depth, DEPTH):
+        part = min(DEPTH, depth - k)
+        for q in range(n):
+            tile_product((a, at_a + (q * depth + k) * ROWS), (b, at_b + k * COLUMNS),
+                         (sums, at_s + q * ROWS * COLUMNS), part, k > 0)
 
 
 @plain
