@@ -7,6 +7,7 @@ COMMANDS = {
     "step": "a training step beside PyTorch's and beside what this machine could do at best",
     "scaling": "the cost of a token against context, width and depth, beside its formula",
     "start": "from the start of a process to its first training step",
+    "tok": "training and encoding beside tiktoken and Hugging Face's tokenizers",
     "ladder": "one GPT on names by scalars, by arrays and by kernels: the same losses",
     "planted": "breaks the code in random places and counts how often the tests notice",
 }

@@ -11,32 +11,34 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tok import BPETokenizer, bpe, bpe_cpu, split_cpu
-from tok.split import SPLITS
+from tok import BPETokenizer, base, bpe, bpe_cpu, split_cpu
+from tok.split import SPLITS, WORDPIECE
 
 # Characters between which the patterns decide: contractions and their other cases, joiners, marks, digits, space that
 # is a line break and space that is not, controls that Python calls space and Unicode does not.
 HARD = "aZsSſtTdDmlLvVeErR\'\u2019 \t\n\r\x0b\u00a0\u2003\u2028\x1c\x85०1²Ⅷ①कि्ंी़\u200c\u200d।!?-❤\ufe0f🙂é漢\0"
 TEXT = st.text(st.sampled_from(HARD), max_size=16) | st.text(max_size=20)
 every_split = pytest.mark.parametrize("split", SPLITS)
+PATTERNS = SPLITS | {"wordpiece": WORDPIECE}
+every_pattern = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 
 
 # ---------------------------------------------------------------------------------------------------------- the scanner
 
-@every_split
+@every_pattern
 @given(TEXT)
 @settings(max_examples=500)
-def test_pieces_are_those_of_regex(split, text):
-    assert split_cpu.pieces(text, SPLITS[split]) == regex.findall(SPLITS[split], text)
+def test_pieces_are_those_of_regex(pattern, text):
+    assert split_cpu.pieces(text, pattern) == regex.findall(pattern, text)
 
 
-@every_split
-def test_every_character_beside_a_letter_a_digit_a_space_and_a_sign(split):
+@every_pattern
+def test_every_character_beside_a_letter_a_digit_a_space_and_a_sign(pattern):
     """All 1.1 million of them, in a few texts."""
     every = [chr(c) for c in range(0x110000) if not 0xd800 <= c < 0xe000]
     for beside in ("a{}1", " {}a", "।{}ि"):
         text = "".join(map(beside.format, every))
-        assert split_cpu.pieces(text, SPLITS[split]) == regex.findall(SPLITS[split], text)
+        assert split_cpu.pieces(text, pattern) == regex.findall(pattern, text)
 
 
 def everything():
@@ -47,10 +49,10 @@ def everything():
                 yield path.read_text("utf-8")
 
 
-@every_split
-def test_pieces_of_the_reference_texts(split):
+@every_pattern
+def test_pieces_of_the_reference_texts(pattern):
     for text in everything():
-        assert split_cpu.pieces(text, SPLITS[split]) == regex.findall(SPLITS[split], text)
+        assert split_cpu.pieces(text, pattern) == regex.findall(pattern, text)
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
@@ -140,7 +142,7 @@ def test_words_with_one_hash_are_told_apart():
     """Every word has the hash 7: their bytes decide."""
     t, text = BPETokenizer(list(TRAINED["indic"].merges)), "aab aba baa करत aab baa"
     assert t.encode(text) == by_definition(t, text)
-    places, state, seen, _ = t._own.cache.arrays
+    places, state, seen, _ = t._caches[0].arrays
     places[places[:, 2] > 0, 0] = 7                      # as far as a place says, each may be any of them
     assert t.encode(text) == by_definition(t, text)
     assert state[1] <= len(seen)
@@ -157,6 +159,11 @@ def test_threads_and_batches():
     for n in (None, 1, 3):
         found = t.encode_batch(texts, threads=n)
         assert [ids.tolist() for ids in found] == want and all(ids.dtype == np.uint16 for ids in found)
+    with mock.patch.object(base, "PIECE", 7):            # long texts are shared out too
+        rows = [line + "\n" + SAYING * n for n, line in enumerate(HARD)]
+        assert [ids.tolist() for ids in t.encode_batch(rows)] == [by_definition(t, s) for s in rows]
+        with pytest.raises(ValueError, match="lone surrogate .* at offset 31"):
+            t.encode_batch(["a\nb" * 10, "a\nb" * 10 + "c\ud800"])
     each = [threading.Thread(target=lambda k=k: got.update({k: [t.encode(s) for s in texts]})) for k in range(4)]
     for thread in each:
         thread.start()

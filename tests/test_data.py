@@ -1,4 +1,5 @@
 """Text to documents, documents to shards, shards to batches: nothing lost, nothing leaked, everything explained."""
+import gzip
 import json
 import os
 import re
@@ -32,6 +33,12 @@ def write_jsonl(file, texts):
     file.write_text("".join(lines), encoding="utf-8")
 
 
+def dealt(texts, shares):
+    """{split: its documents}."""
+    parts = list(data.split(texts, shares))
+    return {name: [text for place, text in parts if place == name] for name in data.SPLITS}
+
+
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory):
     """A shard of 30 documents with 2 to 40 tokens each."""
@@ -39,7 +46,8 @@ def shard(tmp_path_factory):
     rng = np.random.default_rng(1)
     texts = ["".join(rng.choice(list("abcdef"), rng.integers(1, 40))) for _ in range(30)]
     tokenizer = tok.CharTokenizer.train(["\n", *texts])
-    data.write_shards(tmp_path / "s", {"train": texts, "val": texts[:3], "test": []}, tokenizer, "source")
+    parts = [("train", text) for text in texts] + [("val", text) for text in texts[:3]]
+    data.write_shards(tmp_path / "s", parts, tokenizer, "source")
     return Shard(tmp_path / "s", "train", tokenizer), texts, tokenizer
 
 
@@ -62,7 +70,7 @@ def test_nanogpt_split_has_no_test_part(tmp_path):
 @given(st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=300),
        st.sampled_from([(0.8, 0.1, 0.1), (0.9, 0.1, 0.0), (1.0, 0.0, 0.0), (0.3, 0.3, 0.4)]))
 def test_split_keeps_every_document_once_and_equal_ones_together(texts, shares):
-    parts = data.split(texts, shares)
+    parts = dealt(texts, shares)
     if len(texts) >= data.ENOUGH:
         assert sorted(parts["train"] + parts["val"] + parts["test"]) == sorted(texts)
         assert not set(parts["train"]) & set(parts["val"]) and not set(parts["train"]) & set(parts["test"])
@@ -74,7 +82,7 @@ def test_split_keeps_every_document_once_and_equal_ones_together(texts, shares):
 
 def test_split_does_not_move_a_document_when_others_are_added():
     shares = (0.8, 0.1, 0.1)
-    few, many = data.split(couplets(200), shares), data.split(couplets(200) + ["another"] * 50, shares)
+    few, many = dealt(couplets(200), shares), dealt(couplets(200) + ["another"] * 50, shares)
     assert all(set(few[name]) <= set(many[name]) for name in data.SPLITS)
     assert 130 < len(few["train"]) < 185 and few["val"] and few["test"]
 
@@ -85,8 +93,7 @@ def test_folders_of_text_and_jsonl(tmp_path):
     write_jsonl(folder / "b.jsonl", couplets(150))
     (folder / "a.txt").write_text("नमस्ते\r\n", encoding="utf-8")
     (folder / "notes.md").write_text("not read")
-    read = data.documents(config(tmp_path))
-    assert read == ["नमस्ते\r\n", *couplets(150)]
+    assert list(data.documents(config(tmp_path))) == ["नमस्ते\r\n", *couplets(150)]
     d = prepare(config(tmp_path, tokenizer="bpe", vocab_size=300))
     end = d.tokenizer.special["<|endoftext|>"]
     stream = d.train.tokens.tolist()
@@ -99,7 +106,7 @@ def test_a_real_folder_of_poems(tmp_path):
     counts = [len(s.starts) for s in (d.train, d.val, d.test)]
     assert sum(counts) == 7534 and np.allclose(np.array(counts) / 7534, [0.8, 0.1, 0.1], atol=0.02)
     assert d.tokenizer.vocab_size == 74                     # the characters that its description counts
-    first = data.read_documents(reference("poetry", "jayasi.jsonl"))[0]
+    first = next(data.read_documents(reference("poetry", "jayasi.jsonl")))
     stored = [[d.tokenizer.decode(s.tokens[a:b - 1].tolist()) for a, b in zip(s.starts, s.starts[1:], strict=False)]
               for s in (d.train, d.val, d.test)]
     assert sum(first in texts for texts in stored) == 1
@@ -148,23 +155,65 @@ def test_a_tokenizer_file_is_used_as_it_is(tmp_path):
     assert prepare(config(tmp_path), d.tokenizer).train.file == d.train.file
 
 
-@pytest.mark.parametrize("fails", ["tofile", "write_text", "rename"])
-def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, fails):
+@pytest.mark.parametrize("fails", ["fsync", "write_text", "rename"])
+def test_a_full_disk_costs_nothing_but_time(tmp_path, monkeypatch, fails):
     (tmp_path / "text").write_text("ab" * 500)
+    prepare(config(tmp_path, split=(0.5, 0.5, 0.0)))
+    whole = sorted((tmp_path / "shards").iterdir())
     calls = []
 
     def disk_full(*args, **kwargs):
         calls.append(args)
         raise OSError(28, "No space left on device")
+    tokenizer = tok.load(next(path for path in whole if path.suffix == ".json"))
     with monkeypatch.context() as m:
-        if fails == "tofile":
-            m.setattr(data.np, "asarray", lambda a, dtype: type("Full", (), {"tofile": disk_full}))
-        else:
-            m.setattr(*((Path, "write_text") if fails == "write_text" else (data.os, "rename")), disk_full)
+        m.setattr(*((Path, "write_text") if fails == "write_text" else (data.os, fails)), disk_full)
         with pytest.raises(ValueError, match="--shards: got .*No space left.*expected a folder with room"):
-            prepare(config(tmp_path))
-    assert calls and [p.suffix for p in (tmp_path / "shards").iterdir()] == [".json"]        # the whole tokenizer
-    assert len(prepare(config(tmp_path)).train) == 802
+            prepare(config(tmp_path), tokenizer)
+    assert calls and [p for p in sorted((tmp_path / "shards").iterdir()) if p.name[0] != "."] == whole
+    assert len(prepare(config(tmp_path), tokenizer).train) == 802
+    assert not [p for p in (tmp_path / "shards").iterdir() if p.name[0] == "."]
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, kind):
+    """Killed after its third group, with half of the fourth on the disk; the same bytes come out in the end."""
+    (tmp_path / "text").mkdir()
+    write_jsonl(tmp_path / "text" / "a.jsonl", couplets(400))
+    monkeypatch.setattr(data, "GROUP", 500)
+    c = config(tmp_path, tokenizer=kind, vocab_size=300)
+    want = prepare(c)
+    files = {path.name: path.read_bytes() for path in want.train.file.parent.iterdir()}
+    again = config(tmp_path, tokenizer=kind, vocab_size=300, shards=str(tmp_path / "again"))
+    encoded, encode_batch = [], type(want.tokenizer).encode_batch
+
+    def killed(self, texts):
+        if len(encoded) == 3:
+            for path in (tmp_path / "again").glob(".*/*.bin"):
+                with open(path, "ab") as f:
+                    f.write(b"half of a group")
+            raise KeyboardInterrupt
+        encoded.append(len(texts))
+        return encode_batch(self, texts)
+
+    with monkeypatch.context() as m:
+        m.setattr(type(want.tokenizer), "encode_batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(again)
+        assert not [path for path in (tmp_path / "again").iterdir() if path.is_dir() and path.name[0] != "."]
+        encoded.append("once more")
+        got = prepare(again)
+    assert {path.name: path.read_bytes() for path in got.train.file.parent.iterdir()} == files
+    assert sum(n for n in encoded if n != "once more") == 400 and len(encoded) > 6        # none was encoded twice
+
+
+def test_documents_may_be_packed(tmp_path):
+    (tmp_path / "text").mkdir()
+    with gzip.open(tmp_path / "text" / "a.jsonl.gz", "wt", encoding="utf-8") as f:
+        f.write("".join(json.dumps({"text": t}) + "\n" for t in couplets(150)))
+    with gzip.open(tmp_path / "text" / "b.txt.gz", "wt", encoding="utf-8") as f:
+        f.write("one\ntwo\n")
+    assert list(data.documents(config(tmp_path))) == [*couplets(150), "one\ntwo\n"]
 
 
 def test_damaged_shards_are_refused(tmp_path):
@@ -207,7 +256,7 @@ def test_empty_folder(tmp_path):
 
 def test_a_file_that_is_not_utf8_names_byte_offset_and_file(tmp_path):
     (tmp_path / "text").write_bytes("नदी".encode() + b"\xff and more")
-    with pytest.raises(ValueError, match=r"text: got byte 0xff at offset 9; expected UTF-8"):
+    with pytest.raises(ValueError, match=r"text, byte 9: got 0xff; expected UTF-8"):
         prepare(config(tmp_path))
 
 

@@ -27,7 +27,7 @@ ONLY_IN = {
     "numba": lambda path: path.name.endswith("_cpu.py") or "tok" in path.relative_to(ROOT).parts,
     "llvmlite": lambda path: path.name.endswith("_cpu.py"),
     "torch": lambda path: path.relative_to(ROOT).parts[0] == "bench",
-    "matplotlib": lambda path: path.relative_to(ROOT).parts[0] in ("train", "bench"),
+    "matplotlib": lambda path: path.relative_to(ROOT).parts[0] in ("train", "bench") or path.name == "analysis.py",
 }
 
 

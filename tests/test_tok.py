@@ -12,7 +12,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tok import BPETokenizer, CharTokenizer, bpe, bpe_cpu, load
+from tok import BPETokenizer, CharTokenizer, bpe_cpu, hf, load
 from tok.split import SPLITS
 
 END = "<|endoftext|>"
@@ -128,6 +128,26 @@ def test_arrays_of_a_large_vocabulary_are_wider():
     assert t.encode_array("\U00020000").tolist() == [2**16]
 
 
+@every_kind
+@given(text=ANY, cut=st.integers(0, 9))
+def test_a_stream_gives_whole_characters(t, text, cut):
+    ids = t.encode(text, allowed_special="all")[cut:]
+    pieces = list(t.decode_stream(iter(ids)))
+    assert "".join(pieces) == t.decode(ids)
+    if not cut:
+        so_far = t.decode(ids)
+        assert all("\ufffd" not in piece or "\ufffd" in so_far for piece in pieces)
+        assert "".join(pieces[:len(ids)]) == so_far              # nothing is held back at the end
+
+
+def test_a_stream_waits_for_the_last_byte():
+    t = BPETokenizer([])
+    assert list(t.decode_stream("कa".encode())) == ["", "", "क", "a", ""]
+    assert list(t.decode_stream("कa".encode()[:2])) == ["", "", "\ufffd"]
+    with pytest.raises(ValueError, match="got 257 at position 1; expected a whole number from 0 to 256"):
+        list(t.decode_stream([1, 257]))
+
+
 def test_bytes_that_are_no_text_are_replaced():
     t = make("indic")
     assert t.decode([0xE0, 0xA4, 97]) == "\ufffda"
@@ -201,12 +221,13 @@ def test_save_and_load_give_the_same_tokenizer(tmp_path_factory, text, n, names)
 
 
 def test_the_hash_is_written_down_and_depends_on_everything():
-    by_hand = json.dumps({"characters": "ab", "kind": "char", "special": [], "unknown": None}, separators=(",", ":"))
+    by_hand = '{"kind":"char","special":[],"tokens":["a","b"],"unit":"code point","unknown":null}'
     assert CharTokenizer("ab").hash == hashlib.sha256(by_hand.encode()).hexdigest()
     different = [
         CharTokenizer("ab"), CharTokenizer("ba"), CharTokenizer("ab", "<unk>"), CharTokenizer("ab", None, ["<unk>"]),
+        CharTokenizer("ab", unit="akshara"),
         BPETokenizer([]), BPETokenizer([(97, 98)]), BPETokenizer([(98, 97)]), BPETokenizer([], SPLITS["gpt2"]),
-        BPETokenizer([], special_tokens=()), BPETokenizer([], byte_order=bytes(range(255, -1, -1)))]
+        BPETokenizer([], special_tokens=()), BPETokenizer([], ids=range(256, -1, -1))]
     assert len({t.hash for t in different}) == len(different)
 
 
@@ -235,14 +256,15 @@ def rehashed(content):
     (b"\x80\x81", "no JSON"),
     ("[" * 100_000, "no JSON"),
     ("[1, 2]", "JSON without 'kind' and 'hash'"),
-    ('{"version": "1.0", "model": {"type": "BPE"}}', "is this a file of another program"),
+    ('{"version": "1.0", "model": {"type": "BPE"}}', "from_hf .*: got JSON without a model that has a vocabulary"),
+    ('{"version": "1.0"}', "is this a file of another program"),
     (rehashed({"kind": "unigram"}), r"got kind 'unigram'; expected one of \["),
-    ('{"kind": "char", "hash": "0", "characters": "ab", "unknown": null, "special": []}', "damaged or was edited"),
-    (rehashed({"kind": "char", "characters": "ab"}), "content that is no char tokenizer"),
-    (rehashed({"kind": "bpe", "split": "(", "bytes": bytes(range(256)).hex(), "merges": [], "special": []}),
-     "content that is no bpe tokenizer"),
-    (rehashed({"kind": "bpe", "split": ".", "bytes": bytes(range(256)).hex(), "merges": [[300, 1]], "special": []}),
-     "content that is no bpe tokenizer"),
+    ('{"kind": "char", "hash": "0", "tokens": ["a"], "unknown": null, "special": []}', "damaged or was edited"),
+    (rehashed({"kind": "char", "tokens": ["a", "b"]}), "content of another shape .*special"),
+    (rehashed({"kind": "bpe", "split": "(", "ids": None, "merges": [], "special": []}),
+     "content of another shape .*missing"),
+    (rehashed({"kind": "bpe", "split": ".", "ids": None, "merges": [[300, 1]], "special": []}),
+     r"BPETokenizer, merge 0: got \[300, 1\]; expected a pair of whole numbers from 0 to 255"),
 ])
 def test_files_that_are_not_ours_are_refused(tmp_path, content, says):
     path = tmp_path / "t.json"
@@ -320,7 +342,7 @@ def test_gpt2_comes_back_from_its_file(tmp_path):
 
 
 def test_files_of_two_releases_are_refused(tmp_path):
-    names = list(bpe.gpt2_bytes())
+    names = list(hf.gpt2_bytes())
     (tmp_path / "vocab.bpe").write_text("#version: 0.2\nh e\nhe l\n", "utf-8")
     for tokens, good in ((["he", "hel", END], True), (["hel", "he", END], False), (["he", END, "hel"], False)):
         (tmp_path / "encoder.json").write_text(json.dumps({name: i for i, name in enumerate(names + tokens)}), "utf-8")
@@ -334,7 +356,7 @@ def test_files_of_two_releases_are_refused(tmp_path):
 def test_training_learns_the_merges_of_hugging_face():
     """All 3,839 of them. Their byte ids are in the order of GPT-2's characters, which decides ties, so ours are too."""
     theirs = json.loads(reference_data.path("golden", "hf_bpe", "tokenizer.json").read_text("utf-8"))["model"]["merges"]
-    ids = {byte: i for i, byte in enumerate(bpe.gpt2_bytes().values())}
+    ids = {byte: i for i, byte in enumerate(hf.gpt2_bytes().values())}
 
     class Spelled(bytes):
         def encode(self):
@@ -347,7 +369,7 @@ def test_training_learns_the_merges_of_hugging_face():
                 words.update(regex.findall(SPLITS["gpt2"], json.loads(line)["text"]))
     words = bpe_cpu.words_of({Spelled(ids[b] for b in word.encode()): n for word, n in words.items()})
     ours = bpe_cpu.learn(*words, len(theirs))
-    tokens = list(bpe.gpt2_bytes())
+    tokens = list(hf.gpt2_bytes())
     for left, right in ours:
         tokens.append(tokens[left] + tokens[right])
     assert [[tokens[left], tokens[right]] for left, right in ours] == [list(pair) for pair in theirs]

@@ -6,14 +6,16 @@ from itertools import pairwise
 
 import pytest
 import reference_data
-from hypothesis import given
+import regex
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tok import WordPieceTokenizer, load, wordpiece
 
 VERSE = "बंदउँ गुरु पद पदुम परागा। सुरुचि सुबास सरस अनुरागा॥ The cat sat on the mat; the cat, it's 12 days old. "
 HAND = WordPieceTokenizer(["[UNK]", "un", "able", "##able", "##aff", "##affable"], special_tokens=())
-TRAINED = WordPieceTokenizer.train(VERSE * 3, 150)
+TRAINED = WordPieceTokenizer.train(VERSE * 3, 150, min_count=2)
+BERT_WORD = r"[\p{P}$+<=>^`|~]|[^\s\p{P}$+<=>^`|~]+"
 TEXT = st.text() | st.text(st.sampled_from(VERSE + "\u0301[]#\u00a0\u200d"))
 
 
@@ -42,7 +44,7 @@ def test_ids_of_hugging_face():
 @given(TEXT)
 def test_every_token_is_the_longest_that_fits(text):
     """And what is not unknown comes back, apart from white space."""
-    for word in wordpiece.WORD.findall(unicodedata.normalize("NFC", text)):
+    for word in regex.findall(BERT_WORD, unicodedata.normalize("NFC", text)):
         found, at = [TRAINED.vocab[i] for i in TRAINED.encode_word(word)], 0
         fitting = [[token for token in TRAINED.vocab if token not in TRAINED.special and (
             word.startswith(token, i) if not i else token.startswith("##") and word.startswith(token[2:], i))]
@@ -63,31 +65,29 @@ def test_every_token_is_the_longest_that_fits(text):
 
 def test_training_by_hand():
     """ab 4 times, ab inside of xab twice, c apart from all. Of the pairs: a ##b 4/(4 x 6), x ##a 2/(2 x 2), ##a ##b
-    2/(2 x 6), so x ##a is joined first, then xa ##b with 2/(2 x 6) and a ##b with 4/(4 x 6): equal, the second more
-    frequent."""
-    t = WordPieceTokenizer.train("ab " * 4 + "xab " * 2 + "c", 100, special_tokens=())
+    2/(2 x 6), so x ##a is joined first, then xa ##b with 2/(2 x 6) and a ##b with 4/(4 x 6): equal, but a is older."""
+    text = "ab " * 4 + "xab " * 2 + "c"
+    t = WordPieceTokenizer.train(text, 100, min_count=2, special_tokens=())
     assert t.vocab == ["[UNK]", "a", "c", "x", "##a", "##b", "xa", "ab", "xab"]
+    t = WordPieceTokenizer.train(text, 100, min_count=3, special_tokens=())
+    assert t.vocab == ["[UNK]", "a", "c", "x", "##a", "##b", "ab"]
 
 
-@given(st.lists(st.text("aabcक", min_size=1, max_size=8), min_size=1, max_size=12), st.integers(0, 12))
-def test_each_joined_pair_had_the_highest_score(words, n):
-    text = " ".join(words)
-    t = WordPieceTokenizer.train(text, 5 + 8 + n)
-    spelled = [[w[0], *("##" + c for c in w[1:])] for w in words]
+@given(st.lists(st.text("aabcक", min_size=1, max_size=8), min_size=1, max_size=12), st.integers(0, 12),
+       st.integers(2, 4))
+def test_each_joined_pair_had_the_highest_score(words, n, min_count):
+    """And every join spells a new token."""
+    t = WordPieceTokenizer.train(" ".join(words), 5 + 8 + n, min_count)
+    spelled = list(map(wordpiece.spell, words))
     start = 5 + len({c for w in spelled for c in w})
     for token in t.vocab[start:]:
-        while True:                                      # a joined pair may spell a token that is there already
-            flat = [c for w in spelled for c in w]
-            pairs = [p for w in spelled for p in pairwise(w)]
-            score = {p: Fraction(pairs.count(p), flat.count(p[0]) * flat.count(p[1])) for p in pairs
-                     if pairs.count(p) > 1}
-            best = [p for p in score if score[p] == max(score.values())]
-            best = min(best, key=lambda p: (-pairs.count(p), t.vocab.index(p[0]), t.vocab.index(p[1])))
-            joined = best[0] + best[1][2:]
-            spelled = [wordpiece.join(w, best, joined) for w in spelled]
-            if joined not in t.vocab[:t.vocab.index(token)]:
-                break
-        assert joined == token
+        flat = [c for w in spelled for c in w]
+        pairs = [p for w in spelled for p in pairwise(w)]
+        score = {p: Fraction(pairs.count(p), flat.count(p[0]) * flat.count(p[1])) for p in pairs
+                 if pairs.count(p) >= min_count}
+        best = min(score, key=lambda p: (-score[p], t.vocab.index(p[0]), t.vocab.index(p[1])))
+        assert best[0] + best[1][2:] == token
+        spelled = [wordpiece.join(w, best, token) for w in spelled]
 
 
 def test_nothing_is_lower_cased_and_no_accent_is_dropped():
@@ -105,7 +105,7 @@ def test_special_tokens_are_plain_text_unless_allowed():
 @given(st.text("abक।, ", min_size=1).filter(str.strip), st.integers(0, 9))
 def test_save_and_load_give_the_same_tokenizer(tmp_path_factory, text, n):
     path = tmp_path_factory.mktemp("tok") / "t.json"
-    t = WordPieceTokenizer.train(text, 20 + n)
+    t = WordPieceTokenizer.train(text, 20 + n, min_count=2)
     t.save(path)
     again = load(path)
     assert again.hash == t.hash and again.vocab == t.vocab and again.encode(text) == t.encode(text)
@@ -123,8 +123,60 @@ def test_the_cache_is_bounded(monkeypatch):
     (lambda: WordPieceTokenizer.train(" \n", 100), "got no text; expected at least one character that is no white"),
     (lambda: WordPieceTokenizer.train("abc", 7), "got vocab_size 7; expected a whole number from 8 up"),
     (lambda: WordPieceTokenizer.train("abc", "9"), "got vocab_size '9'"),
+    (lambda: WordPieceTokenizer.train("abc", 9, 1), "got min_count 1; expected a whole number from 2 up"),
     (lambda: WordPieceTokenizer.train(["a", 7], 100), "train, text 1: got int; expected str"),
 ])
 def test_errors_say_what_was_got_and_what_was_expected(f, says):
     with pytest.raises(ValueError, match=says):
         f()
+
+
+# -------------------------------------------------------------------------------------------- files of other programs
+
+def test_the_golden_file_of_hugging_face():
+    folder = reference_data.path("golden", "wordpiece")
+    assert WordPieceTokenizer.from_hf(folder).hash == WordPieceTokenizer.from_vocab(folder / "vocab.txt").hash
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    TRAINED.to_hf(tmp_path)
+    TRAINED.to_vocab(tmp_path / "vocab.txt")
+    assert WordPieceTokenizer.from_hf(tmp_path).hash == TRAINED.hash == load(tmp_path / "tokenizer.json").hash
+    assert WordPieceTokenizer.from_vocab(tmp_path / "vocab.txt").hash == TRAINED.hash
+    lines = (tmp_path / "vocab.txt").read_bytes()
+    (tmp_path / "vocab.txt").write_bytes(lines.replace(b"\n", b"\r\n"))              # as Windows would have it
+    assert WordPieceTokenizer.from_vocab(tmp_path / "vocab.txt").hash == TRAINED.hash
+    with pytest.raises(ValueError, match="to_vocab: got the token 'a.nb'; expected tokens that each fill a line"):
+        WordPieceTokenizer(["[UNK]", "a\nb"], special_tokens=()).to_vocab(tmp_path / "vocab.txt")
+
+
+def test_they_read_what_we_write(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    TRAINED.to_hf(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+
+    @given(TEXT)
+    @settings(max_examples=300)
+    def any_text(text):
+        assert theirs.encode(text).ids == TRAINED.encode(text, allowed_special="all")
+    any_text()
+
+
+@pytest.mark.parametrize(("step", "value", "says"), [
+    ("normalizer", None, "got the normalizer None"),
+    ("normalizer", {"type": "BertNormalizer", "lowercase": True}, "got the normalizer"),
+    ("pre_tokenizer", {"type": "Whitespace"}, "got the pre_tokenizer"),
+    ("added_tokens", [{"id": 999, "content": "[X]", "special": True}], "expected ids that count them through"),
+])
+def test_what_is_not_ours_is_refused_by_name(tmp_path, step, value, says):
+    TRAINED.to_hf(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {step: value}), "utf-8")
+    with pytest.raises(ValueError, match=says):
+        WordPieceTokenizer.from_hf(tmp_path)
+
+
+@given(TEXT)
+def test_a_stream_of_words(text):
+    ids = TRAINED.encode(text)
+    assert "".join(TRAINED.decode_stream(ids)) == TRAINED.decode(ids)

@@ -1,7 +1,8 @@
-"""Tokenizers: text to token ids and back. Needs regex, numpy and numba, and nothing else of this project."""
+"""Tokenizers: text to token ids and back. Needs regex, numpy, numba and tqdm, and nothing else of this project."""
 from tok.base import load
 from tok.bpe import BPETokenizer
 from tok.char import CharTokenizer
+from tok.hindi import HindiTokenizer
 from tok.wordpiece import WordPieceTokenizer
 
-__all__ = ["BPETokenizer", "CharTokenizer", "WordPieceTokenizer", "load"]
+__all__ = ["BPETokenizer", "CharTokenizer", "HindiTokenizer", "WordPieceTokenizer", "load"]

@@ -1,20 +1,23 @@
 """What every tokenizer does alike: special tokens, checks at the door, the hash, and one JSON file.
 
-A tokenizer is a list of tokens, `vocab`, and a token's id is its place in that list. Special tokens such as
-<|endoftext|> close the list. They stand for no text, so encode() reads their names as the plain characters they are
+A tokenizer is a list of tokens, `vocab`, and a token's id is its place in that list; None is an id that no token has.
+Special tokens such as <|endoftext|> stand for no text, so encode() reads their names as the plain characters they are
 written with, unless the caller opts in: a web page that contains "<|endoftext|>" must not be able to end a document.
 
 A subclass sets kind, vocab and special ({name: id}), and defines
     _encode(text, at) -> ids        a list or an array; text is plain and checked, at its offset in the whole text, for
                                     messages
-    _decode(ids) -> str             ids, already checked
+    _decode(tokens) -> str          of a list of tokens, as vocab has them
+    _stream(tokens)                 the same a piece at a time: a str for every token, and perhaps one more
     content() -> dict               all that decides which ids a text gets, ready for JSON
     from_content(content)           the inverse, a class method
+and lines_apart, if it is False: whether lines can be encoded one by one, where neither side of the cut is white space.
 """
 import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -26,10 +29,14 @@ def refusal(where, got, expected, hint=""):
     return ValueError(f"{where}: got {got}; expected {expected}" + (f". Hint: {hint}" if hint else ""))
 
 
+PIECE = 1 << 18                         # characters of a text that one thread encodes at a time
+LINES = regex.compile(r"(?<=\S)\n(?=\S)")
 KINDS = {}                              # kind -> class: load() looks here, and every class enters itself
 
 
 class Tokenizer:
+    lines_apart = True
+
     def __init_subclass__(cls):
         if "kind" in vars(cls):         # inherited, it would take the place of the class that has it
             KINDS[cls.kind] = cls
@@ -65,8 +72,21 @@ class Tokenizer:
 
     def encode_batch(self, texts, allowed_special=(), disallowed_special=(), threads=None):
         """encode_array() of every text, by so many threads; without a number, by one for each core."""
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            return list(pool.map(lambda s: self.encode_array(s, allowed_special, disallowed_special), texts))
+        def encode(text):
+            return self.encode_array(text, allowed_special, disallowed_special)
+
+        texts = list(texts)
+        pieces = [[*between_lines(text, PIECE)] if self.lines_apart and isinstance(text, str) else [text]
+                  for text in texts]
+        with ThreadPoolExecutor(threads or cores()) as pool:
+            try:
+                done = pool.map(encode, [piece for some in pieces for piece in some])
+                return [np.concatenate([next(done) for _ in some]) for some in pieces]
+            except ValueError:
+                pool.shutdown(cancel_futures=True)
+                for text in texts:                       # says where in the whole text it is, as encode_array() does
+                    encode(text)
+                raise
 
     def _parts(self, s, allowed_special, disallowed_special):
         """The ids of a text, in pieces that are lists or arrays."""
@@ -84,12 +104,33 @@ class Tokenizer:
 
     def decode(self, ids):
         """The text of a list or array of ids."""
-        ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        for position, i in enumerate(ids):
-            if not isinstance(i, (int, np.integer)) or not 0 <= i < self.vocab_size:
-                raise refusal("decode", f"{i!r} at position {position}",
-                              f"a whole number from 0 to {self.vocab_size - 1}", "is this the tokenizer that made it?")
-        return self._decode(ids)
+        return self._decode(self._tokens(ids.tolist() if isinstance(ids, np.ndarray) else list(ids)))
+
+    def decode_stream(self, ids):
+        """decode() as the ids come: for each the text that is certain now, whole characters only; the rest at the end.
+
+        Where a character is made of several tokens, all but the last give "". The pieces, joined, are decode(ids).
+        """
+        return self._stream(self._tokens([i], at)[0] for at, i in enumerate(ids))
+
+    def _stream(self, tokens):
+        for token in tokens:
+            yield self._decode([token])
+
+    def _tokens(self, ids, at=0):
+        """The tokens of a list of ids; the first one stands at position `at`, for messages."""
+        if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= len(self.vocab):
+            for position, i in enumerate(ids, at):
+                if not isinstance(i, (int, np.integer)) or not 0 <= i < len(self.vocab):
+                    raise refusal("decode", f"{i!r} at position {position}",
+                                  f"a whole number from 0 to {self.vocab_size - 1}",
+                                  "is this the tokenizer that made it?")
+        tokens = list(map(self.vocab.__getitem__, ids))
+        if None in tokens:
+            position = tokens.index(None)
+            raise refusal("decode", f"{ids[position]!r} at position {at + position}", "an id that has a token",
+                          "this vocabulary leaves some out")
+        return tokens
 
     def _named(self, names):
         if isinstance(names, str):
@@ -109,30 +150,46 @@ class Tokenizer:
         return _hash({"kind": self.kind, **self.content()})
 
     def save(self, path):
-        """Write one JSON file. A crash leaves the old file or the new one, never half of one."""
-        path = os.fspath(path)
-        temporary = f"{path}.{os.getpid()}.tmp"          # same folder: a rename across file systems is a copy
-        try:
-            with open(temporary, "w", encoding="utf-8") as f:
-                json.dump({"kind": self.kind, "hash": self.hash, **self.content()}, f, ensure_ascii=False)
-                f.flush()
-                os.fsync(f.fileno())                     # the data must be on disk before the name points to it
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-            raise
+        """Write one JSON file, whole or not at all."""
+        write_json(path, {"kind": self.kind, "hash": self.hash, **self.content()})
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(content, ensure_ascii=False))
+
+
+def write_text(path, text):
+    """A file with this text. A crash leaves the old file or the new one, never half of one."""
+    path = os.fspath(path)
+    temporary = f"{path}.{os.getpid()}.tmp"              # same folder: a rename across file systems is a copy
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())                         # the data must be on disk before the name points to it
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def read_json(path, where, want):
+    """A file's JSON; an error that names the file if it has none."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except (ValueError, RecursionError) as e:            # bad UTF-8 is a ValueError too
+        raise refusal(f"{where} {path}", f"no JSON ({e})", want, "the file is damaged, or of another program") from None
 
 
 def load(path):
-    """Read the tokenizer that save() wrote to path, of whichever kind it is."""
+    """Read the tokenizer that save() wrote to path, of whichever kind it is; or a tokenizer.json of Hugging Face."""
     path = os.fspath(path)
     want = "a tokenizer's JSON file, as written by save()"
-    try:
-        with open(path, encoding="utf-8") as f:
-            content = json.load(f)
-    except (ValueError, RecursionError) as e:            # bad UTF-8 is a ValueError too
-        raise refusal(f"load {path}", f"no JSON ({e})", want, "the file is damaged, or of another program") from None
+    content = read_json(path, "load", want)
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        return KINDS["wordpiece" if content["model"].get("type") == "WordPiece" else "bpe"].from_hf(path)
     if not isinstance(content, dict) or not isinstance(content.get("kind"), str) or "hash" not in content:
         raise refusal(f"load {path}", "JSON without 'kind' and 'hash'", want, "is this a file of another program?")
     kind, saved = content["kind"], content.pop("hash")
@@ -142,10 +199,17 @@ def load(path):
         raise refusal(f"load {path}", f"content with hash {found[:12]}", f"hash {str(saved)[:12]}, as it was saved",
                       "the file is damaged or was edited; train or copy it again")
     del content["kind"]
-    try:
+    with shaped(f"load {path}", want):                   # a right hash over wrong content: somebody made it by hand
         return KINDS[kind].from_content(content)
-    except (LookupError, TypeError, ValueError, regex.error) as e:       # a right hash over wrong content: by hand
-        raise refusal(f"load {path}", f"content that is no {kind} tokenizer ({e!r})", want) from None
+
+
+@contextmanager
+def shaped(where, want):
+    """JSON of another shape than the code inside takes for granted ends with an error that says so."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, regex.error) as e:
+        raise refusal(where, f"content of another shape ({e!r})", want) from None
 
 
 def _hash(content):
@@ -153,7 +217,12 @@ def _hash(content):
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-# checks that the subclasses share
+# what the subclasses share
+
+
+def cores():
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_text(s, where):
@@ -168,6 +237,15 @@ def check_text(s, where):
                       "s.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') repairs it") from None
 
 
+def between_lines(text, size):
+    """A text in pieces of about so many characters, cut after a line break that has no white space on either side."""
+    start = 0
+    while found := LINES.search(text, start + size):
+        yield text[start:found.end()]
+        start = found.end()
+    yield text[start:]
+
+
 def each_text(texts, where):
     """The texts of one str or of an iterable of str, each checked."""
     for i, s in enumerate([texts] if isinstance(texts, str) else texts):
@@ -178,9 +256,12 @@ def each_text(texts, where):
 def check_special(names, where):
     """Special tokens as a list, different and not empty; one str is one token and not its characters."""
     names = [names] if isinstance(names, str) else list(names)
-    bad = [n for i, n in enumerate(names) if not isinstance(n, str) or not n or n in names[:i]]
-    if bad:
-        raise refusal(where, f"special token {bad[0]!r}", "different, non-empty names")
+    seen = set()
+    for name in names:
+        if not isinstance(name, str) or not name or name in seen:
+            raise refusal(where, f"special token {name!r}", "different, non-empty names")
+        check_text(name, f"{where}, special token {name!r}")
+        seen.add(name)
     return names
 
 

@@ -19,19 +19,20 @@ from tok.split_cpu import cut
 SHORT = 48                      # tokens of a word up to which the heap does not pay
 LONGEST = 256                   # bytes of a word that is remembered
 WORDS, TEXT, IDS = 1 << 17, 1 << 21, 1 << 20        # a cache's places, and its room for bytes and ids: 11 MB
+LIMIT = 2_000_000               # words that are counted at one time: learning from as many takes some 2 GB
 NONE = np.int64(-1)
 FAR = np.int32(2 ** 31 - 1)
 FULL, SOME = 1, 256               # what _learn() answers when its tables are full; how many merges it does in one go
 
 
 def table_of(merges):
-    """(keys, ids): the hash table of {(left, right): id}."""
+    """(keys, numbers): the hash table of {(left, right): number}."""
     size = 1 << (2 * len(merges) + 2).bit_length()
-    keys, ids = np.full(size, NONE), np.zeros(size, np.int32)
+    keys, numbers = np.full(size, NONE), np.zeros(size, np.int32)
     if merges:
         pairs = np.array(list(merges), np.int64)
-        _fill(keys, ids, pairs[:, 0] << 32 | pairs[:, 1], np.fromiter(merges.values(), np.int32, len(merges)))
-    return keys, ids
+        _fill(keys, numbers, pairs[:, 0] << 32 | pairs[:, 1], np.fromiter(merges.values(), np.int32, len(merges)))
+    return keys, numbers
 
 
 class Cache:
@@ -46,11 +47,11 @@ class Cache:
         return self.places, self.state, self.text, self.ids
 
 
-def encode(text, kinds, split, table, byte_ids, cache):
+def encode(text, kinds, split, table, ids, cache):
     """The ids of a text, which is uint8: UTF-8. An id for each byte at most, so pages of `out` that stay empty cost
     nothing."""
     out = np.empty(len(text), np.int32)
-    return out[:_encode(text, kinds, split, *table, byte_ids, *cache.arrays, out)]
+    return out[:_encode(text, kinds, split, *table, ids, *cache.arrays, out)]
 
 
 @plain
@@ -94,32 +95,32 @@ def place_of(places, seen, text, start, end, h):
 
 
 @jit
-def _fill(keys, ids, pairs, values):
+def _fill(keys, numbers, pairs, values):
     last = len(keys) - 1
     for k in range(len(pairs)):
         at = mix(pairs[k]) & last
         while keys[at] != NONE:
             at = at + 1 & last
-        keys[at], ids[at] = pairs[k], values[k]
+        keys[at], numbers[at] = pairs[k], values[k]
 
 
 @plain
-def find(keys, ids, left, right):
-    """The id that a pair merges into, or FAR."""
+def find(keys, numbers, left, right):
+    """The number that a pair merges into, or FAR."""
     key, last = np.int64(left) << 32 | np.int64(right), len(keys) - 1
     at = mix(key) & last
     while keys[at] != NONE:
         if keys[at] == key:
-            return ids[at]
+            return numbers[at]
         at = at + 1 & last
     return FAR
 
 
 @plain
-def merge_short(keys, ids, word, n, ranks):
+def merge_short(keys, numbers, word, n, ranks):
     """Merge the first n entries of word; how many are left. ranks: room for as many."""
     for i in range(n - 1):
-        ranks[i] = find(keys, ids, word[i], word[i + 1])
+        ranks[i] = find(keys, numbers, word[i], word[i + 1])
     while n > 1:
         best, at = FAR, 0
         for i in range(n - 1):
@@ -134,9 +135,9 @@ def merge_short(keys, ids, word, n, ranks):
         for i in range(at + 1, n - 1):
             ranks[i] = ranks[i + 1]
         if at + 1 < n:
-            ranks[at] = find(keys, ids, best, word[at + 1])
+            ranks[at] = find(keys, numbers, best, word[at + 1])
         if at:
-            ranks[at - 1] = find(keys, ids, word[at - 1], best)
+            ranks[at - 1] = find(keys, numbers, word[at - 1], best)
     return n
 
 
@@ -170,14 +171,14 @@ def pop(heap, n):
 
 
 @plain
-def merge_long(keys, ids, word, n):
+def merge_long(keys, numbers, word, n):
     """merge_short() in n log n steps. An entry of the heap is rank << 32 | place."""
     before, after = np.empty(n, np.int64), np.empty(n, np.int64)
     heap, size = np.empty(3 * n, np.int64), 0
     for i in range(n):
         before[i], after[i] = i - 1, i + 1
         if i + 1 < n:
-            rank = find(keys, ids, word[i], word[i + 1])
+            rank = find(keys, numbers, word[i], word[i + 1])
             if rank != FAR:
                 size = push(heap, size, np.int64(rank) << 32 | i)
     while size:
@@ -185,17 +186,17 @@ def merge_long(keys, ids, word, n):
         size -= 1
         i, rank = entry & 0xffffffff, np.int32(entry >> 32)
         j = after[i]
-        if word[i] < 0 or j >= n or find(keys, ids, word[i], word[j]) != rank:
+        if word[i] < 0 or j >= n or find(keys, numbers, word[i], word[j]) != rank:
             continue
         word[i], word[j] = rank, -1
         after[i] = after[j]
         if after[i] < n:
             before[after[i]] = i
-            rank = find(keys, ids, word[i], word[after[i]])
+            rank = find(keys, numbers, word[i], word[after[i]])
             if rank != FAR:
                 size = push(heap, size, np.int64(rank) << 32 | i)
         if before[i] >= 0:
-            rank = find(keys, ids, word[before[i]], word[i])
+            rank = find(keys, numbers, word[before[i]], word[i])
             if rank != FAR:
                 size = push(heap, size, np.int64(rank) << 32 | before[i])
     kept = 0
@@ -207,19 +208,20 @@ def merge_long(keys, ids, word, n):
 
 
 @plain
-def merge(text, start, end, keys, ids, byte_ids, out, n, ranks):
+def merge(text, start, end, keys, numbers, ids, out, n, ranks):
     """Write the ids of one word to out[n:]; where they end."""
     size = end - start
     word = out[n:n + size]
     for i in range(size):
-        word[i] = byte_ids[text[start + i]]
-    if size <= SHORT:
-        return n + merge_short(keys, ids, word, size, ranks)
-    return n + merge_long(keys, ids, word, size)
+        word[i] = text[start + i]
+    size = merge_short(keys, numbers, word, size, ranks) if size <= SHORT else merge_long(keys, numbers, word, size)
+    for i in range(size):
+        word[i] = ids[word[i]]
+    return n + size
 
 
 @jit
-def _encode(text, kinds, split, keys, ids, byte_ids, places, state, seen, seen_ids, out):
+def _encode(text, kinds, split, keys, numbers, ids, places, state, seen, seen_ids, out):
     """state: how many words the cache has, and how far its bytes and ids reach. A place: (hash, where its bytes begin,
     how many, where its ids begin, how many); none if it has no bytes."""
     ranks, n, start = np.empty(SHORT, np.int32), 0, 0
@@ -227,10 +229,10 @@ def _encode(text, kinds, split, keys, ids, byte_ids, places, state, seen, seen_i
         end = cut(text, start, kinds, split)
         size = end - start
         if size == 1:
-            out[n] = byte_ids[text[start]]
+            out[n] = ids[text[start]]
             n += 1
         elif size > LONGEST:
-            n = merge(text, start, end, keys, ids, byte_ids, out, n, ranks)
+            n = merge(text, start, end, keys, numbers, ids, out, n, ranks)
         else:
             h = hash_of(text, start, end)
             at = place_of(places, seen, text, start, end, h)
@@ -241,7 +243,7 @@ def _encode(text, kinds, split, keys, ids, byte_ids, places, state, seen, seen_i
                 n += places[at, 4]
             else:
                 begin = n
-                n = merge(text, start, end, keys, ids, byte_ids, out, n, ranks)
+                n = merge(text, start, end, keys, numbers, ids, out, n, ranks)
                 if 2 * state[0] >= len(places) or state[1] + size > len(seen) or state[2] + size > len(seen_ids):
                     places[:] = 0
                     state[:] = 0
@@ -260,24 +262,54 @@ def _encode(text, kinds, split, keys, ids, byte_ids, places, state, seen, seen_i
 # ------------------------------------------------------------------------------------------- counting words, and merges
 
 class Words:
-    """The distinct words of all texts so far, and how often each stood there."""
+    """The distinct words of all texts so far, and how often each stood there.
 
-    def __init__(self):
+    There are at most `limit` of them. When they are so many the rarest are forgotten, half or more; `forgotten` says
+    how often those had stood there, and while it is 0 all counts are exact.
+    """
+
+    def __init__(self, limit=LIMIT):
         self.places, self.taken = np.zeros((1 << 12, 4), np.int64), 0           # as in a Cache, with a count
         self.text, self.size = np.empty(1 << 16, np.uint8), 0
+        self.limit, self.forgotten = limit, 0
 
     def add(self, text, kinds, split):
         """Count the words of a text, which is uint8: UTF-8."""
         start = 0
         while start < len(text):
-            start, self.taken, self.size = _count(text, start, kinds, split, self.places, self.taken, self.text,
-                                                  self.size)
-            if 2 * self.taken >= len(self.places):
-                places = np.zeros((2 * len(self.places), 4), np.int64)
-                _move(self.places, places)
-                self.places = places
-            if start < len(text):                       # there may have been no room for the word that begins there
-                self.text = np.resize(self.text, 2 * len(self.text) + len(text) - start)
+            start, self.taken, self.size = _count(text, start, kinds, split, *self._tables())
+            self._make_room(len(text) - start)
+
+    def add_counted(self, text, edges, counts, forgotten=0):
+        """Add what spelled() of others gives, and what they have forgotten."""
+        k = 0
+        while k < len(counts):
+            k, self.taken, self.size = _add(text, edges, counts, k, *self._tables())
+            self._make_room(len(text) - edges[k])
+        self.forgotten += forgotten
+
+    def _tables(self):
+        return self.places, self.taken, min(self.limit, len(self.places) // 2), self.text, self.size
+
+    def _make_room(self, rest):
+        """For one more word at least, of those that come in the next `rest` bytes."""
+        if self.taken >= self.limit:
+            self._forget()
+        if 2 * self.taken >= len(self.places):
+            places = np.zeros((2 * len(self.places), 4), np.int64)
+            _move(self.places, places)
+            self.places = places
+        if self.size + rest > len(self.text):
+            self.text = np.append(self.text, np.empty(len(self.text) + rest, np.uint8))
+
+    def _forget(self):
+        text, edges, counts = self.spelled()
+        kept = counts > np.sort(counts)[-(self.limit // 2) - 1]
+        self.forgotten += int(counts[~kept].sum())
+        sizes = np.diff(edges)
+        self.places[:], self.taken, self.size = 0, 0, 0
+        text, edges = text[np.repeat(kept, sizes)], np.append(0, np.cumsum(sizes[kept]))
+        _, self.taken, self.size = _add(text, edges, counts[kept], 0, *self._tables())
 
     def __len__(self):
         return self.taken
@@ -286,7 +318,7 @@ class Words:
         """(their bytes, where each begins and the last ends, counts), in the order in which they were first seen."""
         found = self.places[self.places[:, 2] > 0]
         found = found[np.argsort(found[:, 1])]
-        return self.text[:self.size], np.append(found[:, 1], self.size), found[:, 3].copy()
+        return self.text[:self.size].copy(), np.append(found[:, 1], self.size), found[:, 3].copy()
 
 
 def words_of(counted):
@@ -330,23 +362,39 @@ def _tables(size):
     return np.full((size, 2), NONE), np.zeros((size, 3), np.int64), np.empty((size // 2, 2), np.int64)
 
 
+@plain
+def enter(text, start, end, times, places, taken, seen, size):
+    """Count a word so many times more; (words, their bytes)."""
+    h = hash_of(text, start, end)
+    at = place_of(places, seen, text, start, end, h)
+    if not places[at, 2]:
+        places[at, 0], places[at, 1], places[at, 2] = h, size, end - start
+        seen[size:size + end - start] = text[start:end]
+        size += end - start
+        taken += 1
+    places[at, 3] += times
+    return taken, size
+
+
 @jit
-def _count(text, start, kinds, split, places, taken, seen, size):
+def _count(text, start, kinds, split, places, taken, most, seen, size):
     """Count words from byte `start` to the end, or until there is no room; (where it stopped, words, their bytes)."""
-    while start < len(text) and 2 * taken < len(places):
+    while start < len(text) and taken < most:
         end = cut(text, start, kinds, split)
         if size + end - start > len(seen):
             break
-        h = hash_of(text, start, end)
-        at = place_of(places, seen, text, start, end, h)
-        if not places[at, 2]:
-            places[at, 0], places[at, 1], places[at, 2] = h, size, end - start
-            seen[size:size + end - start] = text[start:end]
-            size += end - start
-            taken += 1
-        places[at, 3] += 1
+        taken, size = enter(text, start, end, 1, places, taken, seen, size)
         start = end
     return start, taken, size
+
+
+@jit
+def _add(text, edges, counts, k, places, taken, most, seen, size):
+    """_count() of words that have been counted, from the one with number k."""
+    while k < len(counts) and taken < most and size + edges[k + 1] - edges[k] <= len(seen):
+        taken, size = enter(text, edges[k], edges[k + 1], counts[k], places, taken, seen, size)
+        k += 1
+    return k, taken, size
 
 
 @jit

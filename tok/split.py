@@ -15,6 +15,7 @@ sign instead of only a space at the head of a word, and line breaks at the end o
 that ❤️ keeps the invisible mark which makes it red. Inside a word it also keeps the two joiners, U+200C and U+200D,
 which choose between the forms of a conjunct.
 """
+
 SPLITS = {
     "indic": r"'(?:[sdmt]|ll|ve|re)"                            # English: don't -> don|'t
              r"| ?[\p{L}\p{M}][\p{L}\p{M}\u200c\u200d]*"        # a word
@@ -25,3 +26,21 @@ SPLITS = {
     "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}"
             r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
 }
+
+WHITE = ("\t\n\v\f\r \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029"
+         "\u202f\u205f\u3000")                           # \s
+SIGN = r"[\p{P}$+<=>^`|~]"                                # ASCII's signs, and what Unicode calls punctuation
+WORDPIECE = rf"{SIGN}|(?:(?!{SIGN})\S)+|\s+"              # BERT's words: what white space separates, and each sign
+
+
+def words_by(pattern, text):
+    """By definition: the words of a text are what a compiled pattern matches, and what lies between two matches."""
+    end = 0
+    for found in pattern.finditer(text):
+        if found.start() > end:
+            yield text[end:found.start()]
+        if found.end() > found.start():
+            yield found[0]
+        end = found.end()
+    if end < len(text):
+        yield text[end:]

@@ -10,13 +10,13 @@ import numpy as np
 import regex
 
 from tok.jit import jit, plain
-from tok.split import SPLITS
+from tok.split import SIGN, SPLITS, WORDPIECE
 
-LETTER, MARK, NUMBER, SPACE, JOINER, BREAK = (1 << i for i in range(6))
+LETTER, MARK, NUMBER, SPACE, JOINER, BREAK, ALONE = (1 << i for i in range(7))
 KINDS = {LETTER: r"\p{L}+", MARK: r"\p{M}+", NUMBER: r"\p{N}+", SPACE: r"\s+", JOINER: "[\u200c\u200d]+",
-         BREAK: r"[\r\n]+"}
-NAMES = {pattern: name for name, pattern in SPLITS.items()}
-INDIC, GPT2, GPT4 = (list(SPLITS).index(name) for name in ("indic", "gpt2", "gpt4"))
+         BREAK: r"[\r\n]+", ALONE: f"{SIGN}+"}
+PATTERNS = [SPLITS["indic"], SPLITS["gpt2"], SPLITS["gpt4"], WORDPIECE]
+INDIC, GPT2, GPT4, BERT = range(4)
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def kinds():
 
 def number_of(pattern):
     """What cut() calls a pattern; None if it does not know it."""
-    return list(SPLITS).index(NAMES[pattern]) if pattern in NAMES else None
+    return PATTERNS.index(pattern) if pattern in PATTERNS else None
 
 
 def pieces(text, pattern):
@@ -115,6 +115,11 @@ def space(text, i, kinds, breaks):
 @plain
 def cut(text, i, kinds, split):
     """The end of the piece of text, UTF-8 as uint8, that begins at byte i."""
+    if split == BERT:
+        _, kind, after = look(text, i, kinds)
+        if kind & ALONE:
+            return after
+        return run(text, after, kinds, SPACE) if kind & SPACE else run_without(text, after, kinds, SPACE | ALONE)
     end = contraction(text, i, split == GPT4)
     if end > i:
         return end

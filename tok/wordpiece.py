@@ -14,23 +14,29 @@ white space was, and how much, is lost: decode() gives the words and signs with 
 Training begins with all characters, as heads and with ##, and joins the pair of neighbours a, b with the highest
     score(a, b) = count(ab) / (count(a) count(b))
 so a pair is worth joining if its parts are seldom apart, however rare they are; byte pair encoding looks at count(ab)
-alone.
-A pair that stands only once is not joined. Of several, the more frequent one comes first, then the one whose tokens are
-older, left one first. Counts are taken in the words, each as often as it stands.
+alone. Of several, the one whose tokens are older comes first, left one first. Counts are taken in the words, each as
+often as it stands, and scores are float64: the product is rounded, then the quotient.
+
+The highest scores belong to rare pairs, so by them alone a vocabulary fills up with parts of rare words. A pair that
+stands fewer than min_count times is therefore not joined. The best min_count is about the highest that still fills the
+vocabulary: for two million words of Hindi that is 10 for 30,000 tokens, and 170 for 4,096.
+
+learn() below says this in a few lines, and counts everything again after every join. wordpiece_cpu.py finds the same
+without that; tests hold the two against each other. No two joins spell the same token, for the reason in bpe.py.
 """
 import unicodedata
 from collections import Counter
 from itertools import pairwise
 
-import regex
 from tqdm import tqdm
 
-from tok.base import Tokenizer, check_special, each_text, refusal
+from tok import hf, split_cpu, wordpiece_cpu
+from tok.base import Tokenizer, check_special, check_text, refusal, shaped, write_text
+from tok.corpus import words_of
+from tok.split import WHITE, WORDPIECE
 
 INSIDE = "##"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-SIGN = r"[\p{P}$+<=>^`|~]"                                # ASCII's signs, and what Unicode calls punctuation
-WORD = regex.compile(rf"{SIGN}|(?:(?!{SIGN})\S)+")
 LONGEST = 100                                            # characters of a word that is looked at
 CACHED_WORDS = 1 << 16
 
@@ -42,6 +48,8 @@ class WordPieceTokenizer(Tokenizer):
         """vocab is a list of tokens in the order of their ids; the special ones, and unknown, are among them."""
         specials = check_special(special_tokens, "WordPieceTokenizer")
         self.vocab, self.unknown, self._cache = list(vocab), unknown, {}
+        for token in self.vocab:
+            check_text(token, f"WordPieceTokenizer, token {token!r}")
         self._ids = {token: i for i, token in enumerate(self.vocab)}
         if len(self._ids) < len(self.vocab):
             twice = next(token for i, token in enumerate(self.vocab) if self._ids[token] != i)
@@ -57,7 +65,9 @@ class WordPieceTokenizer(Tokenizer):
 
     def _encode(self, text, at):
         ids = []
-        for word in WORD.findall(unicodedata.normalize("NFC", text)):
+        for word in split_cpu.pieces(nfc(text), WORDPIECE):
+            if word[0] in WHITE:
+                continue
             part = self._cache.get(word)
             if part is None:
                 if len(self._cache) >= CACHED_WORDS:
@@ -83,38 +93,67 @@ class WordPieceTokenizer(Tokenizer):
             start = end
         return ids
 
-    def _decode(self, ids):
-        return " ".join(map(self.vocab.__getitem__, ids)).replace(" " + INSIDE, "")
+    def _decode(self, tokens):
+        return "".join(self._stream(tokens))
+
+    def _stream(self, tokens):
+        """Before a token that begins a word stands a space, unless it is the first of all."""
+        space = ""
+        for token in tokens:
+            yield token.removeprefix(INSIDE) if space and token.startswith(INSIDE) else space + token
+            space = " "
 
     # where the vocabulary comes from
 
     @classmethod
-    def train(cls, texts, vocab_size, unknown="[UNK]", special_tokens=SPECIAL, progress=False):
-        """Learn a vocabulary from texts, a str or an iterable of str: special tokens, characters, joined pairs."""
+    def train(cls, texts, vocab_size, min_count=10, unknown="[UNK]", special_tokens=SPECIAL, progress=False):
+        """Learn a vocabulary from texts: special tokens, characters, joined pairs. texts is corpus.Files, a str, or an
+        iterable of str."""
         specials = check_special(special_tokens, "WordPieceTokenizer.train")
-        words = Counter()
-        for text in each_text(texts, "WordPieceTokenizer.train"):
-            words.update(WORD.findall(unicodedata.normalize("NFC", text)))
+        text, edges, counts = words_of(texts, WORDPIECE, "WordPieceTokenizer.train", nfc).spelled()
+        words = (text[a:b].tobytes().decode() for a, b in pairwise(edges))
+        words = {word: n for word, n in zip(words, counts.tolist()) if word[0] not in WHITE}
         if not words:
             raise refusal("WordPieceTokenizer.train", "no text", "at least one character that is no white space")
-        spelled = {word: [word[0], *(INSIDE + c for c in word[1:])] for word in words}
         vocab = list(dict.fromkeys([*specials, unknown]))
-        vocab += sorted({token for tokens in spelled.values() for token in tokens} - set(vocab),
+        vocab += sorted({token for word in words for token in spell(word)} - set(vocab),
                         key=lambda token: (token.startswith(INSIDE), token))
         if not isinstance(vocab_size, int) or vocab_size < len(vocab):
             raise refusal("WordPieceTokenizer.train", f"vocab_size {vocab_size!r}",
                           f"a whole number from {len(vocab)} up", "special tokens and all characters are always in")
+        if not isinstance(min_count, int) or min_count < 2:
+            raise refusal("WordPieceTokenizer.train", f"min_count {min_count!r}", "a whole number from 2 up",
+                          "a pair that stands only once makes nothing shorter that is seen again")
         with tqdm(total=vocab_size - len(vocab), desc="tokens", disable=not progress) as bar:
-            learn(words, spelled, vocab, vocab_size, bar.update)
+            vocab = wordpiece_cpu.learn(words, vocab, vocab_size, min_count, bar.update)
         return cls(vocab, unknown, specials)
 
     @classmethod
     def from_vocab(cls, path, unknown="[UNK]", special_tokens=SPECIAL):
         """The tokenizer of a vocab.txt as BERT's: one token on each line, its id is the line's number from 0."""
-        with open(path, encoding="utf-8") as f:
-            return cls(f.read().removesuffix("\n").split("\n"), unknown, special_tokens)
+        with open(path, encoding="utf-8", newline="") as f:
+            return cls(f.read().replace("\r\n", "\n").removesuffix("\n").split("\n"), unknown, special_tokens)
 
-    # the file
+    # the files
+
+    def to_vocab(self, path):
+        """Write vocab.txt, which from_vocab() reads. It does not say which tokens are special."""
+        if odd := [token for token in self.vocab if "\n" in token or not token]:
+            raise refusal("to_vocab", f"the token {odd[0]!r}", "tokens that each fill a line")
+        write_text(path, "".join(f"{token}\n" for token in self.vocab))
+
+    def to_hf(self, folder):
+        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read.
+
+        They read special tokens in every text, which is allowed_special="all" here.
+        """
+        hf.write_wordpiece(folder, self, INSIDE, LONGEST)
+
+    @classmethod
+    def from_hf(cls, path):
+        """The tokenizer of a tokenizer.json, or of the folder that has one, if it does what this one does."""
+        with shaped(f"from_hf {path}", hf.WANT):
+            return cls(*hf.read_wordpiece(path, INSIDE, LONGEST))
 
     def content(self):
         return {"vocab": self.vocab, "unknown": self.unknown, "special": list(self.special)}
@@ -124,8 +163,18 @@ class WordPieceTokenizer(Tokenizer):
         return cls(content["vocab"], content["unknown"], content["special"])
 
 
-def learn(words, spelled, vocab, vocab_size, update):
-    """Join pairs in the words of spelled ({word: tokens}) and add them to vocab, until it has that size."""
+def nfc(text):
+    return unicodedata.normalize("NFC", text)
+
+
+def spell(word):
+    """The characters of a word, as tokens."""
+    return [word[0], *(INSIDE + c for c in word[1:])]
+
+
+def learn(words, vocab, vocab_size, min_count):
+    """vocab, extended to vocab_size by joining pairs in the words, {word: count}, by the definition."""
+    spelled, vocab = {word: spell(word) for word in words}, list(vocab)
     ids = {token: i for i, token in enumerate(vocab)}
     while len(vocab) < vocab_size:
         single, double = Counter(), Counter()
@@ -134,18 +183,16 @@ def learn(words, spelled, vocab, vocab_size, update):
                 single[token] += words[word]
             for pair in pairwise(tokens):
                 double[pair] += words[word]
-        best = min((pair for pair in double if double[pair] > 1), default=None, key=lambda pair: (
-            -double[pair] / (single[pair[0]] * single[pair[1]]), -double[pair], ids[pair[0]], ids[pair[1]]))
+        best = min((pair for pair in double if double[pair] >= min_count), default=None, key=lambda pair: (
+            -double[pair] / (float(single[pair[0]]) * float(single[pair[1]])), ids[pair[0]], ids[pair[1]]))
         if best is None:
             break
         joined = best[0] + best[1].removeprefix(INSIDE)
-        for word, tokens in spelled.items():
-            if best[0] in tokens:
-                spelled[word] = join(tokens, best, joined)
-        if joined not in ids:                            # it may have come about from other halves before
+        spelled = {word: join(tokens, best, joined) for word, tokens in spelled.items()}
+        if joined not in ids:                            # it may be the name of a special token
             ids[joined] = len(vocab)
             vocab.append(joined)
-            update(1)
+    return vocab
 
 
 def join(tokens, pair, joined):

@@ -6,17 +6,21 @@ A stream is  separator document separator document ... separator  (<|endoftext|>
 none). So every document is predicted from the same start, the first token as well as the last, and its end is
 predicted too: the nats of a document and the separator after it are -log p(document).
 
+Documents are read again for every purpose and never held together, so they may be larger than memory; one document,
+which is a line of .jsonl or a whole .txt, may not. All cores tokenize, and a run that is killed meanwhile begins again
+where it was.
+
 A training window is a function of (seed, its number) alone. Nothing needs to be replayed after a resume, and the order
 does not depend on how many rows go through the model at once.
 
-Not here: texts larger than memory, and downloads.
+Not here: downloads.
 """
-import array
 import functools
 import hashlib
+import itertools
 import json
 import os
-import shutil
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +30,19 @@ from tqdm import tqdm
 import tok
 from minigrad.backend import stream
 from minigrad.check import expect
+from tok import corpus
 from train import verse
+
+try:
+    import fcntl
+except ImportError:                                          # Windows: two runs should not begin at one time there
+    fcntl = None
 
 SPLITS = ("train", "val", "test")
 END = "<|endoftext|>"
 ENOUGH = 100          # fewer documents than this are each cut in three, instead of being dealt out whole
-FORMAT = 1            # of the shards; a change makes old ones invisible
+GROUP = 1 << 23       # characters that are tokenized at a time; a kill costs at most these
+FORMAT = 2            # of the shards; a change makes old ones invisible
 
 
 # ----------------------------------------------------------------------------------------------- text -> documents
@@ -41,7 +52,7 @@ def source_files(data):
     path = Path(data)
     expect(path.exists(), "--data", f"{data!r}, which does not exist",
            "a text file, a folder of .txt or .jsonl, a .jsonl file, or the word verse")
-    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (".txt", ".jsonl"))
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.name.endswith(corpus.SUFFIXES))
     expect(files, "--data", f"the folder {data!r} without any .txt or .jsonl", "at least one",
            "folders inside it are not searched; other formats must be converted")
     return files
@@ -49,25 +60,8 @@ def source_files(data):
 
 def read_documents(file):
     """A .jsonl's texts, or any other file as one document."""
-    raw = file.read_bytes()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{file}: got byte 0x{raw[e.start]:02x} at offset {e.start}; expected UTF-8. Hint: if its "
-                         f"encoding is Latin-1: iconv -f ISO-8859-1 -t UTF-8 {file} > fixed.txt") from None
-    if file.suffix != ".jsonl":
-        return [text]
-    return [_text_of(line, f"{file}:{n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-
-
-def _text_of(line, who):
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{who}: got a line that is not JSON ({e.msg}); expected {{\"text\": \"...\"}}") from None
-    text = row.get("text") if isinstance(row, dict) else None
-    expect(isinstance(text, str), who, "a line without a text", "{\"text\": \"...\"}", "every line is one document")
-    return text
+    pieces = (text for text, _ in corpus.pieces(corpus.Part(str(file))))
+    return pieces if corpus.has_lines(str(file)) else iter(["".join(pieces)])
 
 
 def fingerprint(config):
@@ -78,36 +72,40 @@ def fingerprint(config):
         digest.update(f"verse {config.couplets} {config.seed} {some}".encode())
     else:
         for file in source_files(config.data):
-            digest.update(f"{file.suffix} {file.stat().st_size} ".encode() + file.read_bytes())
+            digest.update(f"{file.suffix} {file.stat().st_size} ".encode())
+            with open(file, "rb") as f:
+                while block := f.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()[:16]
 
 
 def documents(config):
-    """All documents of --data."""
+    """All documents of --data, one by one."""
     if config.data == "verse":
-        return verse.corpus(config.couplets, config.seed)
-    found = [text for file in source_files(config.data) for text in read_documents(file) if text.strip()]
-    expect(found, "--data", f"{config.data!r} without any text", "some text to learn from")
-    return found
+        return iter(verse.corpus(config.couplets, config.seed))
+    found = (text for file in source_files(config.data) for text in read_documents(file) if not text.isspace() and text)
+    first = next(found, None)
+    expect(first is not None, "--data", f"{config.data!r} without any text", "some text to learn from")
+    return itertools.chain([first], found)
 
 
 def split(texts, shares):
-    """Documents -> {"train": [...], "val": [...], "test": [...]}.
+    """Documents -> ("train" | "val" | "test", text) of each.
 
     Whole documents go where the hash of their text says: a document keeps its place when others are added, and two
     equal ones never face each other as training and test. A few long documents are cut instead, at the shares.
     """
-    ends = np.cumsum(shares)
-    parts = {name: [] for name in SPLITS}
-    for text in texts:
-        if len(texts) >= ENOUGH:
-            place = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
-            parts[SPLITS[min(2, int(np.searchsorted(ends, place, "right")))]].append(text)
-        else:
+    texts, ends = iter(texts), np.cumsum(shares)
+    few = list(itertools.islice(texts, ENOUGH))
+    if len(few) < ENOUGH:
+        for text in few:
             first, second = (int(len(text) * end + 1e-6) for end in ends[:2])
-            for name, part in zip(SPLITS, (text[:first], text[first:second], text[second:])):
-                parts[name] += [part] if part else []
-    return parts
+            yield from ((name, part) for name, part in zip(SPLITS, (text[:first], text[first:second], text[second:]))
+                        if part)
+        return
+    for text in itertools.chain(few, texts):
+        place = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
+        yield SPLITS[min(2, int(np.searchsorted(ends, place, "right")))], text
 
 
 # ----------------------------------------------------------------------------------------------- documents -> shards
@@ -129,12 +127,14 @@ def prepare(config, tokenizer=None):
     """
     source, kept = fingerprint(config), Path(config.shards)
     kept.mkdir(parents=True, exist_ok=True)
-    parts = functools.cache(lambda: split(documents(config), config.split))
+    def parts():
+        return split(documents(config), config.split)
+
     if tokenizer is None:
         tokenizer = choose_tokenizer(config, source, parts)
     folder = kept / _key("shards", source, config.split, tokenizer.hash)
     if not folder.exists():
-        expect(parts()["train"], "--data", "no text for training", "at least one document",
+        expect(any(name == "train" for name, _ in parts()), "--data", "no text for training", "at least one document",
                "a larger first share in --split")
         write_shards(folder, parts(), tokenizer, source)
     return Data(tokenizer, *(Shard(folder, name, tokenizer) for name in SPLITS), source)
@@ -148,9 +148,10 @@ def choose_tokenizer(config, source, parts):
     if kept.exists():
         return tok.load(kept)
     if config.tokenizer == "char":
-        tokenizer = tok.CharTokenizer.train(["\n", *parts()["train"], *parts()["val"], *parts()["test"]])
+        tokenizer = tok.CharTokenizer.train(itertools.chain(["\n"], (text for _, text in parts())))
     else:
-        tokenizer = tok.BPETokenizer.train(parts()["train"], config.vocab_size, progress=True)
+        texts = (text for name, text in parts() if name == "train")
+        tokenizer = tok.BPETokenizer.train(texts, config.vocab_size, progress=True)
     tokenizer.save(kept)
     return tokenizer
 
@@ -165,29 +166,89 @@ def separator(tokenizer):
 
 
 def write_shards(folder, parts, tokenizer, source):
-    """Tokenize all splits into folder, which appears complete or not at all."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    """Tokenize (split, text) pairs into folder, which appears complete or not at all.
+
+    Until then the streams grow in a hidden folder, and done.json there says how far they are good: what a killed run
+    has done is not done again.
+    """
+    partial = folder.with_name(f".{folder.name}")
     try:
-        partial.mkdir(exist_ok=True)
-        tokenizer.save(partial / "tokenizer.json")
-        dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-        for name, texts in parts.items():
-            tokens, starts = array.array("I", [separator(tokenizer)]), []
-            for text in tqdm(texts, f"tokenize {name}", unit=" documents", delay=1, leave=False):
-                starts.append(len(tokens))
-                tokens.extend(tokenizer.encode(text))
-                tokens.append(separator(tokenizer))
-            np.asarray(tokens, dtype).tofile(partial / f"{name}.bin")
-            np.asarray(starts, np.int64).tofile(partial / f"{name}.starts.bin")
-            sidecar = {"tokens": len(tokens), "documents": len(texts), "dtype": np.dtype(dtype).name, "source": source,
-                       "tokenizer": tokenizer.hash, "vocab_size": tokenizer.vocab_size}
-            (partial / f"{name}.json").write_text(json.dumps(sidecar, indent=1))
-        os.rename(partial, folder)
+        with one_at_a_time(folder.parent):
+            if not folder.exists():                          # else another run has just made it
+                partial.mkdir(exist_ok=True)
+                tokenizer.save(partial / "tokenizer.json")
+                tokenize(partial, parts, tokenizer, source)
+                (partial / "done.json").unlink()
+                os.rename(partial, folder)
     except OSError as e:
-        if not (folder / "tokenizer.json").exists():         # else another run was faster, with the same result
-            raise ValueError(f"--shards: got {e}; expected a folder with room. Hint: --shards FOLDER") from None
+        raise ValueError(f"--shards: got {e}; expected a folder with room. Hint: --shards FOLDER, or make room: the "
+                         "next run goes on from here") from None
+
+
+def tokenize(folder, parts, tokenizer, source):
+    """Streams, their documents' starts, and what describes them, in a folder where done.json may say how far it is."""
+    dtype, end = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32), separator(tokenizer)
+    names = {name: folder / f"{name}.bin" for name in SPLITS} | {
+        f"{name} starts": folder / f"{name}.starts.bin" for name in SPLITS}
+    try:
+        done = json.loads((folder / "done.json").read_text())
+    except (FileNotFoundError, ValueError):
+        done = {"documents": 0, "sizes": dict.fromkeys(names, 0)}
+    with ExitStack() as opened:
+        files = {name: opened.enter_context(open(path, "ab")) for name, path in names.items()}
+        for name, file in files.items():
+            file.truncate(done["sizes"][name])               # what came after is of a group that was not finished
+            file.seek(0, os.SEEK_END)
+        if not done["documents"]:
+            for name in SPLITS:
+                np.array([end], dtype).tofile(files[name])
+        bar = opened.enter_context(tqdm(desc="tokenize", unit=" documents", delay=1, leave=False))
+        bar.update(done["documents"])
+        for group in groups(itertools.islice(parts, done["documents"], None), GROUP):
+            found = tokenizer.encode_batch([text for _, text in group])
+            for name in SPLITS:
+                stream = [np.append(ids, end).astype(dtype) for (place, _), ids in zip(group, found) if place == name]
+                starts = np.cumsum([files[name].tell() // dtype.itemsize, *map(len, stream)])[:-1]
+                np.concatenate([np.empty(0, dtype), *stream]).tofile(files[name])
+                starts.astype(np.int64).tofile(files[f"{name} starts"])
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            done = {"documents": done["documents"] + len(group),
+                    "sizes": {name: file.tell() for name, file in files.items()}}
+            tok.base.write_json(folder / "done.json", done)
+            bar.update(len(group))
+        for name in SPLITS:
+            about = {"tokens": files[name].tell() // dtype.itemsize, "documents": files[f"{name} starts"].tell() // 8,
+                     "dtype": dtype.name, "source": source, "tokenizer": tokenizer.hash,
+                     "vocab_size": tokenizer.vocab_size}
+            (folder / f"{name}.json").write_text(json.dumps(about, indent=1))
+
+
+def groups(parts, characters):
+    """(split, text) pairs in lists of about so many characters."""
+    group, size = [], 0
+    for name, text in parts:
+        group.append((name, text))
+        size += len(text)
+        if size >= characters:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+@contextmanager
+def one_at_a_time(folder):
+    """Other processes that want the same wait here. The system ends the waiting if this one is killed."""
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if fcntl:
+            os.close(handle)
 
 
 class Shard:

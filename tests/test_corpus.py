@@ -1,0 +1,176 @@
+"""Texts out of files: nobody notices where a file was cut, nor how many counted."""
+import gzip
+import io
+import json
+import os
+import sys
+import unicodedata
+from collections import Counter
+from unittest import mock
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tok import BPETokenizer, bpe_cpu, corpus, split_cpu
+from tok.corpus import Files, Part
+from tok.split import SPLITS, WHITE
+
+TEXT = st.text(st.sampled_from("aZ'1 \t\r\u0085\u00a0\u2003\u2028\u3000कि्।\u200d!🙂") | st.just("\n"), max_size=60)
+every_split = pytest.mark.parametrize("split", SPLITS)
+PROSE = "राम घर गया।\nसीता ने कहा, 'वह 12 दिन बाद आएगा!'\n\n  I'd say so. \n" * 30
+
+
+def counted(words):
+    text, edges, counts = words.spelled()
+    return {bytes(text[a:b]).decode(): n for a, b, n in zip(edges, edges[1:], counts.tolist())}
+
+
+def write(path, text):
+    (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(text.encode())
+    return str(path)
+
+
+def as_lines(texts):
+    return "\n".join(json.dumps({"text": text}, ensure_ascii=i % 2 > 0) for i, text in enumerate(texts))
+
+
+def test_white_space_is_that_of_the_patterns():
+    every = "".join(chr(c) for c in range(0x110000) if not 0xd800 <= c < 0xe000)
+    assert set(regex.findall(r"\s", every)) == set(WHITE) == {
+        c for c in every if regex.fullmatch(corpus.SPACE, c.encode())}
+    letters = [c for c in every if regex.fullmatch(corpus.LETTER, c.encode())]
+    assert len(letters) == 106 and all(regex.fullmatch(r"\p{L}", c) for c in letters)
+
+
+@given(TEXT, st.integers(1, 9))
+@settings(max_examples=300)
+def test_pieces_cut_no_word(tmp_path_factory, text, size):
+    path = write(tmp_path_factory.mktemp("tok") / "a.txt", text)
+    with mock.patch.object(corpus, "PIECE", size):
+        pieces = list(Files(path))
+        assert "".join(pieces) == text
+        assert sum(n for _, n in corpus.pieces(Part(path))) == len(text.encode())
+    for pattern in SPLITS.values():
+        assert [word for piece in pieces for word in regex.findall(pattern, piece)] == regex.findall(pattern, text)
+
+
+@given(TEXT.map(lambda text: text * 3), st.integers(1, 40))
+@settings(max_examples=200)
+def test_parts_cut_no_word(tmp_path_factory, text, size):
+    path = write(tmp_path_factory.mktemp("tok") / "a.txt", text)
+    with mock.patch.object(corpus, "PART", size):
+        parts = corpus.parts_of(path)
+    found = ["".join(piece for piece, _ in corpus.pieces(part)) for part in parts]
+    assert "".join(found) == text
+    for pattern in SPLITS.values():
+        assert [word for part in found for word in regex.findall(pattern, part)] == regex.findall(pattern, text)
+
+
+@given(st.lists(TEXT, min_size=1), st.integers(1, 60))
+def test_lines_of_a_part(tmp_path_factory, texts, size):
+    path = write(tmp_path_factory.mktemp("tok") / "a.jsonl", as_lines(texts))
+    with mock.patch.multiple(corpus, PART=size, PIECE=size):
+        assert list(Files(path)) == texts
+        parts = corpus.parts_of(path)
+        assert [text for part in parts for text, _ in corpus.pieces(part)] == texts
+    assert size > 9 or len(texts) < 3 or len(parts) > 1
+
+
+def test_a_text_comes_in_pieces(tmp_path):
+    path = write(tmp_path / "a.txt", PROSE)
+    with mock.patch.object(corpus, "PIECE", 500):
+        sizes = [len(piece.encode()) for piece in Files(path)]
+        assert len(sizes) > 5 and max(sizes) <= 2 * 500
+        path = write(tmp_path / "b.txt", "घर कर " * 1000)                              # without a line break
+        assert max(len(piece.encode()) for piece in Files(path)) <= 2 * 500
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz"])
+def test_every_kind_of_file(tmp_path, name):
+    path = write(tmp_path / name, as_lines([PROSE, "x"]) + "\n \n" if "jsonl" in name else PROSE)
+    (tmp_path / "notes.md").write_text("no text")
+    want = [PROSE, "x"] if "jsonl" in name else [PROSE]
+    assert list(Files(path)) == list(Files(tmp_path))
+    assert "".join(Files(path)) == "".join(want)
+    assert counted(Files(path).words(SPLITS["indic"])) == Counter(
+        word for text in want for word in regex.findall(SPLITS["indic"], text))
+
+
+def test_stdin(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(PROSE.encode())))
+    assert "".join(Files("-", processes=2)) == PROSE
+
+
+@every_split
+def test_several_processes_count_the_same(tmp_path, split):
+    write(tmp_path / "a.txt", PROSE)
+    write(tmp_path / "b.jsonl.gz", as_lines(["क\u093c", "e\u0301"]))
+    alone = Files(tmp_path).words(SPLITS[split], unicodedata_nfc)
+    with mock.patch.object(corpus, "PART", 300):
+        together = Files(tmp_path, processes=2).words(SPLITS[split], unicodedata_nfc)
+    assert counted(alone) == counted(together) and "é" in counted(together) and not together.forgotten
+    assert BPETokenizer.train(Files(tmp_path), 300, split).merges == BPETokenizer.train(
+        [PROSE, "क\u093c", "e\u0301"], 300, split).merges
+
+
+def unicodedata_nfc(text):
+    return unicodedata.normalize("NFC", text)
+
+
+def test_progress_changes_nothing(tmp_path, capsys):
+    path = write(tmp_path / "a.txt", PROSE)
+    assert list(Files(path, progress=True)) == list(Files(path))
+    assert "read: 100%" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------- a bounded number
+
+@given(st.lists(st.sampled_from("abcdefghij"), max_size=60), st.integers(2, 6))
+def test_the_rarest_words_are_forgotten(stream, limit):
+    words, want, forgotten = bpe_cpu.Words(limit), Counter(), 0
+    for word in stream:
+        words.add(np.frombuffer(word.encode(), np.uint8), split_cpu.kinds(), split_cpu.INDIC)
+        want[word] += 1
+        if len(want) == limit:
+            least = sorted(want.values())[-(limit // 2) - 1]
+            forgotten += sum(n for n in want.values() if n <= least)
+            want = Counter({word: n for word, n in want.items() if n > least})
+    assert counted(words) == want and words.forgotten == forgotten
+    assert sum(want.values()) + forgotten == len(stream)
+
+
+def test_memory_stays_what_it_was():
+    words = bpe_cpu.Words(5000)
+    for i in range(40):
+        text = " ".join(f"राम {n}x{'y' * (n % 7)}" for n in range(2000 * i, 2000 * i + 2000))
+        words.add(np.frombuffer(text.encode(), np.uint8), split_cpu.kinds(), split_cpu.INDIC)
+    assert len(words) < 5000 and len(words.text) < 1 << 20 and len(words.places) < 1 << 15
+    assert counted(words)[" राम"] == 80_000 - 40 and words.forgotten > 70_000
+    more = bpe_cpu.Words(5000)
+    for _ in range(3):
+        more.add_counted(*words.spelled(), words.forgotten)
+    assert counted(more) == {word: 3 * n for word, n in counted(words).items()}
+    assert more.forgotten == 3 * words.forgotten
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("a.txt", b"ab\xff", "a.txt, byte 2: got 0xff; expected UTF-8"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": 7}', "a.jsonl:2: got a line without a text"),
+    ("a.jsonl", b'{"text": "a"}\n[' * 9, "a.jsonl:2: got a line that is not JSON"),
+    ("a.jsonl", b"[" * 100_000, "not JSON"),
+    ("a.jsonl", b'{"text": "\\ud800"}', r"a.jsonl, byte 0: got the lone surrogate U\+D800"),
+    ("a.txt.gz", b"no gzip", "a.txt.gz: got a damaged .gz"),
+    ("a.txt.gz", gzip.compress(os.urandom(9999))[:-2000], "a.txt.gz: got a damaged .gz|expected UTF-8"),
+    ("a.md", b"", "got a folder without texts; expected files that end with .txt, .jsonl"),
+])
+def test_files_without_texts(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        list(Files(tmp_path))
+    with pytest.raises(ValueError, match="no such file"):
+        Files(tmp_path / "missing")

@@ -1,0 +1,139 @@
+"""python -m tok COMMAND: train tokenizers, use them in a pipe, see what they do."""
+import argparse
+import contextlib
+import os
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+from tok import analysis
+from tok.base import cores, load, refusal
+from tok.corpus import Files
+from tok.split import SPLITS
+
+SENTENCE = "हिन्दी कविता की भाषा। I don't know 42 things."
+
+
+def train(args):
+    """Learn a tokenizer from files and write it as one JSON file."""
+    folder = os.path.dirname(os.path.abspath(args.out))
+    if not os.path.isdir(folder) or os.path.isdir(args.out):
+        raise refusal("--out", repr(args.out), "the name of a file in a folder that exists")
+    files = Files(*args.files, processes=args.processes, progress=True)
+    t = analysis.train(args.kind, files, args.vocab_size, args.split, args.special, progress=True)
+    t.save(args.out)
+    print(f"{args.out}: {t.vocab_size:,} tokens", file=sys.stderr)
+
+
+def encode(args):
+    """Text to ids: numbers with spaces between them on stdout, or an array in a .npy file."""
+    t, files, found = load(args.tokenizer), Files(*args.files, progress=args.files != ["-"]), []
+    if args.out:
+        if not args.out.endswith(".npy"):
+            raise refusal("--out", repr(args.out), "a name that ends with .npy")
+        for text in files:
+            found.append(t.encode_array(text, allowed_special=args.special))
+        with open(args.out, "wb") as f:
+            np.save(f, np.concatenate(found) if found else t.encode_array(""))
+        return
+    for text in files:
+        print(*t.encode(text, allowed_special=args.special), flush=args.files == ["-"])
+
+
+def decode(args):
+    """Ids to text. Reads what encode writes; the text appears as the ids come."""
+    t = load(args.tokenizer)
+    for name in args.files:
+        if name.endswith(".npy"):
+            sys.stdout.write(t.decode(np.load(name, allow_pickle=False)))
+            continue
+        with contextlib.nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8") as f:
+            for piece in t.decode_stream(_number(word, name) for line in f for word in line.split()):
+                sys.stdout.write(piece)
+
+
+def _number(word, name):
+    if not word.isdecimal():
+        raise refusal(f"decode {name}", repr(word), "ids: whole numbers with white space between them")
+    return int(word)
+
+
+def stats(args):
+    """How each pattern cuts a sentence, its aksharas, and what tokenizers make of it."""
+    text = sys.stdin.read() if args.text == "-" else args.text
+    for row in analysis.page(text, {name: load(name) for name in args.tokenizers}):
+        print(row)
+
+
+def analyse(args):
+    """Tokens per word and per akshara, unknown words, compression, round trip and speed, as a table and a plot."""
+    rows = []
+    print(analysis.heading())
+    with tqdm(total=2 * len(args.tokenizers), desc="measure") as bar:
+        for row in analysis.analyse(args.tokenizers, Files(*args.files), args.held_out):
+            rows.append(row)
+            bar.update()
+            bar.write(analysis.line(row), file=sys.stdout)
+    print("saved:", *analysis.save(rows, args.out))
+
+
+def parser():
+    top = argparse.ArgumentParser(
+        prog="python -m tok", description=__doc__.split(": ", 1)[1].capitalize(),
+        epilog="FILES are .txt or .jsonl (field text), also as .gz, folders of them, or - for stdin. TOKENIZER is a "
+        "file that train wrote, or a tokenizer.json of Hugging Face. Each command has its own --help.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(f, *uses):
+        doc = f.__doc__.splitlines()[0]
+        p = commands.add_parser(f.__name__, help=doc, description=doc,
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        p.set_defaults(run=f)
+        if "tokenizer" in uses:
+            p.add_argument("tokenizer", metavar="TOKENIZER", help="the tokenizer's file")
+        if "files" in uses:
+            p.add_argument("files", nargs="*", default=["-"], metavar="FILES", help="texts; - is stdin")
+        return p
+
+    p = command(train)
+    p.add_argument("kind", choices=analysis.KINDS, metavar="KIND",
+                   help="; ".join(f"{kind}: {what}" for kind, what in analysis.KINDS.items()))
+    p.add_argument("files", nargs="*", default=["-"], metavar="FILES", help="texts; - is stdin")
+    p.add_argument("--vocab_size", type=int, default=32000, help="tokens in all; not for char and akshara")
+    p.add_argument("--split", choices=SPLITS, default="indic", help="where bpe may cut words; see stats")
+    p.add_argument("--special", nargs="*", help="special tokens instead of those that the kind has by itself")
+    p.add_argument("--processes", type=int, default=cores(), help="how many count the words of a large corpus")
+    p.add_argument("--out", default="tokenizer.json", help="the file to write")
+    p = command(encode, "tokenizer", "files")
+    p.add_argument("--special", nargs="*", default=(), help="special tokens that are read as such in the text")
+    p.add_argument("--out", metavar="FILE.npy", help="an array instead of numbers on stdout")
+    p = command(decode, "tokenizer")
+    p.add_argument("files", nargs="*", default=["-"], metavar="IDS", help="numbers, or .npy arrays; - is stdin")
+    p = command(stats)
+    p.add_argument("text", nargs="?", default=SENTENCE, help="the sentence; - is stdin")
+    p.add_argument("--tokenizers", nargs="+", default=[], metavar="TOKENIZER", help="show their tokens too")
+    p = command(analyse)
+    p.add_argument("files", nargs="+", metavar="FILES", help="texts, which must fit into memory")
+    p.add_argument("--tokenizers", nargs="+", metavar="KIND:SIZE:SPLIT",
+                   default=["char", "akshara", "bpe:4096:gpt2", "bpe:4096", "bpe:32000", "wordpiece:30000"],
+                   help="what to train and measure, or tokenizers' files")
+    p.add_argument("--held_out", type=float, default=0.1, help="share of the lines that are kept from training")
+    p.add_argument("--out", default="runs/tok", metavar="FOLDER", help="for table.csv and tokens_per_word.png")
+    return top
+
+
+def main(argv=None):
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except BrokenPipeError:                         # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Texts in files, of any size: read a piece at a time, and their words counted by several processes.
+
+A .txt file is one text, a .jsonl file has one in the field "text" of each line, and either may be packed as .gz.
+
+A text comes in pieces of about a megabyte, and a large file is shared out among processes. No word may notice. So a
+piece ends where every pattern of split.py cuts, whatever else stands there: after a line break that has no white space
+on either side, or before the space between two letters, Latin or Devanagari.
+"""
+import gzip
+import json
+import multiprocessing
+import sys
+import zlib
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import regex
+from tqdm import tqdm
+
+from tok import bpe_cpu, split_cpu
+from tok.base import check_text, each_text, refusal
+from tok.split import WHITE
+
+PIECE, PART = 1 << 20, 1 << 25                          # bytes that are read at a time; that are worth a process
+SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+SPACE = b"|".join(regex.escape(c.encode()) for c in WHITE)
+LETTER = rb"(?:[A-Za-z]|\xe0\xa4[\x84-\xb9])"
+CUT = rb"(?<!^|%b)\n(?!%b)(?=[\x00-\x7f]|(?s:...))|(?<=%b)(?= %b)" % (SPACE, SPACE, LETTER, LETTER)
+LONGEST = 8                                             # bytes on either side that a cut depends on
+FIRST_CUT, LAST_CUT = regex.compile(CUT), regex.compile(b"(?r)" + CUT)
+
+
+class Part(NamedTuple):
+    """Some bytes of a file; of stdin and of packed files all, which is all that can be said."""
+    path: str
+    start: int = 0
+    end: int | None = None
+
+
+class Files:
+    """The texts of files and folders, or of stdin as "-": an iterable of str, and what train() may be given for texts.
+
+    processes: how many count words at most. A script that asks for more than one must be importable without effect, as
+    multiprocessing says.
+    """
+
+    def __init__(self, *names, processes=1, progress=False):
+        self.paths, self.processes, self.progress = list(sources(names)), processes, progress
+
+    def __iter__(self):
+        """Every text, in pieces."""
+        with closing(self._bar()) as bar:
+            for path in self.paths:
+                for piece, size in pieces(Part(path)):
+                    yield piece
+                    bar.update(size)
+
+    def words(self, split, normalize=None):
+        """bpe_cpu.Words of all texts, normalized first, by a pattern of split_cpu."""
+        processes = min(self.processes, self._size() // PART)
+        if processes < 2:
+            return count(self, split, normalize, bpe_cpu.Words())
+        found, parts = bpe_cpu.Words(), [part for path in self.paths for part in parts_of(path)]
+        spawn = multiprocessing.get_context("spawn")
+        with closing(self._bar()) as bar, ProcessPoolExecutor(processes, spawn) as pool:
+            for done in as_completed([pool.submit(count_part, part, split, normalize) for part in parts]):
+                size, *counted = done.result()
+                found.add_counted(*counted)
+                bar.update(size)
+        return found
+
+    def _size(self):
+        return sum(Path(path).stat().st_size for path in self.paths if path != "-")
+
+    def _bar(self):
+        total = None if "-" in self.paths else self._size()
+        return tqdm(total=total, desc="read", unit="B", unit_scale=True, disable=not self.progress)
+
+
+def words_of(texts, split, where, normalize=None):
+    """bpe_cpu.Words of texts: of Files, of one str or of an iterable of str."""
+    if isinstance(texts, Files):
+        return texts.words(split, normalize)
+    return count(each_text(texts, where), split, normalize, bpe_cpu.Words())
+
+
+def count(texts, split, normalize, words):
+    """Count the words of texts, each normalized first, and give words back."""
+    for text in texts:
+        text = normalize(text) if normalize else text
+        words.add(np.frombuffer(text.encode(), np.uint8), split_cpu.kinds(), split_cpu.number_of(split))
+    return words
+
+
+def count_part(part, split, normalize):
+    """In a process of its own: (bytes read, what Words.add_counted() wants)."""
+    words, read = bpe_cpu.Words(), 0
+    for piece, size in pieces(part):
+        count([piece], split, normalize, words)
+        read += size
+    return read, *words.spelled(), words.forgotten
+
+
+# ---------------------------------------------------------------------------------------------- files, parts and pieces
+
+def sources(names):
+    """Files as they are, of folders those with a name that ends as SUFFIXES say, in order."""
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            found = sorted(str(file) for file in path.iterdir() if file.name.endswith(SUFFIXES))
+            if not found:
+                raise refusal(str(name), "a folder without texts", f"files that end with {', '.join(SUFFIXES)}")
+            yield from found
+        elif str(name) == "-" or path.is_file():
+            yield str(name)
+        else:
+            raise refusal(str(name), "no such file", "a file, a folder, or - for stdin")
+
+
+def parts_of(path):
+    """Parts of a file that can be counted one by one."""
+    if path == "-" or path.endswith(".gz"):
+        return [Part(path)]
+    size, edges = Path(path).stat().st_size, [0]
+    with open(path, "rb") as f:
+        for start in range(PART, size, PART):
+            seen = min(start, LONGEST)
+            f.seek(start - seen)
+            data = f.read(PIECE + seen)
+            end = data.find(b"\n", seen) + 1 if has_lines(path) else _end(FIRST_CUT.search(data, pos=seen))
+            if end and start - seen + end > edges[-1]:
+                edges.append(start - seen + end)
+    return [Part(path, a, b) for a, b in zip(edges, [*edges[1:], size])]
+
+
+def pieces(part):
+    """(text, bytes read for it) of a part, piece by piece."""
+    lines = has_lines(part.path)
+    for at, data, size in _rows(part) if lines else _pieces(part):
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as e:
+            raise refusal(f"{part.path}, byte {at + e.start}", f"0x{data[e.start]:02x}", "UTF-8",
+                          f"if it is Latin-1: iconv -f ISO-8859-1 -t UTF-8 {part.path} > fixed.txt") from None
+        yield (text_of(text, part.path, at) if lines else text), size
+
+
+def has_lines(path):
+    """Is each line of it a text?"""
+    return path.endswith((".jsonl", ".jsonl.gz"))
+
+
+def text_of(line, path, at):
+    """The text in a line of .jsonl, which begins at that byte."""
+    try:
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("text"), str):
+            check_text(row["text"], f"{path}, byte {at}")
+            return row["text"]
+        got = "a line without a text"
+    except (json.JSONDecodeError, RecursionError) as e:
+        got = f"a line that is not JSON ({e})"
+    line = 1 + sum(data.count(b"\n") for data, _ in _blocks(Part(path, 0, at)))
+    raise refusal(f"{path}:{line}", got, '{"text": "..."}', "every line is one document")
+
+
+def _pieces(part):
+    """(where in the file, bytes, how many were read for them)."""
+    at, kept, looked, read = part.start, b"", 0, 0
+    for data, size in _blocks(part):
+        kept, read = kept + data, read + size
+        end = _end(LAST_CUT.search(kept, pos=looked))
+        looked = max(0, len(kept) - LONGEST)
+        if end:
+            yield at, kept[:end], read
+            at, kept, looked, read = at + end, kept[end:], 0, 0
+    if kept:
+        yield at, kept, read
+
+
+def _rows(part):
+    """The same of each line that is not empty."""
+    at, kept, read = part.start, b"", 0
+    for data, size in _blocks(part):
+        *rows, kept = (kept + data).split(b"\n")
+        read += size
+        for row in rows:
+            if row.strip():
+                yield at, row, read
+                read = 0
+            at += len(row) + 1
+    if kept.strip():
+        yield at, kept, read
+
+
+def _blocks(part):
+    """(bytes of the part, bytes of the file that they took)."""
+    try:
+        with sys.stdin.buffer if part.path == "-" else open(part.path, "rb") as raw:
+            f = gzip.open(raw) if part.path.endswith(".gz") else raw
+            f.seek(part.start) if part.start else None
+            left = float("inf") if part.end is None else part.end - part.start
+            before = 0
+            while data := f.read(min(PIECE, left) if left < PIECE else PIECE):
+                left -= len(data)
+                at = raw.tell() if f is not raw else before + len(data)
+                yield data, at - before
+                before = at
+    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+        raise refusal(part.path, f"a damaged .gz ({e})", "a whole one") from None
+
+
+def _end(found):
+    return found.end() if found else 0
