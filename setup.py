@@ -15,7 +15,7 @@ setup(
     extras_require={
         "cuda12": ["cupy-cuda12x[ctk]"],
         "cuda13": ["cupy-cuda13x[ctk]"],
-        "test": ["pytest", "hypothesis", "ruff"],
-        "bench": ["torch"],
+        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers"],
+        "bench": ["torch", "tiktoken", "tokenizers"],
     },
 )

@@ -61,8 +61,13 @@ class Tokenizer:
         """
         ids = []
         for part in self._parts(s, allowed_special, disallowed_special):
-            ids += part if isinstance(part, list) else part.tolist()
+            ids += part if isinstance(part, list) else self._numbers.take(part).tolist()
         return ids
+
+    @cached_property
+    def _numbers(self):
+        """Every id as an int that all lists share: no list has to make its own."""
+        return np.array(range(self.vocab_size), object)
 
     def encode_array(self, s, allowed_special=(), disallowed_special=()):
         """encode() as an array: two bytes an id, or four where the vocabulary does not fit into two."""

@@ -1,0 +1,89 @@
+"""python -m tok: what a user types, and what a pipe gets."""
+import csv
+import gzip
+import io
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from tok import BPETokenizer, HindiTokenizer, WordPieceTokenizer, analysis, load
+from tok.__main__ import main
+
+TEXT = "राम घर गया।\nदुःख और सुख, 12 बार!\nthe cat sat on the mat\nthe mat\n" * 12
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    return str(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("kind", analysis.KINDS)
+def test_train_encode_decode(tmp_path, text, kind, capsys, monkeypatch):
+    out = str(tmp_path / "t.json")
+    assert main(["train", kind, text, "--vocab_size", "300", "--out", out]) == 0
+    t = load(out)
+    assert t.encode(TEXT) and f"{t.vocab_size:,} tokens" in capsys.readouterr().err
+    packed = tmp_path / "b.txt.gz"
+    packed.write_bytes(gzip.compress(TEXT.encode()))
+    assert main(["encode", out, str(packed)]) == 0
+    ids = capsys.readouterr().out
+    assert list(map(int, ids.split())) == t.encode(TEXT)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(ids))
+    assert main(["decode", out]) == 0
+    assert capsys.readouterr().out == t.decode(t.encode(TEXT))
+    assert main(["encode", out, text, "--out", str(tmp_path / "ids.npy")]) == 0
+    assert np.load(tmp_path / "ids.npy").tolist() == t.encode(TEXT)
+    assert main(["decode", out, str(tmp_path / "ids.npy")]) == 0
+    assert capsys.readouterr().out == t.decode(t.encode(TEXT))
+
+
+def test_stats_shows_every_pattern(tmp_path, capsys):
+    BPETokenizer.train(TEXT, 300).save(tmp_path / "t.json")
+    assert main(["stats", "हिन्दी कविता", "--tokenizers", str(tmp_path / "t.json")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"aksharas +6  हि\|न्दी\| \|क\|वि\|ता", out) and re.search(r"indic +2  हिन्दी\| कविता\n", out)
+    assert re.search(r"gpt2 +10  ह\|ि", out) and "t.json" in out
+
+
+def test_analyse(tmp_path, text, capsys):
+    names = ["char", "akshara", "bpe:270", "bpe:270:gpt2", "wordpiece:90", "hindi:280"]
+    assert main(["analyse", text, "--tokenizers", *names, "--held_out", "0.3", "--out", str(tmp_path / "found")]) == 0
+    with open(tmp_path / "found" / "table.csv", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    assert [row["tokenizer"] for row in rows] == [name for name in names for _ in range(2)]
+    assert {row["text"] for row in rows} == {"in sample", "held out"}
+    assert all(float(row["round_trip"]) == 100 for row in rows if row["tokenizer"].startswith("bpe"))
+    assert (tmp_path / "found" / "tokens_per_word.png").stat().st_size > 10_000
+    assert capsys.readouterr().out.count("\n") >= 14
+
+
+def test_the_numbers_by_hand():
+    t = WordPieceTokenizer(["[UNK]", "ab", "##c"], special_tokens=())
+    row = analysis.measure(t, "t", "in sample", ["ab abc", "x ab"])
+    assert (row.vocabulary, row.tokens_per_word, row.unknown, row.round_trip) == (3, 5 / 4, 25.0, 50.0)
+    assert row.tokens_per_akshara == 5 / 8 and row.bytes_per_token == 10 / 5
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["encode", "missing.json"], "missing.json"),
+    (["train", "bpe", "missing.txt"], "missing.txt: got no such file"),
+    (["train", "bpe", "{text}", "--vocab_size", "7"], "vocab_size 7; expected a whole number from"),
+    (["train", "bpe", "{text}", "--out", "no/folder/t.json"], "a file in a folder that exists"),
+    (["analyse", "{text}", "--tokenizers", "bpe", "--held_out", "0.3"], "tokenizer bpe: got no vocabulary size"),
+    (["analyse", "{text}", "--tokenizers", "bpe:x", "--held_out", "0.3"], "neither a file nor KIND:SIZE:SPLIT"),
+    (["analyse", "{text}", "--tokenizers", "unigram:9", "--held_out", "0.3"], "got 'unigram'; expected one of"),
+    (["analyse", "{text}", "--held_out", "0"], "0 held out; expected some held out"),
+])
+def test_what_cannot_be_done_is_said(tmp_path, text, arguments, says, capsys):
+    assert main([a.format(text=text) for a in arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_ids_that_are_none(tmp_path, capsys, monkeypatch):
+    HindiTokenizer.train(TEXT, 300).save(tmp_path / "t.json")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1 2 x"))
+    assert main(["decode", str(tmp_path / "t.json")]) == 2
+    assert "decode -: got 'x'; expected ids" in capsys.readouterr().err
