@@ -321,7 +321,7 @@ def test_user_errors_are_one_line_and_exit_2(home, tmp_path, capsys):
     (tmp_path / "short.txt").write_text("abc" * 5)
     for changes, says in [({"stpes": 1}, "did you mean --steps"),
                           ({"data": tmp_path / "empty.txt"}, "without any text"),
-                          ({"data": tmp_path / "latin.txt"}, "latin.txt: got byte 0xe9 at offset 3"),
+                          ({"data": tmp_path / "latin.txt"}, "latin.txt, byte 3: got 0xe9"),
                           ({"data": tmp_path / "short.txt"}, "more than one block of 16"),
                           ({"data": tmp_path / "no"}, "does not exist"),
                           ({"tokenizer": tmp_path / "no.json"}, "no.json"),
