@@ -9,6 +9,8 @@ import argparse
 import hashlib
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,10 +67,10 @@ def our_encoding(corpus, vocabulary, threads, arrays):
     t, texts, checked = BPETokenizer.from_hf(vocabulary), texts_of(corpus), None
     while True:
         t._caches.clear()
-        if arrays or threads > 1:
-            ids = t.encode_batch(texts, threads=threads)
+        if threads == 1:
+            ids = [t.encode_array(text) if arrays else t.encode(text) for text in texts]
         else:
-            ids = [t.encode(text) for text in texts]
+            ids = [part if arrays else part.tolist() for part in t.encode_batch(texts, threads=threads)]
         checked = checked or digest(ids)
         yield checked
 
@@ -78,13 +80,13 @@ def tiktoken_encoding(corpus, vocabulary, threads, arrays):
     t, texts, checked = BPETokenizer.from_hf(vocabulary), texts_of(corpus), None
     ranks = {t.vocab[i]: i for i in t.ids if i not in t.special.values()}
     theirs = tiktoken.Encoding("bench", pat_str=t.split, mergeable_ranks=ranks, special_tokens=t.special)
+    encode = partial(theirs.encode_to_numpy, disallowed_special=()) if arrays else theirs.encode_ordinary
     while True:
-        if threads > 1:
-            ids = theirs.encode_ordinary_batch(texts, num_threads=threads)
-        elif arrays:
-            ids = [theirs.encode_to_numpy(text, disallowed_special=()) for text in texts]
-        else:
-            ids = [theirs.encode_ordinary(text) for text in texts]
+        if threads == 1:
+            ids = list(map(encode, texts))
+        else:                                                # as its own encode_ordinary_batch() does
+            with ThreadPoolExecutor(threads) as pool:
+                ids = list(pool.map(encode, texts))
         checked = checked or digest(ids)
         yield checked
 
@@ -105,7 +107,6 @@ ENCODERS = {                        # title: (what makes it, the package it need
     "tiktoken, arrays": (tiktoken_encoding, "tiktoken", True),
     "Hugging Face": (hugging_face_encoding, "tokenizers", False),
 }
-BATCHES = ("ours, arrays", "tiktoken, lists", "Hugging Face")          # what each gives from several threads
 TRAINERS = {"ours": (our_training, None), "Hugging Face": (their_training, "tokenizers")}
 
 
@@ -138,7 +139,7 @@ def encoding(corpus, vocabulary, threads, rounds):
     sides = [turns.Side(title, make, dict(corpus=corpus, vocabulary=vocabulary, threads=threads, arrays=arrays),
                         limited(threads))
              for title, (make, package, arrays) in ENCODERS.items()
-             if (package is None or package in THEIRS) and (threads == 1 or title in BATCHES)]
+             if package is None or package in THEIRS]
     with progress(len(sides) * (rounds + turns.WARM), 0) as bar:
         return compare(sides, rounds, bar)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import floors, scaling, start, step, turns
+from bench import floors, scaling, start, step, tok, turns
 from gpt import GPT, GPTConfig
 
 SMALL = dict(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=4)      # with one sequence, N = 2
@@ -253,3 +253,82 @@ def test_a_start_is_timed_in_its_own_environment():
 def test_a_start_that_fails_is_an_error():
     with pytest.raises(RuntimeError, match="ended with 3"):
         start.start("import sys; sys.exit(3)")
+
+
+# tok: what is compared works on the same texts, yields the same ids, and is set beside ours
+
+LINES = "राम नाम मनिदीप धरु जीह देहरीं द्वार।\nthe cat's 12 mats\n" * 40
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "text.txt").write_text(LINES, encoding="utf-8")
+    return str(tmp_path / "text.txt")
+
+
+def test_texts_are_a_file_or_the_grammar(corpus, monkeypatch):
+    monkeypatch.setattr(tok, "COUPLETS", 7)
+    assert "".join(tok.texts_of(corpus)) == LINES
+    assert sum(text.count("॥") for text in tok.texts_of("")) == 7
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("title", tok.ENCODERS)
+def test_every_encoder_gives_the_ids_of_ours(title, threads, corpus, tmp_path):
+    make, package, arrays = tok.ENCODERS[title]
+    if package:
+        pytest.importorskip(package)
+    made = tok.vocabulary_of(None, [corpus], tmp_path)
+    steps = make(corpus, tmp_path, threads, arrays)
+    assert next(steps) == next(steps) == tok.digest([made.encode(LINES)])
+
+
+@pytest.mark.parametrize("title", tok.TRAINERS)
+def test_every_trainer_learns_the_vocabulary_that_is_asked_for(title, corpus):
+    make, package = tok.TRAINERS[title]
+    if package:
+        pytest.importorskip(package)
+    assert next(make(corpus, 300, 1)) == 300
+
+
+def test_a_table_of_encoders_by_hand():
+    ours, theirs = side(100, ["a"]), side(250, ["a"], peak=300e6)
+    ours.name, theirs.name = "ours", "theirs"
+    lines = [line.split() for line in tok.table([ours, theirs], 10**6, ours)]
+    assert lines[1:] == [["ours", "0.100", "10.0", "1.00x", "200"], ["theirs", "0.250", "4.0", "2.50x", "300"]]
+
+
+def test_the_cost_of_a_first_call_is_measured_with_and_without_compiled_code(monkeypatch):
+    seen = []
+    monkeypatch.setattr(tok, "start", lambda code, env=None: seen.append((code, env)) or len(seen))
+    found = tok.first_calls()
+    assert [warm < cold for warm, cold in found.values()] == [True] * 3
+    assert all(bool(env) == (i % 3 == 2) for i, (_, env) in enumerate(seen))           # the first one compiles
+    for code in {code for code, _ in seen}:
+        exec(code, {})                                                                 # each of them works
+
+
+@pytest.mark.parametrize("same, code", [(True, 0), (False, 1)])
+def test_the_whole_run_ends_with_an_error_where_ids_differ(same, code, corpus, tmp_path, monkeypatch, capsys):
+    def made(corpus, *rest):
+        sides = [side(100, ["a"]), side(200, ["a" if same else "b"])]
+        sides[0].name, sides[1].name = "ours, lists", "tiktoken, lists"
+        return sides
+    monkeypatch.setattr(tok, "training", made)
+    monkeypatch.setattr(tok, "encoding", made)
+    monkeypatch.setattr(tok, "first_calls", lambda: {"import tok": (0.5, 1.5)})
+    kept = tmp_path / "kept.json"
+    assert tok.main([corpus, "--threads", "2", "--json", str(kept)]) == code
+    out, line = capsys.readouterr().out, json.loads(kept.read_text())
+    assert ("The ids differ" in out) == (not same) and "2.00x" in out and "0.50          1.50" in out
+    assert [(r["what"], r.get("threads")) for r in line["results"]] == [("train", None), ("encode", 1), ("encode", 2)]
+    assert line["results"][0]["bytes"] == len(LINES.encode())
+
+
+def test_encoders_live_in_processes_of_their_own(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(tok, "THEIRS", [])
+    made = tok.vocabulary_of(None, [corpus], tmp_path)
+    found = tok.encoding(corpus, str(tmp_path), 2, rounds=1)
+    assert [s.name for s in found] == ["ours, lists", "ours, arrays"]
+    assert {value for s in found for value in s.values} == {tok.digest([made.encode(LINES)])}
+    assert [s.name for s in tok.training(corpus, 300, 2, rounds=1)] == ["ours, 1 thread"]
