@@ -46,16 +46,24 @@ def spoilt(rng, content):
 
 
 def check(t, rng):
-    """A tokenizer that was accepted works: its ids are in its vocabulary, and the text comes back where it should."""
-    text = "".join(rng.choices(TEXT + "é漢🙂\0", k=rng.randint(0, 30)))
+    """A tokenizer that was accepted works: what it encodes it decodes, and what is no text or no id it refuses."""
+    text = "".join(rng.choices(TEXT + "é漢🙂\0\ud800", k=rng.randint(0, 30)))
     try:
         ids = t.encode(text)
+        again = t.decode(ids)
+        assert "\ud800" not in text and (again == text or type(t) is not BPETokenizer)
     except ValueError as e:
-        assert isinstance(t, CharTokenizer) and "expected one of" in str(e)
-        return
-    again = t.decode(ids)
-    if type(t) is BPETokenizer:
-        assert again == text
+        assert "\ud800" in text or isinstance(t, CharTokenizer) and "expected one of" in str(e)
+    ids = rng.choices(range(t.vocab_size), k=rng.randint(0, 9))
+    whole = None not in map(t.vocab.__getitem__, ids)
+    if rng.random() < 0.3:
+        ids.insert(rng.randint(0, len(ids)), rng.choice([-1, t.vocab_size, 2**70, 1.5, "a", None, [1]]))
+        whole = False
+    try:
+        text = t.decode(ids)
+        assert whole and "".join(t.decode_stream(ids)) == text
+    except ValueError as e:
+        assert not whole and "expected" in str(e)
 
 
 def survives(read, path, rng):

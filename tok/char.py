@@ -33,6 +33,8 @@ class CharTokenizer(Tokenizer):
             if self._ids.setdefault(token, i) != i:
                 raise refusal("CharTokenizer", f"token {token!r} twice", "different tokens")
         self.vocab = [*tokens, *specials]
+        if not self.vocab:
+            raise refusal("CharTokenizer", "no tokens", "at least one")
         self.special = {name: len(tokens) + i for i, name in enumerate(specials)}
 
     @classmethod
