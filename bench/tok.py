@@ -70,7 +70,7 @@ def our_encoding(corpus, vocabulary, threads, arrays):
         if threads == 1:
             ids = [t.encode_array(text) if arrays else t.encode(text) for text in texts]
         else:
-            ids = [part if arrays else part.tolist() for part in t.encode_batch(texts, threads=threads)]
+            ids = t.encode_batch(texts, threads=threads, lists=not arrays)
         checked = checked or digest(ids)
         yield checked
 

@@ -159,9 +159,11 @@ def test_threads_and_batches():
     for n in (None, 1, 3):
         found = t.encode_batch(texts, threads=n)
         assert [ids.tolist() for ids in found] == want and all(ids.dtype == np.uint16 for ids in found)
+        assert t.encode_batch(texts, threads=n, lists=True) == want
     with mock.patch.object(base, "PIECE", 7):            # long texts are shared out too
         rows = [line + "\n" + SAYING * n for n, line in enumerate(HARD)]
-        assert [ids.tolist() for ids in t.encode_batch(rows)] == [by_definition(t, s) for s in rows]
+        want_rows = [by_definition(t, s) for s in rows]
+        assert [ids.tolist() for ids in t.encode_batch(rows)] == t.encode_batch(rows, lists=True) == want_rows
         with pytest.raises(ValueError, match="lone surrogate .* at offset 31"):
             t.encode_batch(["a\nb" * 10, "a\nb" * 10 + "c\ud800"])
     each = [threading.Thread(target=lambda k=k: got.update({k: [t.encode(s) for s in texts]})) for k in range(4)]

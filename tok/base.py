@@ -19,6 +19,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain, islice
 
 import numpy as np
 import regex
@@ -75,10 +76,13 @@ class Tokenizer:
         return np.concatenate([np.empty(0, dtype), *(np.asarray(part).astype(dtype) for part in self._parts(
             s, allowed_special, disallowed_special))])
 
-    def encode_batch(self, texts, allowed_special=(), disallowed_special=(), threads=None):
-        """encode_array() of every text, by so many threads; without a number, by one for each core."""
+    def encode_batch(self, texts, allowed_special=(), disallowed_special=(), threads=None, lists=False):
+        """encode_array() of every text, or encode(), by so many threads; without a number, by one for each core."""
         def encode(text):
-            return self.encode_array(text, allowed_special, disallowed_special)
+            return (self.encode if lists else self.encode_array)(text, allowed_special, disallowed_special)
+
+        def join(parts):
+            return list(chain.from_iterable(parts)) if lists else np.concatenate(list(parts))
 
         texts = list(texts)
         pieces = [[*between_lines(text, PIECE)] if self.lines_apart and isinstance(text, str) else [text]
@@ -86,7 +90,7 @@ class Tokenizer:
         with ThreadPoolExecutor(threads or cores()) as pool:
             try:
                 done = pool.map(encode, [piece for some in pieces for piece in some])
-                return [np.concatenate([next(done) for _ in some]) for some in pieces]
+                return [join(islice(done, len(some))) for some in pieces]
             except ValueError:
                 pool.shutdown(cancel_futures=True)
                 for text in texts:                       # says where in the whole text it is, as encode_array() does
