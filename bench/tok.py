@@ -29,6 +29,7 @@ from train.log import progress
 THEIRS = [name for name in ("tiktoken", "tokenizers") if find_spec(name)]
 END = "<|endoftext|>"
 COUPLETS = 50_000                   # of the grammar, where no text is given
+TURN = 10_000_000                   # bytes that are encoded in one turn at least: a short text again and again
 
 
 def texts_of(corpus):
@@ -117,9 +118,10 @@ def limited(threads):
 
 # ------------------------------------------------------------------------------------------------------- measurements
 
-def compare(sides, rounds, bar):
-    """Let sides take turns; those that did not die."""
-    take_turns(sides, rounds, 1, bar)
+def compare(sides, rounds, steps=1):
+    """Let sides take turns of so many steps; those that did not die."""
+    with progress(len(sides) * (rounds * steps + turns.WARM), 0) as bar:
+        take_turns(sides, rounds, steps, bar)
     for side in sides:
         side.close()
     return [side for side in sides if not side.dead and side.seconds]
@@ -131,17 +133,16 @@ def training(corpus, vocab_size, threads, rounds):
                         dict(corpus=corpus, vocab_size=vocab_size, threads=n), limited(n))
              for title, (make, package) in TRAINERS.items() if package is None or package in THEIRS
              for n in dict.fromkeys((1, threads) if package else (1,))]
-    with progress(len(sides) * (rounds + turns.WARM), 0) as bar:
-        return compare(sides, rounds, bar)
+    return compare(sides, rounds)
 
 
-def encoding(corpus, vocabulary, threads, rounds):
+def encoding(corpus, vocabulary, threads, rounds, steps):
+    """Sides that encode a corpus, so many times in a turn."""
     sides = [turns.Side(title, make, dict(corpus=corpus, vocabulary=vocabulary, threads=threads, arrays=arrays),
                         limited(threads))
              for title, (make, package, arrays) in ENCODERS.items()
              if package is None or package in THEIRS]
-    with progress(len(sides) * (rounds + turns.WARM), 0) as bar:
-        return compare(sides, rounds, bar)
+    return compare(sides, rounds, steps)
 
 
 def table(sides, size, ours):
@@ -206,7 +207,7 @@ def main(argv):
             for threads in dict.fromkeys((1, args.threads)):
                 print(f"\nencode {corpus or 'couplets'}, {size / 1e6:.1f} MB, {t.vocab_size:,} tokens, "
                       f"{threads} thread{'s' * (threads > 1)}")
-                found = encoding(corpus, folder, threads, args.rounds)
+                found = encoding(corpus, folder, threads, args.rounds, -(-TURN // size))
                 print(*table(found, size, found[0]), sep="\n")
                 if len({value for side in found for value in side.values}) > 1:
                     print("The ids differ:", {side.name: side.values[0] for side in found})

@@ -328,7 +328,8 @@ def test_the_whole_run_ends_with_an_error_where_ids_differ(same, code, corpus, t
 def test_encoders_live_in_processes_of_their_own(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(tok, "THEIRS", [])
     made = tok.vocabulary_of(None, [corpus], tmp_path)
-    found = tok.encoding(corpus, str(tmp_path), 2, rounds=1)
+    found = tok.encoding(corpus, str(tmp_path), 2, rounds=1, steps=3)
+    assert all(len(s.seconds) == 3 for s in found)
     assert [s.name for s in found] == ["ours, lists", "ours, arrays"]
     assert {value for s in found for value in s.values} == {tok.digest([made.encode(LINES)])}
     assert [s.name for s in tok.training(corpus, 300, 2, rounds=1)] == ["ours, 1 thread"]
