@@ -131,21 +131,50 @@ def test_a_word_of_a_million_letters():
     assert t.decode(t.encode("ab" * 500_000)) == "ab" * 500_000
 
 
-def test_a_cache_that_is_full_begins_again():
-    text = " ".join(f"{i}abक" for i in range(300)) + "aab" * 60
-    with mock.patch.multiple(bpe_cpu, WORDS=8, TEXT=256, IDS=256):
+@pytest.mark.parametrize("full", ["WORDS", "TEXT", "IDS"])
+def test_a_cache_that_is_full_begins_again(full):
+    """Of words, of the bytes of long ones, or of ids."""
+    text = " ".join(f"{chr(2325 + i % 36)}{chr(2325 + i // 36)}abकxyz" + i % 2 * "wvu" for i in range(300))
+    with mock.patch.multiple(bpe_cpu, FIRST=8, **{"WORDS": 1024, "TEXT": 1 << 14, "IDS": 1 << 14, full: 512}):
         t = BPETokenizer(list(TRAINED["indic"].merges))
         assert t.encode(text) == t.encode(text) == by_definition(t, text)
+        (cache,) = t._caches
+        words, size, ids = cache.state
+        assert 0 < words < 300 and size <= len(cache.text) and ids <= len(cache.ids)
 
 
 def test_words_with_one_hash_are_told_apart():
-    """Every word has the hash 7: their bytes decide."""
-    t, text = BPETokenizer(list(TRAINED["indic"].merges)), "aab aba baa करत aab baa"
-    assert t.encode(text) == by_definition(t, text)
-    places, state, seen, _ = t._caches[0].arrays
-    places[places[:, 2] > 0, 0] = 7                      # as far as a place says, each may be any of them
-    assert t.encode(text) == by_definition(t, text)
-    assert state[1] <= len(seen)
+    """Two long words with the hash 7: their bytes decide."""
+    one, two = (np.frombuffer(letter * 20, np.uint8) for letter in (b"a", b"b"))
+    places, seen = np.zeros((8, 4), np.int64), np.concatenate([one, two])
+    first = bpe_cpu.place_of(places, seen, one, 0, 7, -20)
+    places[first, :3] = 7, -20, 0
+    second = bpe_cpu.place_of(places, seen, two, 0, 7, -20)
+    assert second != first and not places[second].any()
+    places[second, :3] = 7, -20, 20
+    assert [bpe_cpu.place_of(places, seen, word, 0, 7, -20) for word in (one, two)] == [first, second]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=bpe_cpu.SHORT_KEY) | st.text("\0a", min_size=1, max_size=15).map(
+    str.encode), min_size=2, max_size=5))
+def test_keys_of_short_words_are_the_words(words):
+    keys = {bpe_cpu.keys_of(np.frombuffer(word, np.uint8), 0, len(word)) for word in words}
+    assert len(keys) == len(set(words)) and all(second > 0 for _, second in keys)
+    long = np.frombuffer(words[0] * 16, np.uint8)
+    assert bpe_cpu.keys_of(long, 0, len(long))[1] == -len(long)
+
+
+def test_ids_that_do_not_fit_into_a_place():
+    """More of them than three, and larger than 20 bits."""
+    merges, text = list(TRAINED["indic"].merges), SAYING + "xyzxyz कखग"
+    n = 256 + len(merges)
+    far = BPETokenizer(merges, special_tokens=(), ids=list(range(n - 1, -1, -1)))
+    assert far.encode(text) == far.encode(text) == by_definition(far, text)
+    with mock.patch.object(bpe, "checked_ids", lambda ids, n: ids):
+        far = BPETokenizer(merges, special_tokens=(), ids=[(1 << 20) - 9 + i for i in range(n)])
+    assert far.encode_array(text).tolist() == far.encode_array(text).tolist() == by_definition(far, text)
+
+
 
 
 def test_a_pattern_of_ones_own():

@@ -1,8 +1,9 @@
 """Byte pair encoding in Numba: the merges and the ids that bpe.py defines, found faster.
 
 A text is cut into words (split_cpu.py), and most words have been seen before. So a hash table says which ids a word
-got last time, found by its bytes, which are compared: a hash alone proves nothing. A new word is merged by the
-definition, lowest rank first and leftmost of those, in one of two ways:
+got last time. Most words fit into two numbers, and those are what is looked up; of longer ones the bytes are compared,
+as a hash alone proves nothing. A new word is merged by the definition, lowest rank first and leftmost of those, in one
+of two ways:
 
     short    all pairs of neighbours are looked at for each merge
     long     a heap of (rank, place); an entry whose pair is no longer there is dropped when it comes up
@@ -18,40 +19,55 @@ from tok.split_cpu import cut
 
 SHORT = 48                      # tokens of a word up to which the heap does not pay
 LONGEST = 256                   # bytes of a word that is remembered
-WORDS, TEXT, IDS = 1 << 17, 1 << 21, 1 << 20        # a cache's places, and its room for bytes and ids: 11 MB
+SHORT_KEY = 15                  # bytes of a word that are its key
+FIRST, WORDS = 1 << 12, 1 << 17                     # a cache's places, to begin with and at most
+TEXT, IDS = 1 << 21, 1 << 20    # and its room for bytes and ids: 10 MB in all
+FEW, BITS = 3, 20               # so many ids of so many bits stand in the place itself
 LIMIT = 2_000_000               # words that are counted at one time: learning from as many takes some 2 GB
 NONE = np.int64(-1)
 FAR = np.int32(2 ** 31 - 1)
-FULL, SOME = 1, 256               # what _learn() answers when its tables are full; how many merges it does in one go
+FULL, SOME = 1, 256             # what _learn() answers when its tables are full; how many merges it does in one go
 
 
 def table_of(merges):
-    """(keys, numbers): the hash table of {(left, right): number}."""
-    size = 1 << (2 * len(merges) + 2).bit_length()
-    keys, numbers = np.full(size, NONE), np.zeros(size, np.int32)
-    if merges:
-        pairs = np.array(list(merges), np.int64)
-        _fill(keys, numbers, pairs[:, 0] << 32 | pairs[:, 1], np.fromiter(merges.values(), np.int32, len(merges)))
-    return keys, numbers
+    """The table of {(left, right): number}: of two bytes, by left << 8 | right, and of all pairs, a hash table."""
+    pairs = np.array(list(merges), np.int64).reshape(-1, 2)
+    numbers = np.fromiter(merges.values(), np.int64, len(merges))
+    bytes_ = np.full(1 << 16, FAR)
+    small = (pairs < 256).all(1)
+    bytes_[pairs[small, 0] << 8 | pairs[small, 1]] = numbers[small]
+    hashed = np.full((1 << (2 * len(merges) + 2).bit_length(), 2), NONE)
+    _fill(hashed, pairs[:, 0] << 32 | pairs[:, 1], numbers)
+    return bytes_, hashed
 
 
 class Cache:
-    """Words and their ids, of one thread."""
+    """Words and their ids, of one thread. When it is full it begins again."""
 
     def __init__(self):
-        self.places, self.state = np.zeros((WORDS, 5), np.int64), np.zeros(3, np.int64)
+        self.places, self.state = np.zeros((FIRST, 4), np.int64), np.zeros(3, np.int64)
         self.text, self.ids = np.empty(TEXT, np.uint8), np.empty(IDS, np.int32)
 
     @property
     def arrays(self):
         return self.places, self.state, self.text, self.ids
 
+    def make_room(self):
+        if len(self.places) < WORDS and 2 * self.state[0] >= len(self.places):
+            self.places = larger(self.places)
+        else:
+            self.places[:], self.state[:] = 0, 0
+
 
 def encode(text, kinds, split, table, ids, cache):
-    """The ids of a text, which is uint8: UTF-8. An id for each byte at most, so pages of `out` that stay empty cost
+    """The ids of a text, which is uint8: UTF-8. There are as many as bytes at most; pages of `out` that stay empty cost
     nothing."""
-    out = np.empty(len(text), np.int32)
-    return out[:_encode(text, kinds, split, *table, ids, *cache.arrays, out)]
+    out, start, n = np.empty(len(text) + FEW - 1, np.int32), 0, 0
+    while True:
+        start, n = _encode(text, start, kinds, split, table, ids, *cache.arrays, out, n)
+        if start == len(text):
+            return out[:n]
+        cache.make_room()
 
 
 @plain
@@ -79,48 +95,90 @@ def hash_of(text, start, end):
 
 
 @plain
-def place_of(places, seen, text, start, end, h):
-    """Where a word with this hash is, or where it would be: that place has no bytes. A place begins with (hash, where
-    its bytes begin in seen, how many)."""
-    at, last = h & len(places) - 1, len(places) - 1
-    while places[at, 2]:
-        if places[at, 0] == h and places[at, 2] == end - start:
-            first, i = places[at, 1], 0
-            while i < end - start and seen[first + i] == text[start + i]:
+def keys_of(text, start, end):
+    """Two numbers for a word, the second one not 0. Of up to 15 bytes they are eight bytes, and the size with the other
+    bytes: the same numbers are the same word. Of more they are a hash and minus the size."""
+    size = np.int64(end - start)
+    if size > SHORT_KEY:
+        return hash_of(text, start, end), -size
+    first, second = np.int64(0), size
+    for i in range(start, min(start + 8, end)):
+        first = first << 8 | np.int64(text[i])
+    for i in range(start + 8, end):
+        second = second << 8 | np.int64(text[i])
+    return first, second
+
+
+@plain
+def home(first, second):
+    """Where in a table a word with these keys would like to be."""
+    return mix(np.uint64(first) * np.uint64(0x9e3779b97f4a7c15) + np.uint64(second))
+
+
+@plain
+def place_of(places, seen, text, start, first, second):
+    """The place of the word that begins at text[start] and has these keys, or where it would be: there the second key
+    is 0. A place begins with (first key, second, where its bytes are in seen)."""
+    at, last = home(first, second) & len(places) - 1, len(places) - 1
+    while places[at, 1]:
+        if places[at, 0] == first and places[at, 1] == second:
+            begin, i = places[at, 2], 0
+            while i < -second and seen[begin + i] == text[start + i]:            # not at all if the keys are the word
                 i += 1
-            if i == end - start:
+            if i >= -second:
                 break
         at = at + 1 & last
     return at
 
 
+def larger(places):
+    """The same words with twice as many places."""
+    new = np.zeros((2 * len(places), 4), np.int64)
+    _move(places, new)
+    return new
+
+
 @jit
-def _fill(keys, numbers, pairs, values):
-    last = len(keys) - 1
+def _move(old, new):
+    last = len(new) - 1
+    for k in range(len(old)):
+        if old[k, 1]:
+            at = home(old[k, 0], old[k, 1]) & last
+            while new[at, 1]:
+                at = at + 1 & last
+            new[at] = old[k]
+
+
+@jit
+def _fill(hashed, pairs, numbers):
+    last = len(hashed) - 1
     for k in range(len(pairs)):
         at = mix(pairs[k]) & last
-        while keys[at] != NONE:
+        while hashed[at, 0] != NONE:
             at = at + 1 & last
-        keys[at], numbers[at] = pairs[k], values[k]
+        hashed[at, 0], hashed[at, 1] = pairs[k], numbers[k]
 
 
 @plain
-def find(keys, numbers, left, right):
+def find(table, left, right):
     """The number that a pair merges into, or FAR."""
-    key, last = np.int64(left) << 32 | np.int64(right), len(keys) - 1
+    bytes_, hashed = table
+    if left < 256 and right < 256:
+        return bytes_[left << 8 | right]
+    key, last = np.int64(left) << 32 | np.int64(right), len(hashed) - 1
     at = mix(key) & last
-    while keys[at] != NONE:
-        if keys[at] == key:
-            return numbers[at]
+    while hashed[at, 0] != NONE:
+        if hashed[at, 0] == key:
+            return np.int32(hashed[at, 1])
         at = at + 1 & last
     return FAR
 
 
 @plain
-def merge_short(keys, numbers, word, n, ranks):
+def merge_short(table, word, n, ranks):
     """Merge the first n entries of word; how many are left. ranks: room for as many."""
     for i in range(n - 1):
-        ranks[i] = find(keys, numbers, word[i], word[i + 1])
+        ranks[i] = find(table, word[i], word[i + 1])
     while n > 1:
         best, at = FAR, 0
         for i in range(n - 1):
@@ -135,9 +193,9 @@ def merge_short(keys, numbers, word, n, ranks):
         for i in range(at + 1, n - 1):
             ranks[i] = ranks[i + 1]
         if at + 1 < n:
-            ranks[at] = find(keys, numbers, best, word[at + 1])
+            ranks[at] = find(table, best, word[at + 1])
         if at:
-            ranks[at - 1] = find(keys, numbers, word[at - 1], best)
+            ranks[at - 1] = find(table, word[at - 1], best)
     return n
 
 
@@ -171,14 +229,14 @@ def pop(heap, n):
 
 
 @plain
-def merge_long(keys, numbers, word, n):
+def merge_long(table, word, n):
     """merge_short() in n log n steps. An entry of the heap is rank << 32 | place."""
     before, after = np.empty(n, np.int64), np.empty(n, np.int64)
     heap, size = np.empty(3 * n, np.int64), 0
     for i in range(n):
         before[i], after[i] = i - 1, i + 1
         if i + 1 < n:
-            rank = find(keys, numbers, word[i], word[i + 1])
+            rank = find(table, word[i], word[i + 1])
             if rank != FAR:
                 size = push(heap, size, np.int64(rank) << 32 | i)
     while size:
@@ -186,17 +244,17 @@ def merge_long(keys, numbers, word, n):
         size -= 1
         i, rank = entry & 0xffffffff, np.int32(entry >> 32)
         j = after[i]
-        if word[i] < 0 or j >= n or find(keys, numbers, word[i], word[j]) != rank:
+        if word[i] < 0 or j >= n or find(table, word[i], word[j]) != rank:
             continue
         word[i], word[j] = rank, -1
         after[i] = after[j]
         if after[i] < n:
             before[after[i]] = i
-            rank = find(keys, numbers, word[i], word[after[i]])
+            rank = find(table, word[i], word[after[i]])
             if rank != FAR:
                 size = push(heap, size, np.int64(rank) << 32 | i)
         if before[i] >= 0:
-            rank = find(keys, numbers, word[before[i]], word[i])
+            rank = find(table, word[before[i]], word[i])
             if rank != FAR:
                 size = push(heap, size, np.int64(rank) << 32 | before[i])
     kept = 0
@@ -208,23 +266,27 @@ def merge_long(keys, numbers, word, n):
 
 
 @plain
-def merge(text, start, end, keys, numbers, ids, out, n, ranks):
+def merge(text, start, end, table, ids, out, n, ranks):
     """Write the ids of one word to out[n:]; where they end."""
     size = end - start
     word = out[n:n + size]
     for i in range(size):
         word[i] = text[start + i]
-    size = merge_short(keys, numbers, word, size, ranks) if size <= SHORT else merge_long(keys, numbers, word, size)
+    size = merge_short(table, word, size, ranks) if size <= SHORT else merge_long(table, word, size)
     for i in range(size):
         word[i] = ids[word[i]]
     return n + size
 
 
 @jit
-def _encode(text, kinds, split, keys, numbers, ids, places, state, seen, seen_ids, out):
-    """state: how many words the cache has, and how far its bytes and ids reach. A place: (hash, where its bytes begin,
-    how many, where its ids begin, how many); none if it has no bytes."""
-    ranks, n, start = np.empty(SHORT, np.int32), 0, 0
+def _encode(text, start, kinds, split, table, ids, places, state, seen, seen_ids, out, n):
+    """Write ids to out[n:] until the text ends or the cache is full; (where it stopped, where the ids end).
+
+    state: how many words the cache has, and how far its bytes and ids reach. A place: (first key, second, where its
+    bytes are if the keys are not the word, ids). The ids: how many, and up to three in the number itself; or 0, and
+    where they are, their number before them.
+    """
+    ranks, mask = np.empty(SHORT, np.int32), (1 << BITS) - 1
     while start < len(text):
         end = cut(text, start, kinds, split)
         size = end - start
@@ -232,31 +294,51 @@ def _encode(text, kinds, split, keys, numbers, ids, places, state, seen, seen_id
             out[n] = ids[text[start]]
             n += 1
         elif size > LONGEST:
-            n = merge(text, start, end, keys, numbers, ids, out, n, ranks)
+            n = merge(text, start, end, table, ids, out, n, ranks)
         else:
-            h = hash_of(text, start, end)
-            at = place_of(places, seen, text, start, end, h)
-            if places[at, 2]:
-                first = places[at, 3]
-                for i in range(places[at, 4]):
-                    out[n + i] = seen_ids[first + i]
-                n += places[at, 4]
+            first, second = keys_of(text, start, end)
+            at = place_of(places, seen, text, start, first, second)
+            packed = places[at, 3]
+            if packed & FEW:                                 # written without asking how many: a branch costs more
+                out[n] = packed >> 2 & mask
+                out[n + 1] = packed >> 2 + BITS & mask
+                out[n + 2] = packed >> 2 + 2 * BITS
+                n += packed & FEW
+            elif places[at, 1]:
+                begin = packed >> 2
+                for i in range(1, 1 + seen_ids[begin]):
+                    out[n] = seen_ids[begin + i]
+                    n += 1
             else:
+                if 2 * state[0] >= len(places) or state[1] + size > len(seen) or state[2] + size >= len(seen_ids):
+                    break
                 begin = n
-                n = merge(text, start, end, keys, numbers, ids, out, n, ranks)
-                if 2 * state[0] >= len(places) or state[1] + size > len(seen) or state[2] + size > len(seen_ids):
-                    places[:] = 0
-                    state[:] = 0
-                    at = h & len(places) - 1
-                places[at, 0], places[at, 1], places[at, 2] = h, state[1], size
-                places[at, 3], places[at, 4] = state[2], n - begin
-                seen[state[1]:state[1] + size] = text[start:end]
-                seen_ids[state[2]:state[2] + n - begin] = out[begin:n]
+                n = merge(text, start, end, table, ids, out, n, ranks)
+                places[at, 0], places[at, 1], places[at, 2] = first, second, state[1]
+                places[at, 3] = pack(out[begin:n], seen_ids, state)
                 state[0] += 1
-                state[1] += size
-                state[2] += n - begin
+                if second < 0:
+                    seen[state[1]:state[1] + size] = text[start:end]
+                    state[1] += size
         start = end
-    return n
+    return start, n
+
+
+@plain
+def pack(word, seen_ids, state):
+    """The ids of a word, as a place has them."""
+    most = 0
+    for i in word:
+        most |= i
+    if len(word) > FEW or most >> BITS:
+        at = state[2]
+        seen_ids[at], seen_ids[at + 1:at + 1 + len(word)] = len(word), word
+        state[2] += 1 + len(word)
+        return at << 2
+    packed = np.int64(len(word))
+    for i in range(len(word)):
+        packed |= np.int64(word[i]) << 2 + BITS * i
+    return packed
 
 
 # ------------------------------------------------------------------------------------------- counting words, and merges
@@ -269,7 +351,7 @@ class Words:
     """
 
     def __init__(self, limit=LIMIT):
-        self.places, self.taken = np.zeros((1 << 12, 4), np.int64), 0           # as in a Cache, with a count
+        self.places, self.taken = np.zeros((1 << 12, 4), np.int64), 0           # as in a Cache, with a count for ids
         self.text, self.size = np.empty(1 << 16, np.uint8), 0
         self.limit, self.forgotten = limit, 0
 
@@ -296,9 +378,7 @@ class Words:
         if self.taken >= self.limit:
             self._forget()
         if 2 * self.taken >= len(self.places):
-            places = np.zeros((2 * len(self.places), 4), np.int64)
-            _move(self.places, places)
-            self.places = places
+            self.places = larger(self.places)
         if self.size + rest > len(self.text):
             self.text = np.append(self.text, np.empty(len(self.text) + rest, np.uint8))
 
@@ -316,9 +396,9 @@ class Words:
 
     def spelled(self):
         """(their bytes, where each begins and the last ends, counts), in the order in which they were first seen."""
-        found = self.places[self.places[:, 2] > 0]
-        found = found[np.argsort(found[:, 1])]
-        return self.text[:self.size].copy(), np.append(found[:, 1], self.size), found[:, 3].copy()
+        found = self.places[self.places[:, 1] != 0]
+        found = found[np.argsort(found[:, 2])]
+        return self.text[:self.size].copy(), np.append(found[:, 2], self.size), found[:, 3].copy()
 
 
 def words_of(counted):
@@ -365,10 +445,10 @@ def _tables(size):
 @plain
 def enter(text, start, end, times, places, taken, seen, size):
     """Count a word so many times more; (words, their bytes)."""
-    h = hash_of(text, start, end)
-    at = place_of(places, seen, text, start, end, h)
-    if not places[at, 2]:
-        places[at, 0], places[at, 1], places[at, 2] = h, size, end - start
+    first, second = keys_of(text, start, end)
+    at = place_of(places, seen, text, start, first, second)
+    if not places[at, 1]:
+        places[at, 0], places[at, 1], places[at, 2] = first, second, size
         seen[size:size + end - start] = text[start:end]
         size += end - start
         taken += 1
@@ -395,17 +475,6 @@ def _add(text, edges, counts, k, places, taken, most, seen, size):
         taken, size = enter(text, edges[k], edges[k + 1], counts[k], places, taken, seen, size)
         k += 1
     return k, taken, size
-
-
-@jit
-def _move(old, new):
-    last = len(new) - 1
-    for k in range(len(old)):
-        if old[k, 2]:
-            at = old[k, 0] & last
-            while new[at, 2]:
-                at = at + 1 & last
-            new[at] = old[k]
 
 
 @jit
