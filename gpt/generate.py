@@ -1,59 +1,180 @@
-"""Text, one token at a time: temperature, top-k and top-p over the model's logits."""
+"""Text, one token at a time: what is done with a model's logits until they are a token.
+
+    logits    repetition_penalty > 1 makes what was there before less likely (Keskar et al. 2019, arXiv:1909.05858):
+              z becomes z / r if z > 0, else z r                                         [SA1]
+    allowed   a function forbids tokens
+    temperature t    p_i = exp(z_i / t) / sum_j exp(z_j / t); 0 takes the likeliest token   [SA2]
+    top_k     only the k likeliest (Fan et al. 2018, arXiv:1805.04833)
+    top_p     only the fewest that have this probability together (Holtzman et al. 2020, arXiv:1904.09751)
+    min_p     only those with this share of the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082)
+
+They act in this order, each on what the one before has left. Of equals the lowest id counts as the likeliest.
+
+A model knows block_size positions. When a row has filled them, the last half of them is read again as a new beginning,
+and so on: the model always sees between half and all of block_size tokens, and a token costs the same on average.
+
+Row b of a batch draws from the stream of seed + b. So it is what its prompt gives alone with that seed.
+"""
+from typing import NamedTuple
+
 import numpy as np
 
-from minigrad import backend, no_grad
+from gpt.decode import Decoder
+from minigrad import backend
 from minigrad.check import expect
 
 
-def generate(model, ids, max_new_tokens, temperature=0.8, top_k=None, top_p=None, seed=0, allowed=None):
-    """Continue every row of ids (B, T) by max_new_tokens tokens; returns ids (B, T + max_new_tokens), int64.
+class Token(NamedTuple):
+    """What stream() yields."""
+    row: int
+    id: int
+    logprob: float          # ln of its probability under the model as it is: before [SA1] and all that follows
 
-    temperature 0 takes the likeliest token (the lowest id among equals); top_k keeps the k likeliest, top_p the
-    smallest set with at least that probability (Holtzman et al. 2020, arXiv:1904.09751). allowed(ids) may forbid
-    tokens: given the ids so far, it returns a boolean array (B, V) or (V,). Past block_size the model sees the
-    last block_size tokens. The same seed gives the same text. The model's train or eval mode is left as found.
+
+def generate(model, ids, max_new_tokens, **how):
+    """Continue every row of ids by max_new_tokens tokens, or until it ends with one of `stop`; how: as in stream().
+
+    ids is an integer array (B, T), and so is what comes back, (B, T + max_new_tokens) at most and int64; rows that have
+    ended before the longest repeat their last token. Or ids is a list of lists, of any lengths, and so is the result.
     """
-    ids = np.asarray(ids)
-    expect(ids.ndim == 2 and ids.shape[1] > 0 and ids.dtype.kind in "iu", "generate", f"ids {ids.dtype} {ids.shape}",
-           "integers (B, T) with T at least 1", "begin an empty prompt with the end-of-text token")
+    rows = prompts_of(ids)
+    texts = [list(row) for row in rows]
+    for tokens in stream(model, ids, max_new_tokens, **how):
+        for token in tokens:
+            texts[token.row].append(token.id)
+    if isinstance(ids, list):
+        return texts
+    longest = max(map(len, texts))
+    return np.array([row + row[-1:] * (longest - len(row)) for row in texts], np.int64)
+
+
+def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=None, min_p=None, repetition_penalty=1.0,
+           stop=(), allowed=None, seed=0, decoder=None):
+    """Yield, step by step, a list of Tokens: one of each row that has not ended.
+
+    ids: an integer array (B, T), or a list of lists of ids. stop: ids that end a row. allowed(ids): given those of the
+    rows that go on, an array (B, T), or a list of lists where they differ in length, says which tokens may come next:
+    booleans (B, V) or (V,). decoder: a gpt.decode.Decoder to use instead of a new one. The other settings: see above.
+    The same seed gives the same text. The model's train or eval mode is left as found.
+    """
+    rows = prompts_of(ids)
+    expect(max_new_tokens >= 0, "generate", f"max_new_tokens {max_new_tokens}", "0 or more")
     expect(temperature >= 0, "generate", f"temperature {temperature}", "0 (greedy) or more")
     expect(top_k is None or top_k > 0, "generate", f"top_k {top_k}", "None, or 1 or more")
-    expect(top_p is None or 0 < top_p <= 1, "generate", f"top_p {top_p}", "None, or a number in (0, 1]")
-    rng, ids, was_training = backend.stream("generate", seed), ids.astype(np.int64), model.training
-    model.eval()
-    try:
-        for _ in range(max_new_tokens):
-            logits = next_logits(model, ids)                                             # (B, V)
-            if allowed is not None:
-                logits = np.where(allowed(ids), logits, -np.inf)
-                expect((logits > -np.inf).any(-1).all(), "generate", "no token allowed", "at least one in every row")
-            ids = np.concatenate([ids, choose(logits, temperature, top_k, top_p, rng)[:, None]], 1)
-    finally:
-        model.train(was_training)
-    return ids
+    for name, value in (("top_p", top_p), ("min_p", min_p)):
+        expect(value is None or 0 < value <= 1, "generate", f"{name} {value}", "None, or a number in (0, 1]")
+    expect(repetition_penalty > 0, "generate", f"repetition_penalty {repetition_penalty}", "a number above 0")
+    how = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return _stream(decoder or Decoder(model), rows, max_new_tokens, repetition_penalty, set(stop), allowed, seed, how)
 
 
-def next_logits(model, ids):
-    """Logits (B, V) of the token after ids (B, T), float64: the head sees the last position only."""
-    with no_grad():
-        x = model.hidden(model.integers(ids[:, -model.config.block_size:]))[:, -1]
-        logits = x @ model.wte.weight.T
-    return backend.asnumpy(logits.data).astype(np.float64)
+def _stream(decoder, rows, max_new_tokens, repetition_penalty, stop, allowed, seed, how):
+    size = decoder.model.config.block_size
+    streams, going = [backend.stream("generate", seed + b) for b in range(len(rows))], list(range(len(rows)))
+    begins = [max(0, len(row) - size) for row in rows]       # what the model sees of each
+    logits = None
+    for _ in range(max_new_tokens):
+        if logits is None or any(len(rows[b]) - begins[b] > size for b in going):
+            for b in going:
+                if len(rows[b]) - begins[b] > size:
+                    begins[b] = len(rows[b]) - max(1, size // 2)
+            logits = decoder.read([rows[b][begins[b]:] for b in going])                  # (B, V)
+        else:
+            logits = decoder.step(np.array([rows[b][-1] for b in going]))
+        z = logits
+        if repetition_penalty != 1:
+            z = penalised(z, [rows[b] for b in going], repetition_penalty)
+        if allowed is not None:
+            so_far = [rows[b] for b in going]
+            even = len(set(map(len, so_far))) == 1
+            z = np.where(allowed(np.array(so_far) if even else so_far), z, -np.inf)
+            expect((z > -np.inf).any(-1).all(), "generate", "no token allowed", "at least one in every row")
+        chosen = [choose(z[i], streams[b], **how) for i, b in enumerate(going)]
+        yield [Token(b, t, logprob(logits[i], t)) for i, (b, t) in enumerate(zip(going, chosen))]
+        for b, t in zip(going, chosen):
+            rows[b].append(t)
+        kept = [i for i, t in enumerate(chosen) if t not in stop]
+        if not kept:
+            return
+        if len(kept) < len(going):
+            decoder.keep(kept)
+            going = [going[i] for i in kept]
 
 
-def choose(logits, temperature, top_k, top_p, rng):
-    """One token per row of logits (B, V)."""
+def prompts_of(ids):
+    """Prompts as lists of int; ids as generate() takes them."""
+    want = "integers (B, T) with T at least 1, or lists of such", "begin an empty prompt with the end-of-text token"
+    if isinstance(ids, list):
+        ragged = [np.asarray(row) for row in ids]
+        expect(ragged and all(row.ndim == 1 and row.size and row.dtype.kind in "iu" for row in ragged), "generate",
+               f"ids {[row.shape for row in ragged]}", *want)
+        return [row.tolist() for row in ragged]
+    ids = np.asarray(ids)
+    expect(ids.ndim == 2 and ids.size > 0 and ids.dtype.kind in "iu", "generate", f"ids {ids.dtype} {ids.shape}", *want)
+    return ids.tolist()
+
+
+def penalised(logits, rows, r):
+    """[SA1] for the ids in each row."""
+    z = logits.copy()
+    for row, ids in zip(z, rows):
+        seen = np.unique(ids)
+        row[seen] = np.where(row[seen] > 0, row[seen] / r, row[seen] * r)
+    return z
+
+
+def logprob(z, i):
+    """ln of the probability of token i under logits z (V,)."""
+    m = z.max()
+    return float(z[i] - m - np.log(np.exp(z - m).sum()))
+
+
+def choose(z, rng, temperature, top_k=None, top_p=None, min_p=None):
+    """A token, from logits z (V,)."""
     if temperature == 0:
-        return logits.argmax(-1)
-    order = np.argsort(-logits, axis=-1, kind="stable")                                  # likeliest first
-    z = np.take_along_axis(logits, order, -1) / temperature
-    p = np.exp(z - z[:, :1])
-    p /= p.sum(-1, keepdims=True)
-    if top_k is not None:
-        p[:, top_k:] = 0
+        return int(z.argmax())
+    ids, z = np.flatnonzero(z > -np.inf), z.astype(np.float64)
+    if top_k is not None and top_k < len(ids):
+        least = np.partition(z[ids], -top_k)[-top_k]
+        ids = np.concatenate([ids[z[ids] > least], ids[z[ids] == least]])[:top_k]        # of equals the first
+    p = np.exp((z[ids] - z[ids].max()) / temperature)                                    # [SA2]
+    p /= p.sum()
     if top_p is not None:
-        p[np.cumsum(p, -1) - p >= top_p] = 0      # a token stays if those before it do not make up top_p yet
-    total = np.cumsum(p, -1)
-    u = rng.random(len(p)) * total[:, -1]
-    rank = (total <= u[:, None]).sum(-1)                                     # the first whose total exceeds u
-    return np.take_along_axis(order, rank[:, None], -1)[:, 0]
+        order = np.lexsort((ids, -p))
+        fewest = order[np.cumsum(p[order]) - p[order] < top_p]   # a token stays if those before it do not make up top_p
+        ids, p = ids[fewest], p[fewest]
+    if min_p is not None:
+        ids, p = ids[p >= min_p * p.max()], p[p >= min_p * p.max()]
+    total = np.cumsum(p)
+    return int(ids[min(np.searchsorted(total, rng.random() * total[-1], "right"), len(ids) - 1)])
+
+
+def beam_search(model, ids, max_new_tokens, beams=4, length_penalty=1.0, stop=()):
+    """The likeliest continuations of one prompt that are found with so many alternatives kept at a time.
+
+    ids: a list. Returns [(ids, score)], the best first, at most `beams` of them; a score is the sum of ln p of the new
+    tokens over their number ** length_penalty (Wu et al. 2016, arXiv:1609.08144, with the plain length). A continuation
+    ends with one of stop, or has max_new_tokens.
+    """
+    (row,), size = prompts_of([ids]), model.config.block_size
+    expect(beams > 0 and max_new_tokens > 0, "beam_search", f"beams {beams}, max_new_tokens {max_new_tokens}",
+           "at least 1")
+    expect(len(row) + max_new_tokens - 1 <= size, "beam_search", f"{len(row)} tokens and {max_new_tokens} new ones",
+           f"room for them in block_size = {size}")
+    decoder, ended = Decoder(model), []
+    logits, alive, sums = decoder.read([row]), [[]], np.zeros(1)
+    for n in range(1, max_new_tokens + 1):
+        z = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+        totals = sums[:, None] + z - np.log(np.exp(z).sum(-1, keepdims=True))            # (B, V)
+        best = np.argsort(-totals, axis=None, kind="stable")[:beams + beams * len(stop)]  # so that enough do not end
+        found = [(alive[i // z.shape[1]] + [i % z.shape[1]], i // z.shape[1], totals.flat[i]) for i in best.tolist()]
+        ended += [(new, total / n ** length_penalty) for new, _, total in found[:beams]
+                  if new[-1] in stop or n == max_new_tokens]
+        going = [f for f in found if f[0][-1] not in stop][:beams]
+        ended = sorted(ended, key=lambda pair: -pair[1])[:beams]
+        if n == max_new_tokens or not going:
+            break
+        alive, sums = [new for new, _, _ in going], np.array([total for _, _, total in going])
+        decoder.keep([parent for _, parent, _ in going])
+        logits = decoder.step(np.array([new[-1] for new in alive]))
+    return [(row + new, float(score)) for new, score in ended]

@@ -5,6 +5,7 @@ Models are Unsupervised Multitask Learners". They are the same file because thei
 the layer norm stands. Names of parameters follow the released GPT-2. Kernels, recompute, dtypes and devices are not
 here: they are applied from outside.
 """
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -54,8 +55,9 @@ class Attention(Module):
         self.c_proj = Linear(c.n_embd, c.n_embd, std=0.02 / math.sqrt(2 * c.n_layer))
         self.n_head, self.attn_dropout, self.resid_dropout = c.n_head, Dropout(c.dropout), Dropout(c.dropout)
 
-    def forward(self, x):                                    # (B, T, C) -> (B, T, C)
-        y = attention(self.c_attn(x), n_head=self.n_head, dropout=self.attn_dropout.mask())
+    def forward(self, x, past=None):                         # (B, T, C) -> (B, T, C)
+        qkv = self.c_attn(x)
+        y = past(qkv) if past else attention(qkv, n_head=self.n_head, dropout=self.attn_dropout.mask())
         return self.resid_dropout(self.c_proj(y))
 
 
@@ -80,12 +82,12 @@ class Block(Module):
         self.ln_2, self.mlp = LayerNorm(c.n_embd, c.eps), MLP(c)
         self.pre_norm = c.pre_norm
 
-    def forward(self, x):                                    # (B, T, C) -> (B, T, C)
+    def forward(self, x, past=None):                         # (B, T, C) -> (B, T, C)
         if self.pre_norm:                                    # GPT-2
-            x = x + self.attn(self.ln_1(x))
+            x = x + self.attn(self.ln_1(x), past)
             x = x + self.mlp(self.ln_2(x))
         else:                                                # GPT-1
-            x = self.ln_1(x + self.attn(x))
+            x = self.ln_1(x + self.attn(x, past))
             x = self.ln_2(x + self.mlp(x))
         return x
 
@@ -107,19 +109,22 @@ class GPT(Module):
                 self.ln_f = LayerNorm(c.n_embd, c.eps)
         number_sites(self)
 
-    def hidden(self, ids):                                   # (B, T) -> (B, T, C)
-        """What the head sees: the normalised sum of all that the layers wrote."""
+    def hidden(self, ids, cache=None):                       # (B, T) -> (B, T, C)
+        """What the head sees: the normalised sum of all that the layers wrote. With a gpt.cache.Cache, ids come after
+        those that it holds, and it holds them too from then on; no gradient flows to it."""
         T, most = ids.shape[1], self.config.block_size
         expect(T <= most, "GPT", f"{T} tokens in a row", f"at most block_size = {most}",
                "cut the text, or make a model with a larger block_size")
-        x = self.drop(self.wte(ids) + self.wpe(backend.xp_of(ids).arange(T)))
-        for block in self.h:
-            x = block(x)
+        x = self.drop(self.wte(ids) + self.wpe(cache.positions(T) if cache else backend.xp_of(ids).arange(T)))
+        for i, block in enumerate(self.h):
+            x = block(x, functools.partial(cache.attend, i)) if cache else block(x)
+        if cache:
+            cache.lengths = cache.lengths + T
         return self.ln_f(x) if self.config.pre_norm else x
 
-    def forward(self, ids):                                  # (B, T) -> (B, T, V)
+    def forward(self, ids, cache=None):                      # (B, T) -> (B, T, V)
         """Logits of the next token after every position. ids: integers, a NumPy or CuPy array, a list or a Tensor."""
-        return self.hidden(self.integers(ids)) @ self.wte.weight.T
+        return self.hidden(self.integers(ids), cache) @ self.wte.weight.T
 
     def loss(self, ids, targets, label_smoothing=0.0):       # (B, T), (B, T) -> ()
         """Mean cross-entropy in nats per token, as a float32 (or float64) Tensor; targets of -1 are padding."""

@@ -1,10 +1,16 @@
-"""Sampling: the likeliest token, temperature, top-k, top-p, forbidden tokens, the same text for the same seed."""
+"""Generation: the past from a cache, choosing a token, rows of a batch, the end of a row, beam search."""
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gpt import GPT, GPTConfig, generate
+from gpt import GPT, GPTConfig, beam_search, generate, stream
+from gpt.cache import Cache
+from gpt.decode import Decoder
 from gpt.generate import choose
-from minigrad import no_grad
+from minigrad import kernels, no_grad
 
 V, T = 11, 8
 
@@ -20,6 +26,15 @@ def model():
 
 def prompt(B=2, n=3):
     return np.random.default_rng(1).integers(0, V, (B, n))
+
+
+def logits_of(model, ids):
+    """Logits (B, V) after the last token, without a cache."""
+    training = model.training
+    with no_grad():
+        found = model.eval()(np.asarray(ids)).data[:, -1]
+    model.train(training)
+    return found.astype(np.float64)
 
 
 def test_greedy_takes_the_likeliest_and_ignores_the_seed(model):
@@ -46,16 +61,16 @@ def test_narrow_choices_are_greedy(model):
         np.testing.assert_array_equal(generate(model, prompt(), 12, **{"temperature": 1.0, **how}), greedy)
 
 
-def test_past_block_size_the_last_tokens_count(model):
-    ids = generate(model, prompt(n=T - 1), 6, temperature=0)
-    assert ids.shape == (2, T + 5)
-    model.eval()
-    with no_grad():
-        for t in range(T + 1, T + 5):
-            np.testing.assert_array_equal(ids[:, t], model(ids[:, t - T:t]).data[:, -1].argmax(-1))
-    model.train()
+def test_a_full_row_goes_on_with_its_last_half(model):
+    """T positions are full with a prompt of T - 1 and one token; the next sees the last T / 2."""
+    ids = generate(model, prompt(n=T - 1), 8, temperature=0)
+    assert ids.shape == (2, T + 7)
+    begin = 0
+    for t in range(T - 1, T + 7):
+        begin = t - T // 2 if t - begin > T else begin
+        np.testing.assert_array_equal(ids[:, t], logits_of(model, ids[:, begin:t]).argmax(-1))
     np.testing.assert_array_equal(generate(model, ids, 1, temperature=0)[:, -1],
-                                  generate(model, ids[:, -T:], 1, temperature=0)[:, -1])
+                                  generate(model, ids[:, -(T // 2):], 1, temperature=0)[:, -1])
 
 
 def test_the_mode_is_left_as_found(model):
@@ -90,11 +105,10 @@ def test_nothing_new_is_the_prompt(model):
 P = np.array([0.4, 0.1, 0.3, 0.2])
 
 
-def share(n=20_000, temperature=1.0, top_k=None, top_p=None):
+def share(n=20_000, temperature=1.0, **how):
     """How often each of four tokens with probabilities P is chosen."""
-    logits = np.broadcast_to(np.log(P) + 5.0, (n, 4))
-    chosen = choose(logits, temperature, top_k, top_p, np.random.default_rng(0))
-    return np.bincount(chosen, minlength=4) / n
+    logits, rng = np.log(P) + 5.0, np.random.default_rng(0)
+    return np.bincount([choose(logits, rng, temperature, **how) for _ in range(n)], minlength=4) / n
 
 
 @pytest.mark.parametrize("how, want", [
@@ -109,6 +123,11 @@ def share(n=20_000, temperature=1.0, top_k=None, top_p=None):
     (dict(top_p=0.5), np.array([4, 0, 3, 0]) / 7),
     (dict(top_p=0.85), np.array([4, 0, 3, 2]) / 9),
     (dict(top_k=3, top_p=0.95), np.array([4, 0, 3, 2]) / 9),
+    (dict(top_k=3, top_p=0.7), np.array([4, 0, 3, 0]) / 7),            # of the three, 4/9 and 3/9 are enough
+    (dict(min_p=0.4), np.array([4, 0, 3, 2]) / 9),
+    (dict(min_p=0.6), np.array([4, 0, 3, 0]) / 7),
+    (dict(min_p=1.0), np.array([1, 0, 0, 0])),
+    (dict(min_p=0.2, temperature=0.5), np.array([16, 0, 9, 4]) / 29),
 ])
 def test_choices_have_the_right_probabilities(how, want):
     got = share(**how)
@@ -117,21 +136,22 @@ def test_choices_have_the_right_probabilities(how, want):
 
 
 def test_the_lowest_id_among_equals_is_the_likeliest():
-    equal = np.array([[0.0, 1.0, 1.0, 1.0]])
-    assert choose(equal, 0, None, None, None) == [1]
-    assert choose(equal, 1.0, 1, None, np.random.default_rng(0)) == [1]
+    equal, rng = np.array([0.0, 1.0, 1.0, 1.0]), np.random.default_rng(0)
+    assert choose(equal, rng, 0) == choose(equal, rng, 1.0, top_k=1) == choose(equal, rng, 1.0, top_p=0.1) == 1
+    assert {choose(equal, rng, 1.0, top_k=2) for _ in range(100)} == {1, 2}
 
 
-def test_rows_are_drawn_one_by_one_and_forbidden_tokens_never():
-    logits = np.array([[0.0, -np.inf, 1.0], [-np.inf, 2.0, -np.inf]])
+def test_forbidden_tokens_are_never_drawn():
     rng = np.random.default_rng(0)
-    drawn = np.array([choose(logits, 1.0, None, None, rng) for _ in range(500)])
-    assert set(drawn[:, 0]) == {0, 2} and set(drawn[:, 1]) == {1}
+    for how in ({}, dict(top_k=2), dict(top_k=5), dict(top_p=0.99), dict(min_p=1e-9)):
+        drawn = {choose(np.array([-np.inf, 0.0, -np.inf, 1.0, -np.inf]), rng, 1.0, **how) for _ in range(200)}
+        assert drawn == {1, 3}
 
 
 @pytest.mark.parametrize("how, says", [
     (dict(temperature=-1), "temperature -1; expected 0"), (dict(temperature=float("nan")), "temperature nan"),
     (dict(top_k=0), "top_k 0"), (dict(top_p=0.0), "top_p 0.0"), (dict(top_p=1.5), "top_p 1.5"),
+    (dict(min_p=0.0), "min_p 0.0"), (dict(repetition_penalty=0), "repetition_penalty 0"),
 ])
 def test_bad_settings_are_refused(model, how, says):
     with pytest.raises(ValueError, match=f"generate: got {says}"):
@@ -139,8 +159,161 @@ def test_bad_settings_are_refused(model, how, says):
 
 
 def test_bad_prompts_are_refused(model):
-    for wrong in (np.zeros(3, int), np.zeros((1, 0), int), np.zeros((1, 2)), [[]]):
+    for wrong in (np.zeros(3, int), np.zeros((1, 0), int), np.zeros((1, 2)), [[]], [], [[1], [0.5]], [[[1]]]):
         with pytest.raises(ValueError, match=r"generate: got ids .* expected integers \(B, T\) with T at least 1"):
             generate(model, wrong, 1)
     with pytest.raises(ValueError, match="embedding: got id 11"):
         generate(model, np.array([[11]]), 1)
+
+
+# ------------------------------------------------------------------------------------------------ the past from a cache
+
+@st.composite
+def models(draw):
+    """A small model of either kind with large weights, in float64."""
+    heads = draw(st.integers(1, 3))
+    c = GPTConfig(vocab_size=draw(st.integers(2, 40)), block_size=draw(st.integers(2, 12)),
+                  n_layer=draw(st.integers(1, 3)), n_head=heads, n_embd=heads * draw(st.integers(1, 9)),
+                  pre_norm=draw(st.booleans()), dropout=draw(st.sampled_from([0.0, 0.5])))
+    model, rng = GPT(c).to(dtype="float64"), np.random.default_rng(draw(st.integers(0, 99)))
+    for p in model.parameters():
+        p.data = p.data + rng.standard_normal(p.shape) * 0.4
+    return model, rng
+
+
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "bfloat16": 0.1}         # relative to the largest logit
+
+
+@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(made=models(), data=st.data())
+@settings(max_examples=30)
+def test_a_prompt_and_then_token_by_token_is_the_whole_text(mode, dtype, made, data):
+    """In parts of any lengths."""
+    (model, rng), B = made, data.draw(st.integers(1, 3))
+    model.to(dtype=dtype).eval()
+    ids = rng.integers(0, model.config.vocab_size, (B, data.draw(st.integers(1, model.config.block_size))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, ids.shape[1]), max_size=3)))
+    with kernels.using(mode), no_grad():
+        want, cache = model(ids).data.astype(np.float64), Cache(model, B)
+        found = [model(ids[:, a:b], cache).data for a, b in itertools.pairwise([0, *cuts, ids.shape[1]]) if b > a]
+    assert np.abs(np.concatenate(found, 1) - want).max() <= TOLERANCE[dtype] * max(1, np.abs(want).max())
+    assert (cache.lengths == ids.shape[1]).all()
+
+
+@given(made=models(), data=st.data())
+@settings(max_examples=50)
+def test_rows_of_any_length_are_read_and_continued_as_if_alone(made, data):
+    model, rng = made
+    size, n = model.config.block_size, model.config.vocab_size
+    sizes = data.draw(st.lists(st.integers(1, size - 1), min_size=1, max_size=4))
+    rows = [rng.integers(0, n, k).tolist() for k in sizes]
+    decoder, more = Decoder(model), rng.integers(0, n, len(rows))
+    want = np.concatenate([logits_of(model, [row]) for row in rows])
+    np.testing.assert_allclose(decoder.read(rows), want, rtol=0, atol=1e-11 * max(1, np.abs(want).max()))
+    kept = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=4))
+    decoder.keep(kept)
+    rows = [rows[i] + [int(more[i])] for i in kept]
+    want = np.concatenate([logits_of(model, [row]) for row in rows])
+    np.testing.assert_allclose(decoder.step(more[kept]), want, rtol=0, atol=1e-11 * max(1, np.abs(want).max()))
+    assert all(m.training for m in model.modules())
+
+
+@given(made=models(), data=st.data())
+@settings(max_examples=50)
+def test_a_batch_is_its_rows_one_by_one(made, data):
+    """Of any lengths, past block_size, until some end, with whatever settings."""
+    model, rng = made
+    n = model.config.vocab_size
+    rows = [rng.integers(0, n, k).tolist() for k in data.draw(st.lists(st.integers(1, 15), min_size=1, max_size=4))]
+    how = dict(temperature=data.draw(st.sampled_from([0, 0.7, 2.0])), top_k=data.draw(st.sampled_from([None, 1, 3])),
+               top_p=data.draw(st.sampled_from([None, 0.8])), min_p=data.draw(st.sampled_from([None, 0.1])),
+               repetition_penalty=data.draw(st.sampled_from([1.0, 1.3])), stop=set(rng.integers(0, n, 1).tolist()))
+    together = generate(model, rows, 9, seed=5, **how)
+    for b, row in enumerate(rows):
+        assert generate(model, [row], 9, seed=5 + b, **how) == [together[b]]
+        new = together[b][len(row):]
+        assert together[b][:len(row)] == row and not how["stop"] & set(new[:-1])
+        assert len(new) == 9 or new[-1] in how["stop"]
+
+
+def test_a_cache_refuses_what_it_has_no_room_for_and_gradients(model):
+    cache = Cache(model, 1)
+    with no_grad():
+        model(np.zeros((1, T), int), cache)
+        with pytest.raises(ValueError, match="Cache: got 1 tokens after 8; expected at most block_size = 8"):
+            model(np.zeros((1, 1), int), cache)
+    with pytest.raises(ValueError, match="Cache: got a pass that records gradients"):
+        model(np.zeros((1, 1), int), Cache(model, 1))
+
+
+# ----------------------------------------------------------------------------------------- streams, ends, probabilities
+
+def test_a_stream_has_every_token_and_its_probability(model):
+    steps = list(stream(model, prompt(), 12, temperature=2.0, top_k=5, repetition_penalty=1.2, seed=3))
+    ids = generate(model, prompt(), 12, temperature=2.0, top_k=5, repetition_penalty=1.2, seed=3)
+    assert [[token.id for token in step] for step in steps] == ids[:, 3:].T.tolist()
+    for t, step in enumerate(steps[:T - 3]):
+        z = logits_of(model, ids[:, :3 + t])
+        want = z - np.log(np.exp(z).sum(-1, keepdims=True))
+        for token in step:
+            assert token.logprob == pytest.approx(want[token.row, token.id], abs=1e-4)
+
+
+def test_a_stream_that_is_left_early_leaves_the_mode_as_found(model):
+    model.train()
+    next(stream(model, prompt(), 5))
+    assert all(m.training for m in model.modules())
+
+
+def test_rows_end_where_they_are_told_to(model):
+    free = generate(model, prompt(), 10, temperature=0)
+    end = int(free[0, 5])                                  # the third new token of the first row, if not earlier
+    found = generate(model, prompt().tolist(), 10, temperature=0, stop={end})
+    for row, want in zip(found, free.tolist()):
+        new = want[3:]
+        assert row == want[:3] + (new[:new.index(end) + 1] if end in new else new)
+    padded = generate(model, prompt(), 10, temperature=0, stop={end})
+    assert padded.shape[1] == max(map(len, found))
+    assert [list(row[:len(f)]) for row, f in zip(padded, found)] == found
+    assert all((row[len(f):] == f[-1]).all() for row, f in zip(padded, found))
+
+
+def test_repetition_is_made_less_likely():
+    """[SA1] by hand: 0 and 2 have been there."""
+    from gpt.generate import penalised
+    z = np.array([[2.0, 1.0, -1.0, 0.5]])
+    np.testing.assert_array_equal(penalised(z, [[2, 0, 2]], 4.0), [[0.5, 1.0, -4.0, 0.5]])
+    np.testing.assert_array_equal(z, [[2.0, 1.0, -1.0, 0.5]])
+
+
+# --------------------------------------------------------------------------------------------------------- beam search
+
+def by_brute_force(model, row, n, stop, power):
+    """Every continuation with its score, the best first."""
+    ended, alive = [], [([], 0.0)]
+    for k in range(1, n + 1):
+        z = np.concatenate([logits_of(model, [row + new]) for new, _ in alive])
+        logp = z - np.log(np.exp(z).sum(-1, keepdims=True))
+        found = [(new + [i], s + logp[b, i]) for b, (new, s) in enumerate(alive) for i in range(z.shape[1])]
+        ended += [(row + new, s / k ** power) for new, s in found if new[-1] in stop or k == n]
+        alive = [(new, s) for new, s in found if new[-1] not in stop]
+    return sorted(ended, key=lambda pair: -pair[1])
+
+
+@pytest.mark.parametrize("stop, power", [((), 1.0), ((2,), 1.0), ((0, 2), 0.0), ((1,), 2.0)])
+def test_enough_beams_find_the_best(stop, power):
+    model = GPT(GPTConfig(vocab_size=4, block_size=6, n_layer=1, n_head=1, n_embd=8), seed=1)
+    for p in model.parameters():
+        p.data = p.data * np.float32(8)
+    want = by_brute_force(model, [1, 3], 3, stop, power)[:64]
+    found = beam_search(model, [1, 3], 3, beams=64, length_penalty=power, stop=stop)
+    assert [ids for ids, _ in found] == [ids for ids, _ in want]
+    np.testing.assert_allclose([s for _, s in found], [s for _, s in want], rtol=1e-5)
+
+
+def test_one_beam_is_greedy(model):
+    (found, score), = beam_search(model, prompt()[0].tolist(), 5, beams=1)
+    assert found == generate(model, prompt()[:1], 5, temperature=0)[0].tolist() and score < 0
+    with pytest.raises(ValueError, match="beam_search: got 3 tokens and 7 new ones"):
+        beam_search(model, prompt()[0].tolist(), 7)

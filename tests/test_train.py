@@ -16,6 +16,7 @@ import yaml
 
 import tok
 from gpt import GPT, GPTConfig
+from gpt.generate import Token
 from minigrad import backend, gemm_cpu
 from nn import AdamW
 from train import checkpoint, log, run, sample, step
@@ -490,8 +491,21 @@ def test_sampling_from_a_run_folder(home, tmp_path, capsys):
 def test_a_text_stops_where_the_model_ends_the_document(monkeypatch):
     tokenizer = tok.BPETokenizer.train("aaab aaab", 260)
     end, a, b = tokenizer.special["<|endoftext|>"], *b"ab"
-    monkeypatch.setattr(sample, "generate", lambda model, ids, n, **how: np.append(ids, [[a, end, b]] * len(ids), 1))
+    monkeypatch.setattr(sample, "generate", lambda model, rows, n, stop: [[*row, a, *stop] for row in rows])
     assert sample.write(None, tokenizer, n=2, prompt="b") == ["ba", "ba"]
+    monkeypatch.setattr(sample, "stream", lambda model, rows, n, stop: ([Token(0, i, 0.0)] for i in (a, b, end)))
+    assert list(sample.tell(None, tokenizer, prompt="b")) == ["b", "a", "b", ""]
+
+
+def test_a_stream_shows_the_same_text(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run")
+    for more in (["--n", "3"], ["--min_p", "0.1"], ["--repetition_penalty", "2"], ["--temperature", "0"]):
+        capsys.readouterr()
+        assert sample.main([str(out), "--prompt", "one", "--tokens", "30", *more]) == 0
+        texts = capsys.readouterr().out
+        assert sample.main([str(out), "--prompt", "one", "--tokens", "30", *more, "--stream"]) == 0
+        assert [t.strip("\n") for t in capsys.readouterr().out.split("-" * 40)] == [
+            t.strip("\n") for t in texts.split("-" * 40)]
 
 
 @pytest.mark.parametrize("more, says", [(["--prompt", "ONE"], "'O'"), (["--n", "0"], "at least 1"),

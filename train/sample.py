@@ -2,9 +2,7 @@
 import argparse
 import sys
 
-import numpy as np
-
-from gpt import generate
+from gpt import generate, stream
 from minigrad.check import expect
 from train import checkpoint
 from train.data import END, separator
@@ -15,13 +13,25 @@ SEPARATOR = "\n" + "-" * 40 + "\n"       # between texts
 def write(model, tokenizer, n=1, tokens=200, prompt="", **how):
     """n texts that begin with prompt, or as a document does, and stop where the model ends the document.
 
-    how: temperature, top_k, top_p, seed of gpt.generate.
+    how: the settings of gpt.stream.
     """
-    ids, end, texts = [separator(tokenizer), *tokenizer.encode(prompt)], tokenizer.special.get(END), []
-    for row in generate(model, np.tile(np.array(ids, np.int64), (n, 1)), tokens, **how).tolist():
-        begun, new = row[1:len(ids)], row[len(ids):]
-        texts.append(tokenizer.decode(begun + new[:new.index(end) if end in new else None]).strip("\n"))
-    return texts
+    ids, stop = begin(tokenizer, prompt)
+    rows = generate(model, [ids] * n, tokens, stop=stop, **how)
+    return [tokenizer.decode(row[1:-1] if row[-1] in stop else row[1:]).strip("\n") for row in rows]
+
+
+def tell(model, tokenizer, tokens=200, prompt="", **how):
+    """One text in pieces, as it is written."""
+    ids, stop = begin(tokenizer, prompt)
+    new = (token.id for token, in stream(model, [ids], tokens, stop=stop, **how))
+    yield prompt
+    yield from tokenizer.decode_stream(i for i in new if i not in stop)
+
+
+def begin(tokenizer, prompt):
+    """(ids of the prompt, ids that end a document)."""
+    end = tokenizer.special.get(END)
+    return [separator(tokenizer), *tokenizer.encode(prompt)], set() if end is None else {end}
 
 
 def main(argv=None):
@@ -29,23 +39,31 @@ def main(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("folder", metavar="RUN", help="a run folder, or any folder with weights and a tokenizer.json")
     parser.add_argument("--prompt", default="", help="how the texts begin; empty: as a document does")
-    parser.add_argument("--n", type=int, default=1, help="how many texts")
+    parser.add_argument("--n", type=int, default=1, help="how many texts; text k is what --seed SEED + k writes first")
     parser.add_argument("--tokens", type=int, default=200, help="length of each, at most")
+    parser.add_argument("--stream", action="store_true", help="show the text as it is written, one after the other")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
     parser.add_argument("--top_k", type=int, help="choose among the k likeliest tokens only")
     parser.add_argument("--top_p", type=float, help="choose among the likeliest tokens with this probability together")
+    parser.add_argument("--min_p", type=float, help="only tokens with this share of the likeliest one's probability")
+    parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1, what was there is less likely")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     args = parser.parse_args(argv)
     try:
         model, tokenizer = checkpoint.load(args.folder)
         expect(tokenizer is not None, args.folder, "no tokenizer.json in it", "the tokenizer beside the weights")
         expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
-        texts = write(model, tokenizer, args.n, args.tokens, args.prompt, temperature=args.temperature,
-                      top_k=args.top_k, top_p=args.top_p, seed=args.seed)
+        how = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+        if not args.stream:
+            texts = write(model, tokenizer, args.n, args.tokens, args.prompt, seed=args.seed, **how)
+            print(SEPARATOR.join(texts))
+        for k in range(args.n if args.stream else 0):
+            for piece in tell(model, tokenizer, args.tokens, args.prompt, seed=args.seed + k, **how):
+                print(piece, end="", flush=True)
+            print(SEPARATOR if k + 1 < args.n else "")
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    print(SEPARATOR.join(texts))
     return 0
 
 

@@ -1,0 +1,57 @@
+r"""Keys and values of the past, so that only new positions are computed.
+
+In causal attention nothing that a position computes depends on those behind it. So its key and its value, in every
+layer, are final when it has been computed once, and they are all that later positions want of it. For a new position i
+    y_i = sum_{j<=i} p_ij v_j,   p_ij = exp(q_i . k_j / sqrt(D)) / sum_{j<=i} exp(q_i . k_j / sqrt(D))     [KV1]
+is [AT1-5] of minigrad/fused/attention.py with the k_j and v_j of j < i looked up instead of computed again. A position
+costs 2 n_layer C numbers of memory, and a new token one pass over the weights and one over the cache.
+
+Rows may have different lengths: row b has lengths[b] positions. What is stored behind them is nobody's, and is written
+over before it is seen. So a batch of prompts is padded on the right, and every position keeps its own number.
+"""
+import math
+
+import numpy as np
+
+from minigrad.backend import wide, xp_of
+from minigrad.check import expect
+from minigrad.fused.attention import attention, heads, merge
+from minigrad.tensor import Tensor
+
+
+class Cache:
+    """For so many rows of a model, up to its block_size positions each."""
+
+    def __init__(self, model, rows):
+        c, like = model.config, model.wte.weight.data
+        shape = (c.n_layer, rows, c.n_head, c.block_size, c.n_embd // c.n_head)
+        self.k, self.v = (xp_of(like).zeros(shape, like.dtype) for _ in range(2))        # (L, B, H, N, D)
+        self.lengths = np.zeros(rows, np.int64)                                          # (B,)
+
+    def positions(self, T):
+        """The numbers of T new positions, (B, T); an error if there is no room for them."""
+        size = self.k.shape[3]
+        expect(self.lengths.max(initial=0) + T <= size, "Cache", f"{T} tokens after {self.lengths.max(initial=0)}",
+               f"at most block_size = {size} in all", "begin a new cache with the last tokens")
+        return xp_of(self.k).asarray(self.lengths[:, None] + np.arange(T))
+
+    def attend(self, layer, qkv):
+        """[KV1] for T new positions of every row, whose keys and values are stored.  Tensor (B, T, 3C) -> (B, T, C)"""
+        expect(not qkv.requires_grad, "Cache", "a pass that records gradients", "one inside no_grad()")
+        (_, T, _), H = qkv.shape, self.k.shape[2]
+        q, k, v = heads(qkv.data, H)                                                     # (B, H, T, D) each
+        for b, n in enumerate(self.lengths.tolist()):
+            self.k[layer, b, :, n:n + T], self.v[layer, b, :, n:n + T] = k[b], v[b]
+        if not self.lengths.any():
+            return attention(qkv, n_head=H)
+        xp, seen = xp_of(q), int(self.lengths.max()) + T
+        k, v = (wide(a[layer, :, :, :seen]) for a in (self.k, self.v))                   # (B, H, seen, D)
+        s = wide(q) @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])                        # (B, H, T, seen)
+        s = xp.where(xp.arange(seen) <= self.positions(T)[:, None, :, None], s, -xp.inf)
+        p = xp.exp(s - s.max(-1, keepdims=True))
+        y = p @ v / p.sum(-1, keepdims=True)                                             # [KV1]  (B, H, T, D)
+        return Tensor(merge(y).astype(qkv.dtype, copy=False))
+
+    def keep(self, rows):
+        """Go on with these rows only, in this order; one may be taken more than once."""
+        self.k, self.v, self.lengths = self.k[:, rows], self.v[:, rows], self.lengths[rows]
