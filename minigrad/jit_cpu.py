@@ -31,7 +31,7 @@ inline = njit(**INLINE)
 # Compiled again into each kernel that calls it, but as a function of its own. Flags that are left out are the caller's.
 plain = njit(nogil=True, forceinline=False, fastmath=FAST, error_model="numpy")
 SHARED = ("jit_cpu.py", "fork_cpu.py", "special.py", "math_cpu.py", "gemm_cpu.py", "sums_cpu.py", "fused/dropout.py",
-          "fused/dropout_cpu.py")
+          "fused/dropout_cpu.py", "fused/gelu_cpu.py")
 
 
 def jit(f):

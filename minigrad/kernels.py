@@ -39,13 +39,16 @@ def using(mode):
 
 def choose(op, arrays):
     """The (forward, backward) that will run op on these arrays."""
-    device, pair = backend.device_of(arrays, op.name), None
-    if device in op.kernels and _mode.get() == "auto":
-        pair = _pair(op.module, device, op.name)
-    pair = pair or (op.reference, op.reference_backward)
+    device = backend.device_of(arrays, op.name)
+    pair = device in op.kernels and compiled(op.module, device, op.name) or (op.reference, op.reference_backward)
     if watch := watcher.get():
         pair = watch(op.name, *pair)
     return pair
+
+
+def compiled(module, device, name):
+    """What MODULE_DEVICE.py calls by this name; None where kernels are switched off or cannot be compiled."""
+    return _pair(module, device, name) if _mode.get() == "auto" else None
 
 
 @functools.cache
@@ -64,10 +67,8 @@ def kernel(*devices):
     def wrap(reference):
         @functools.wraps(reference)
         def call(*arrays, **params):
-            device, faster = backend.device_of(arrays, reference.__name__), None
-            if device in devices and _mode.get() == "auto":
-                faster = _pair(reference.__module__, device, reference.__name__)
-            f = faster or reference
+            device = backend.device_of(arrays, reference.__name__)
+            f = device in devices and compiled(reference.__module__, device, reference.__name__) or reference
             if watch := watcher.get():
                 f, = watch(reference.__name__, f)
             return f(*arrays, **params)

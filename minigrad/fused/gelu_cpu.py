@@ -33,14 +33,14 @@ def backward(dy, x, approximate, into=None):
 
 
 @inline
-def _s(v, x):
+def gate(v, x):
     one, c, a = real(1, x), real(2 * C, x), real(A, x)
     return one / (one + exp(-c * (v + a * (v * v * v))))                                 # [GE3,4]
 
 
 @inline
 def _tanh_slope(v, x):
-    one, c, a3, s = real(1, x), real(2 * C, x), real(3 * A, x), _s(v, x)
+    one, c, a3, s = real(1, x), real(2 * C, x), real(3 * A, x), gate(v, x)
     return s + v * s * (one - s) * (c * (one + a3 * (v * v)))                            # [GE5]
 
 
@@ -60,7 +60,7 @@ def _tanh_forward(x, y, lo, hi):
     x, y = x[lo:hi], y[lo:hi]
     for i in range(len(x)):
         v = wide(x[i])
-        y[i] = narrow(v * _s(v, x), y)
+        y[i] = narrow(v * gate(v, x), y)
 
 
 @jit

@@ -1,0 +1,244 @@
+"""A step of gpt.decode in one compiled call: one new token of every row through all layers.
+
+Each weight meets one number per row and is not needed again, so a step takes as long as the memory takes to deliver the
+weights, and all else has to hide behind that:
+
+    matrices    lie as (out, in), so that an output is a sum along memory, read from front to back by each thread; four
+                vectors of sums stay in registers. What comes after a product (scale, bias, GELU, the sum with the
+                residual path) is done by who has the result at hand
+    int8        q = round(w / s) with s = max |w| / 127 of each output: sum_i x_i w_ij = s_j sum_i x_i q_ij      [DE1]
+    all layers  in one function, whose threads wait for the next job without falling asleep
+    attention   one head of one row at a time: [KV1] of cache.py
+
+Rows of matrices are padded with zeros to a multiple of 64 entries. Every output is one sum in one order: its bits do
+not depend on the number of threads, nor on the other rows.
+"""
+import functools
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from minigrad import pool
+from minigrad.backend import wide
+from minigrad.fork_cpu import each
+from minigrad.fused.gelu_cpu import gate
+from minigrad.gemm_cpu import FLOAT, INT, LONG, SHORT, _call, _every, _load, _vector, view
+from minigrad.jit_cpu import jit, plain
+from minigrad.math_cpu import bits, exp, narrow
+from minigrad.math_cpu import wide as number
+
+STRIDE = 64                     # entries of a row that the innermost loop takes at a time
+SET, ADD, GELU = range(3)       # what is done with a product
+MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+NORMS = ("ln_1", "ln_2")
+
+
+class Step:
+    """The weights of a model as a step wants them, and the step."""
+
+    def __init__(self, model, int8=False):
+        c = self.config = model.config
+        parameters = dict(model.named_parameters())
+        pack = functools.partial(packed, int8=int8)
+        self.wte, self.wpe = parameters["wte.weight"].data, parameters["wpe.weight"].data
+        self.head = [*pack(self.wte), vector(np.zeros(c.vocab_size))]                    # (V, C) is (out, in)
+        self.layers, self.last = [], vector(np.zeros(2 * c.n_embd))
+        for i in range(c.n_layer):
+            of = {name.removeprefix(f"h.{i}."): p.data for name, p in parameters.items() if name.startswith(f"h.{i}.")}
+            arrays = [a for name in MATRICES for a in (*pack(of[name + ".weight"].T), vector(of[name + ".bias"]))]
+            arrays += [vector(of[f"{name}.{part}"]) for name in NORMS for part in ("weight", "bias")]
+            self.layers.append(arrays)
+        if c.pre_norm:
+            self.last = np.concatenate([vector(parameters[f"ln_f.{part}"].data) for part in ("weight", "bias")])
+        self.addresses = np.array([addresses(arrays) for arrays in self.layers])
+
+    def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
+        c, at = self.config, cache.positions(1)[:, 0]
+        x = np.zeros((len(tokens), up(c.n_embd)), np.float32)
+        x[:, :c.n_embd] = wide(self.wte[tokens]) + wide(self.wpe[at])
+        logits = np.empty((len(tokens), c.vocab_size), np.float32)
+        _step(pool.address(), pool.size(), x, c.n_embd, self.head[0], addresses(self.head), self.addresses, self.last,
+              c.pre_norm, c.eps, bits(cache.k), bits(cache.v), at, logits)
+        cache.lengths = cache.lengths + 1
+        return logits
+
+
+def packed(w, int8):
+    """(matrix, scale): w (out, in), padded, as floats, as bfloat16's bits, or as int8 with scales by [DE1]."""
+    n_out, n_in = w.shape
+    scale = np.ones(n_out, np.float32)
+    if int8:
+        scale = wide(np.abs(w).max(1)) / np.float32(127)
+        scale[scale == 0] = 1
+        w = np.rint(wide(w) / scale[:, None]).astype(np.int8)                            # [DE1]
+    w = bits(w)
+    if n_in % STRIDE == 0:
+        return np.ascontiguousarray(w), scale
+    matrix = np.zeros((n_out, up(n_in)), w.dtype)
+    matrix[:, :n_in] = w
+    return matrix, scale
+
+
+def vector(x):
+    return np.ascontiguousarray(wide(x), np.float32)
+
+
+def addresses(arrays):
+    return np.array([a.ctypes.data for a in arrays])
+
+
+def up(n):
+    return -(-n // STRIDE) * STRIDE
+
+
+# ----------------------------------------------------------------------------------------------------- the inner loop
+
+def _sixteen(builder, kind, address, offset):
+    """16 entries as floats, from that many entries behind an address."""
+    if kind == types.float32:
+        return _load(builder, _vector(FLOAT), address, 4 * offset)
+    if kind == types.uint16:
+        entries = builder.zext(_load(builder, _vector(SHORT), address, 2 * offset, align=2), _vector(INT))
+        return builder.bitcast(builder.shl(entries, _every(INT(16))), _vector(FLOAT))
+    entries = builder.sext(_load(builder, _vector(ir.IntType(8)), address, offset, align=1), _vector(INT))
+    return builder.sitofp(entries, _vector(FLOAT))
+
+
+@intrinsic
+def dot(typing, like, x, w, n):
+    """sum of x_i w_i: n floats at an address and n entries of like's dtype at another; n is a multiple of STRIDE."""
+    def generate(context, builder, signature, args):
+        _, at_x, at_w, n = args
+        size, across = like.dtype.bitwidth // 8, range(STRIDE // 16)
+        before, loop, after = builder.block, builder.append_basic_block("dot"), builder.append_basic_block("after")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i, sums = builder.phi(LONG), [builder.phi(_vector(FLOAT)) for _ in across]
+        x_, w_ = (builder.add(at, builder.mul(i, LONG(bytes_))) for at, bytes_ in ((at_x, 4), (at_w, size)))
+        fresh = [_call(builder, "llvm.fma.v16f32", s.type, _load(builder, _vector(FLOAT), x_, 64 * j),
+                       _sixteen(builder, like.dtype, w_, 16 * j), s) for j, s in enumerate(sums)]
+        further = builder.add(i, LONG(STRIDE))
+        for phi, first, then in ((i, LONG(0), further), *((s, _every(FLOAT(0.0)), f) for s, f in zip(sums, fresh))):
+            phi.add_incoming(first, before)
+            phi.add_incoming(then, loop)
+        builder.cbranch(builder.icmp_signed("<", further, n), loop, after)
+        builder.position_at_end(after)
+        total = functools.reduce(builder.fadd, fresh)
+        for half in (8, 4, 2, 1):
+            turned = _vector(INT)([INT((lane + half) % 16) for lane in range(16)])
+            total = builder.fadd(total, builder.shuffle_vector(total, total, turned))
+        return builder.extract_element(total, INT(0))
+    return types.float32(like, types.int64, types.int64, types.int64), generate
+
+
+@jit
+def _outputs(x, w, like, n_in, scale, bias, out, what, lo, hi):
+    """Outputs lo..hi of every row: scale (x w) + bias, or GELU of it, or out plus it. x (B, n_in) is padded, and so is
+    w (n_out, n_in), an address."""
+    size = like.itemsize * n_in
+    for j in range(lo, hi):
+        for b in range(len(x)):
+            y = dot(like, x[b].ctypes.data, w + j * size, n_in) * scale[j] + bias[j]
+            out[b, j] = out[b, j] + y if what == ADD else y
+    if what == GELU:
+        for b in range(len(x)):
+            row = out[b, lo:hi]
+            for j in range(len(row)):
+                row[j] = row[j] * gate(row[j], row)
+
+
+@plain
+def product(workers, threads, x, addresses, like, n_out, out, what):
+    """_outputs() of a matrix of like's dtype, at the addresses of its weight, its scale and its bias."""
+    n_in, floats = x.shape[1], x[0, :0]
+    each(workers, _outputs, n_out, pieces(threads, n_in * n_out * len(x)),
+         (x, addresses[0], like, n_in, view(floats, addresses[1], n_out), view(floats, addresses[2], n_out), out, what))
+
+
+@plain
+def pieces(threads, work):
+    return 1 if work < 20000 else threads if work < 10 ** 6 else 4 * threads
+
+
+# ------------------------------------------------------------------------------------------------------ all the rest
+
+@jit
+def _attend(qkv, k, v, at, y, lo, hi):
+    """[KV1] for heads lo..hi, counted through all rows. qkv (B, 3C), padded; k, v (B, H, N, D); y (B, C), padded."""
+    _, H, N, D = k.shape
+    C, s = H * D, np.empty(N, np.float32)
+    for bh in range(lo, hi):
+        b, h = bh // H, bh % H
+        q, keys, values = qkv[b, h * D:h * D + D], k[b, h], v[b, h]
+        own_k, own_v = qkv[b, C + h * D:C + h * D + D], qkv[b, 2 * C + h * D:2 * C + h * D + D]
+        last_k, last_v, seen = keys[at[b]], values[at[b]], s[:at[b] + 1]
+        for d in range(D):
+            last_k[d], last_v[d] = narrow(own_k[d], last_k), narrow(own_v[d], last_v)
+        most, root = np.float32(-np.inf), np.float32(1 / math.sqrt(D))
+        for j in range(len(seen)):
+            row, t = keys[j], np.float32(0)
+            for d in range(len(q)):
+                t += q[d] * number(row[d])
+            seen[j] = t * root
+            most = max(most, seen[j])
+        total = np.float32(0)
+        for j in range(len(seen)):
+            seen[j] = exp(seen[j] - most)
+            total += seen[j]
+        out = y[b, h * D:h * D + D]
+        out[:] = 0
+        for j in range(len(seen)):
+            row, p = values[j], seen[j] / total
+            for d in range(len(out)):
+                out[d] += p * number(row[d])
+
+
+@plain
+def normalise(x, C, w, b, eps, out):
+    """[LN1-4] of the first C entries of every row."""
+    for r in range(len(x)):
+        row, to = x[r, :C], out[r, :C]
+        m = v = np.float32(0)
+        for i in range(len(row)):
+            m += row[i]
+        m /= np.float32(C)
+        for i in range(len(row)):
+            v += (row[i] - m) * (row[i] - m)
+        s = np.float32(1) / math.sqrt(v / np.float32(C) + np.float32(eps))
+        for i in range(len(row)):
+            to[i] = (row[i] - m) * np.float32(s) * w[i] + b[i]
+
+
+@jit
+def _step(workers, threads, x, C, head, ends, addresses, last, pre_norm, eps, k, v, at, logits):
+    """x (B, C), padded, is the sum of the embeddings. head (V, C), padded, and the addresses of it, its scale and bias,
+    ends; of the layers' arrays, addresses (L, 16). last: weight and bias of ln_f. k, v (L, B, H, N, D) get a position;
+    logits (B, V), written."""
+    B, wide_c = x.shape
+    wide_4c = -(-4 * C // STRIDE) * STRIDE
+    h, y, f = np.zeros((B, wide_c), np.float32), np.zeros((B, wide_c), np.float32), np.zeros((B, wide_4c), np.float32)
+    qkv = np.empty((B, 3 * C), np.float32)
+    for layer in range(len(addresses)):
+        a = addresses[layer]             # of weight, scale and bias of four matrices, weight and bias of two norms
+        ln_1, ln_1b = view(last, a[12], C), view(last, a[13], C)
+        ln_2, ln_2b = view(last, a[14], C), view(last, a[15], C)
+        if pre_norm:
+            normalise(x, C, ln_1, ln_1b, eps, h)
+        product(workers, threads, h if pre_norm else x, a[0:3], head, 3 * C, qkv, SET)
+        each(workers, _attend, B * k.shape[2], pieces(threads, 2 * B * C * (at.max() + 1)),
+             (qkv, k[layer], v[layer], at, y))
+        product(workers, threads, y, a[3:6], head, C, x, ADD)
+        if pre_norm:
+            normalise(x, C, ln_2, ln_2b, eps, h)
+        else:
+            normalise(x, C, ln_1, ln_1b, eps, x)
+        product(workers, threads, h if pre_norm else x, a[6:9], head, 4 * C, f, GELU)
+        product(workers, threads, f, a[9:12], head, C, x, ADD)
+        if not pre_norm:
+            normalise(x, C, ln_2, ln_2b, eps, x)
+    if pre_norm:
+        normalise(x, C, last[:C], last[C:], eps, x)
+    product(workers, threads, x, ends, head, len(head), logits, SET)

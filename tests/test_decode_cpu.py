@@ -1,0 +1,138 @@
+"""The compiled step of gpt.decode, against the model itself."""
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_generate import models
+
+from gpt import GPT, GPTConfig, generate
+from gpt.decode import Decoder
+from gpt.decode_cpu import packed
+from minigrad import kernels, pool
+
+# Relative to the largest logit. bfloat16: the model rounds what goes from op to op to 8 bits, the step does not.
+TOLERANCE = {"float32": 2e-5, "bfloat16": 0.1}
+
+
+def wide_model(n_embd, n_head, pre_norm=True, n_layer=2):
+    """With weights that make layers matter."""
+    model = GPT(GPTConfig(vocab_size=50, block_size=12, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
+                          pre_norm=pre_norm))
+    rng = np.random.default_rng(0)
+    for p in model.parameters():
+        p.data = p.data + rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.1)
+    return model
+
+
+def decoders(model, prompts, **how):
+    """(compiled, the model's own), both with the prompts read."""
+    both = [Decoder(model, **how)]
+    with kernels.using("reference"):
+        both.append(Decoder(model))
+    assert both[0].compiled and not both[1].compiled
+    for decoder in both:
+        decoder.read(prompts)
+    return both
+
+
+def close(a, b, dtype="float32"):
+    return np.abs(a - b).max() <= TOLERANCE[dtype] * max(1, np.abs(b).max())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(made=models(), data=st.data())
+@settings(max_examples=60)
+def test_a_step_is_what_the_model_says(dtype, made, data):
+    """Rows of any lengths, some of which end; both norms, widths that fill no vector. A layer norm of two or three
+    numbers that were rounded to 8 bits tells nothing."""
+    (model, rng), size = made, made[0].config.block_size
+    assume(dtype == "float32" or model.config.n_embd >= 12)
+    model.to(dtype=dtype)
+    lengths = data.draw(st.lists(st.integers(1, size), min_size=1, max_size=4))
+    ours, theirs = decoders(model, [rng.integers(0, model.config.vocab_size, n).tolist() for n in lengths])
+    for _ in range(size - max(lengths)):
+        if data.draw(st.booleans()):
+            kept = data.draw(st.lists(st.integers(0, len(ours.cache.lengths) - 1), min_size=1, max_size=4))
+            ours.keep(kept)
+            theirs.keep(kept)
+        tokens = rng.integers(0, model.config.vocab_size, len(ours.cache.lengths))
+        assert close(ours.step(tokens), theirs.step(tokens), dtype)
+    np.testing.assert_array_equal(ours.cache.lengths, theirs.cache.lengths)
+
+
+def test_a_full_cache_is_an_error():
+    decoder = Decoder(wide_model(8, 2))
+    decoder.read([[1] * 12, [1]])
+    with pytest.raises(ValueError, match="Cache: got 1 tokens after 12; expected at most block_size = 12"):
+        decoder.step(np.array([1, 1]))
+
+
+@pytest.mark.parametrize("n_embd, n_head", [(64, 4), (192, 3), (200, 5)])
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_bits_depend_on_neither_threads_nor_other_rows(n_embd, n_head, pre_norm):
+    model, rows, found = wide_model(n_embd, n_head, pre_norm), [[1, 2, 3], [4], [5, 6, 7, 8]], {}
+    before = pool.size()
+    try:
+        for threads in (1, 2, 3):
+            pool.set_size(threads)
+            decoder = Decoder(model)
+            decoder.read(rows)
+            found[threads] = np.stack([decoder.step(np.array([9, 8, 7])) for _ in range(3)])
+            for b, row in enumerate(rows):
+                alone = Decoder(model)
+                alone.read([row])
+                np.testing.assert_array_equal(alone.step(np.array([9 - b]))[0], found[threads][0, b])
+    finally:
+        pool.set_size(before)
+    np.testing.assert_array_equal(found[1], found[2])
+    np.testing.assert_array_equal(found[1], found[3])
+
+
+# ------------------------------------------------------------------------------------------------------ a byte a weight
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 64), (70, 33), (3, 200)])
+def test_a_byte_a_weight(shape):
+    """[DE1]: off by half a step at most, the largest weight of each output exact; what pads a row is 0."""
+    w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    w[-1] = 0 if len(w) > 1 else w[-1]
+    q, scale = packed(w, int8=True)
+    assert q.dtype == np.int8 and q.shape[1] % 64 == 0 and not q[:, shape[1]:].any()
+    again = q[:, :shape[1]] * scale[:, None]
+    assert (np.abs(again - w) <= scale[:, None] * 0.5001).all()
+    assert (np.abs(q[:len(w) - (len(w) > 1)]).max(1) == 127).all()
+    np.testing.assert_allclose(np.abs(again).max(1), np.abs(w).max(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_int8_is_the_model_with_rounded_weights(dtype, pre_norm):
+    model = wide_model(96, 3, pre_norm).to(dtype=dtype)
+    rounded = wide_model(96, 3, pre_norm).to(dtype=dtype).to(dtype="float32")
+    for name, p in rounded.named_parameters():
+        if p.ndim == 2 and name != "wpe.weight":
+            w = p.data if name == "wte.weight" else p.data.T
+            q, scale = packed(w, int8=True)
+            w = q[:, :w.shape[1]] * scale[:, None]
+            p.data = w if name == "wte.weight" else np.ascontiguousarray(w.T)
+    prompts, tokens = [[1, 2, 3], [4, 5]], np.array([7, 8])
+    ours, theirs = Decoder(model, int8=True), decoders(rounded, prompts)[1]
+    ours.read(prompts)
+    ours.compiled.wte = rounded.wte.weight.data          # a step rounds the head, and not the embeddings
+    ours.cache.k, ours.cache.v = (a.astype(ours.cache.k.dtype) for a in (theirs.cache.k, theirs.cache.v))
+    for _ in range(3):
+        assert close(ours.step(tokens), theirs.step(tokens), dtype)
+
+
+def test_int8_says_where_it_is_to_be_had():
+    model = wide_model(8, 2)
+    with kernels.using("reference"), pytest.raises(ValueError, match="Decoder: got int8 for float32 on cpu"):
+        Decoder(model, int8=True)
+    with pytest.raises(ValueError, match="Decoder: got int8 for float64 on cpu; expected a model in float32"):
+        Decoder(model.to(dtype="float64"), int8=True)
+
+
+def test_a_decoder_can_be_used_again():
+    model = wide_model(64, 4)
+    decoder = Decoder(model)
+    for prompt in ([[1, 2]], [[3], [4, 5, 6]]):
+        assert generate(model, prompt, 20, decoder=decoder) == generate(model, prompt, 20)
