@@ -6,6 +6,7 @@ COMMANDS = {
     "ops": "the error of every op's gradient, by finite differences",
     "step": "a training step beside PyTorch's and beside what this machine could do at best",
     "scaling": "the cost of a token against context, width and depth, beside its formula",
+    "generate": "new tokens per second beside transformers' and beside the memory's limit",
     "start": "from the start of a process to its first training step",
     "tok": "training and encoding beside tiktoken and Hugging Face's tokenizers",
     "ladder": "one GPT on names by scalars, by arrays and by kernels: the same losses",

@@ -84,6 +84,14 @@ def products(sizes, batch):
                     Product("dv, dk", T, T, D, 2 * L, "a", B * H, 0.5)]                  # [FL2]
 
 
+def forward_products(sizes, batch):
+    """Those of the forward pass alone."""
+    B, T, _, L, H, C, _ = dimensions(sizes, batch)
+    matrices = ("c_attn", "attn.c_proj", "c_fc", "mlp.c_proj", "head")
+    return [p for p in products(sizes, batch) if p.name in matrices] + [
+        Product("q k^T", T, C // H, T, L, "b", B * H, 0.5), Product("a v", T, T, C // H, L, "", B * H, 0.5)]
+
+
 def flops(sizes, batch):
     """Operations in the products of one step: [FL1] + [FL2]."""
     return sum(p.flops for p in products(sizes, batch))

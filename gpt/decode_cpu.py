@@ -3,14 +3,14 @@
 Each weight meets one number per row and is not needed again, so a step takes as long as the memory takes to deliver the
 weights, and all else has to hide behind that:
 
-    matrices    lie as (out, in), so that an output is a sum along memory, read from front to back by each thread; four
-                vectors of sums stay in registers. What comes after a product (scale, bias, GELU, the sum with the
-                residual path) is done by who has the result at hand
+    matrices    lie as (out, in), so that an output is a sum along memory, read from front to back by each thread; the
+                sums stay in registers. What comes after a product (scale, bias, GELU, the sum with the residual
+                path) is done by who has the result at hand
     int8        q = round(w / s) with s = max |w| / 127 of each output: sum_i x_i w_ij = s_j sum_i x_i q_ij      [DE1]
     all layers  in one function, whose threads wait for the next job without falling asleep
     attention   one head of one row at a time: [KV1] of cache.py
 
-Rows of matrices are padded with zeros to a multiple of 64 entries. Every output is one sum in one order: its bits do
+Rows of matrices are padded with zeros to a multiple of 32 entries. Every output is one sum in one order: its bits do
 not depend on the number of threads, nor on the other rows.
 """
 import functools
@@ -26,11 +26,11 @@ from minigrad.backend import wide
 from minigrad.fork_cpu import each
 from minigrad.fused.gelu_cpu import gate
 from minigrad.gemm_cpu import FLOAT, INT, LONG, SHORT, _call, _every, _load, _vector, view
-from minigrad.jit_cpu import jit, plain
+from minigrad.jit_cpu import inline, jit, plain
 from minigrad.math_cpu import bits, exp, narrow
 from minigrad.math_cpu import wide as number
 
-STRIDE = 64                     # entries of a row that the innermost loop takes at a time
+STRIDE = 32                     # entries of a row that the innermost loop takes at a time
 SET, ADD, GELU = range(3)       # what is done with a product
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 NORMS = ("ln_1", "ln_2")
@@ -107,47 +107,75 @@ def _sixteen(builder, kind, address, offset):
     return builder.sitofp(entries, _vector(FLOAT))
 
 
-@intrinsic
-def dot(typing, like, x, w, n):
-    """sum of x_i w_i: n floats at an address and n entries of like's dtype at another; n is a multiple of STRIDE."""
-    def generate(context, builder, signature, args):
-        _, at_x, at_w, n = args
-        size, across = like.dtype.bitwidth // 8, range(STRIDE // 16)
-        before, loop, after = builder.block, builder.append_basic_block("dot"), builder.append_basic_block("after")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        i, sums = builder.phi(LONG), [builder.phi(_vector(FLOAT)) for _ in across]
-        x_, w_ = (builder.add(at, builder.mul(i, LONG(bytes_))) for at, bytes_ in ((at_x, 4), (at_w, size)))
-        fresh = [_call(builder, "llvm.fma.v16f32", s.type, _load(builder, _vector(FLOAT), x_, 64 * j),
-                       _sixteen(builder, like.dtype, w_, 16 * j), s) for j, s in enumerate(sums)]
-        further = builder.add(i, LONG(STRIDE))
-        for phi, first, then in ((i, LONG(0), further), *((s, _every(FLOAT(0.0)), f) for s, f in zip(sums, fresh))):
-            phi.add_incoming(first, before)
-            phi.add_incoming(then, loop)
-        builder.cbranch(builder.icmp_signed("<", further, n), loop, after)
-        builder.position_at_end(after)
-        total = functools.reduce(builder.fadd, fresh)
-        for half in (8, 4, 2, 1):
-            turned = _vector(INT)([INT((lane + half) % 16) for lane in range(16)])
-            total = builder.fadd(total, builder.shuffle_vector(total, total, turned))
-        return builder.extract_element(total, INT(0))
-    return types.float32(like, types.int64, types.int64, types.int64), generate
+def _dots(outputs, rows):
+    @intrinsic
+    def dots(typing, like, x, stride, w, n):
+        """The sums of x_i w_i for so many x, `stride` bytes apart from the address x on, n floats each, and for so many
+        w, one behind the other from the address w on, n entries of like's dtype each; n is a multiple of STRIDE. First
+        those of all x with the first w. How many there are does not change a bit of any."""
+        def generate(context, builder, signature, args):
+            _, at_x, stride, at_w, n = args
+            size, across = like.dtype.bitwidth // 8, range(STRIDE // 16)
+            before, loop, after = builder.block, builder.append_basic_block("dots"), builder.append_basic_block("after")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            i, sums = builder.phi(LONG), [builder.phi(_vector(FLOAT)) for _ in range(outputs * rows * len(across))]
+            fresh, behind = iter(sums), builder.mul(n, LONG(size))
+            x_, w_ = (builder.add(at, builder.mul(i, LONG(bytes_))) for at, bytes_ in ((at_x, 4), (at_w, size)))
+            numbers = [[_load(builder, _vector(FLOAT), builder.add(x_, builder.mul(stride, LONG(r))), 64 * j)
+                        for j in across] for r in range(rows)]
+            totals = []
+            for o in range(outputs):
+                row = builder.add(w_, builder.mul(behind, LONG(o)))
+                weights = [_sixteen(builder, like.dtype, row, 16 * j) for j in across]
+                totals += [_call(builder, "llvm.fma.v16f32", weight.type, number, weight, next(fresh))
+                           for r in range(rows) for number, weight in zip(numbers[r], weights)]
+            further = builder.add(i, LONG(STRIDE))
+            i.add_incoming(LONG(0), before)
+            i.add_incoming(further, loop)
+            for s, t in zip(sums, totals):
+                s.add_incoming(_every(FLOAT(0.0)), before)
+                s.add_incoming(t, loop)
+            builder.cbranch(builder.icmp_signed("<", further, n), loop, after)
+            builder.position_at_end(after)
+            totals = [functools.reduce(builder.fadd, totals[k:k + len(across)])
+                      for k in range(0, len(totals), len(across))]
+            for half in (8, 4, 2, 1):
+                turned = _vector(INT)([INT((lane + half) % 16) for lane in range(16)])
+                totals = [builder.fadd(t, builder.shuffle_vector(t, t, turned)) for t in totals]
+            return context.make_tuple(builder, signature.return_type,
+                                      [builder.extract_element(t, INT(0)) for t in totals])
+        return types.UniTuple(types.float32, outputs * rows)(like, *[types.int64] * 4), generate
+    return dots
+
+
+dot, eight_dots = _dots(1, 1), _dots(2, 4)
 
 
 @jit
 def _outputs(x, w, like, n_in, scale, bias, out, what, lo, hi):
     """Outputs lo..hi of every row: scale (x w) + bias, or GELU of it, or out plus it. x (B, n_in) is padded, and so is
     w (n_out, n_in), an address."""
-    size = like.itemsize * n_in
+    size, stride, at, B = like.itemsize * n_in, x.strides[0], x.ctypes.data, len(x)
+    fours, pairs = B // 4 * 4, (hi - lo) // 2 * 2 if B > 3 else 0
+    for j in range(lo, lo + pairs, 2):                   # a number that is loaded and widened is used eight times
+        for b in range(0, fours, 4):
+            for k, y in enumerate(eight_dots(like, at + b * stride, stride, w + j * size, n_in)):
+                put(out, b + k % 4, j + k // 4, y, scale, bias, what)
     for j in range(lo, hi):
-        for b in range(len(x)):
-            y = dot(like, x[b].ctypes.data, w + j * size, n_in) * scale[j] + bias[j]
-            out[b, j] = out[b, j] + y if what == ADD else y
+        for b in range(fours if j < lo + pairs else 0, B):
+            put(out, b, j, dot(like, at + b * stride, stride, w + j * size, n_in)[0], scale, bias, what)
     if what == GELU:
-        for b in range(len(x)):
+        for b in range(B):
             row = out[b, lo:hi]
             for j in range(len(row)):
                 row[j] = row[j] * gate(row[j], row)
+
+
+@inline
+def put(out, b, j, y, scale, bias, what):
+    y = y * scale[j] + bias[j]
+    out[b, j] = out[b, j] + y if what == ADD else y
 
 
 @plain

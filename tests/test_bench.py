@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench import floors, scaling, start, step, tok, turns
+from bench import generate as writing
 from gpt import GPT, GPTConfig
 
 SMALL = dict(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=4)      # with one sequence, N = 2
@@ -58,6 +59,10 @@ def test_every_product_gets_matrices_that_fit():
     todo = floors.products(sizes, 5)
     assert next(floors.passes(todo, lambda role, shape: np.ones(shape), multiply)) > 0
     assert sum(n * p.times * p.share for n, p in zip(seen, todo, strict=True)) == floors.flops(sizes, 5)
+
+
+def test_the_forward_pass_is_a_third_of_the_matrices_and_two_sevenths_of_attention():
+    assert sum(p.flops for p in floors.forward_products(SMALL, 1)) == 2448 / 3 + 112 * 2 / 7
 
 
 def test_a_product_is_not_written_over_its_operands():
@@ -333,3 +338,117 @@ def test_encoders_live_in_processes_of_their_own(corpus, tmp_path, monkeypatch):
     assert [s.name for s in found] == ["ours, lists", "ours, arrays"]
     assert {value for s in found for value in s.values} == {tok.digest([made.encode(LINES)])}
     assert [s.name for s in tok.training(corpus, 300, 2, rounds=1)] == ["ours, 1 thread"]
+
+
+# generate: ours and theirs write the same; bytes and tables by hand
+
+TINY = GPTConfig(vocab_size=70, block_size=64, n_layer=2, n_head=2, n_embd=32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    GPT(TINY, seed=3).save(path)
+    return path
+
+
+@pytest.mark.parametrize("title", writing.WRITERS)
+def test_every_writer_writes_what_is_asked_for(title, folder):
+    make, settings, _ = writing.WRITERS[title]
+    if make is writing.theirs:
+        pytest.importorskip("transformers")
+    steps = make(folder, 2, 9, 1, **settings)
+    first = next(steps)
+    assert first == next(steps) and np.shape(first) == (2, writing.PROMPT + 9)
+    if "float32" in title:
+        assert first == next(writing.ours(folder, 2, 9, 1))
+
+
+@pytest.mark.parametrize("title", writing.READERS)
+def test_every_reader_reads(title, folder):
+    make, settings = writing.READERS[title]
+    if make is writing.their_reading:
+        pytest.importorskip("transformers")
+    steps = make(folder, 2, 16, 1, **settings)
+    assert [next(steps), next(steps)] == [None, None] if make is not writing.products else next(steps) > 0
+
+
+def test_what_a_token_reads():
+    """All parameters but the positions; a byte for an entry of a matrix and 4 for each of its outputs and vectors."""
+    from gpt.decode import Decoder
+    model = GPT(TINY)
+    assert writing.bytes_of(TINY, 4) == 4 * sum(p.size for name, p in model.named_parameters() if name != "wpe.weight")
+    step = Decoder(model, int8=True).compiled
+    matrices = [a for arrays in [step.head, *step.layers] for a in arrays if a.dtype == np.int8]
+    scales = [arrays[k] for arrays in step.layers for k in (1, 4, 7, 10)] + [step.head[1]]
+    vectors = sum(p.size for p in model.parameters() if p.ndim == 1)
+    assert writing.bytes_of(TINY, 1) == sum(a.nbytes for a in matrices) + sum(a.nbytes for a in scales) + 4 * vectors
+
+
+def test_the_limit_reads():
+    steps = writing.limit(4 * 768 * 100, 3, 1)
+    assert next(steps) is None and next(steps) is None
+
+
+def test_the_table_of_writers_by_hand():
+    """8 tokens in 0.4, 0.1 and 0.2 s; with a limit of 0.1 s float32 is at 25 %, a byte a weight at its share."""
+    found = {name: side(ms, [1]) for name, ms in
+             (("ours float32", 400), ("ours int8", 100), ("transformers float32", 800), ("limit", 100))}
+    share = 100 * writing.bytes_of(TINY, 1) / writing.bytes_of(TINY, 4)
+    lines = [line.split() for line in writing.writing_table(found, TINY, 1, 8)][1:4]
+    assert lines == [["ours", "float32", "20.0", "50.00", "25%", "2.00x", "200"],
+                     ["ours", "int8", "80.0", "12.50", f"{share:.0f}%", "8.00x", "200"],
+                     ["transformers", "float32", "10.0", "100.00", "12%", "200"]]
+
+
+def test_the_table_of_readers_by_hand():
+    found = {"ours float32": side(500, [None] * 5), "products float32": side(9, [9, 9, 0.4, 0.4, 0.4])}
+    assert [line.split() for line in writing.reading_table(found, 8, 128)] == [
+        ["ours", "float32", "8", "128", "500.0", "2048"], ["products", "float32", "8", "128", "400.0", "2560"]]
+
+
+@pytest.mark.parametrize("how, most", [("bfloat16", 2 ** -8), ("int8", 1 / 127)])
+def test_weights_in_fewer_bits(how, most):
+    rng = np.random.default_rng(0)
+    for name, shape in (("h.0.attn.c_attn.weight", (32, 96)), ("wte.weight", (70, 32)), ("ln_f.bias", (32,))):
+        w = rng.standard_normal(shape).astype(np.float32)
+        again = writing.rounded(name, w, how)
+        assert again.shape == shape and again.dtype == np.float32 and again.flags.c_contiguous
+        assert np.abs(again - w).max() <= most * np.abs(w).max()
+        assert (again != w).any() == (how == "bfloat16" or len(shape) == 2)
+    w = np.ones((4, 6), np.float32) * np.arange(1, 7, dtype=np.float32)          # each output has a scale of its own
+    np.testing.assert_allclose(writing.rounded("h.1.mlp.c_fc.weight", w, "int8"), w, rtol=1e-6)
+
+
+def test_the_loss_of_a_run_in_fewer_bits(folder, tmp_path):
+    import shutil
+
+    from tok import CharTokenizer
+    shutil.copytree(folder, tmp_path / "run")
+    CharTokenizer.train(LINES).save(tmp_path / "run" / "tokenizer.json")
+    (tmp_path / "text.txt").write_text(LINES, encoding="utf-8")
+    lines = list(writing.quality(tmp_path / "run", tmp_path / "text.txt", 640))
+    plain, *others = [float(line.split()[1]) for line in (lines[0].split("\n")[-1], *lines[1:])]
+    assert "loss on 640 tokens" in lines[0] and all(0.99 < other / plain < 1.01 for other in others)
+
+
+def test_the_whole_of_bench_generate(monkeypatch, tmp_path, capsys):
+    def found(names):
+        return {name: side(100, [[[1, 2]]] * 5) for name in names}
+    monkeypatch.setattr(writing, "writing", lambda *args: found([*writing.WRITERS, "limit"]))
+    monkeypatch.setattr(writing, "reading", lambda *args: found(n for n in writing.READERS if "products" not in n))
+    kept = tmp_path / "kept.json"
+    command = ["--preset", "tiny", "--batches", "1", "--lengths", "8", "--json", str(kept)]
+    assert writing.main(command) == 0
+    assert [r["what"] for r in json.loads(kept.read_text())["results"]] == ["write", "read"]
+    assert "100%" in capsys.readouterr().out
+    different = {**found([*writing.WRITERS, "limit"]), "transformers float32": side(100, [[[1, 3]]])}
+    monkeypatch.setattr(writing, "writing", lambda *args: different)
+    assert writing.main(command) == 1 and "ids of ours and of transformers differ" in capsys.readouterr().out
+
+
+def test_writers_live_in_processes_of_their_own(folder, monkeypatch):
+    monkeypatch.setattr(writing, "HAVE_THEIRS", False)
+    monkeypatch.setattr(writing, "WRITERS", {"ours float32": writing.WRITERS["ours float32"]})
+    found = writing.writing(str(folder), TINY, 1, 4, 1, rounds=1)
+    assert list(found) == ["ours float32", "limit"] and np.shape(found["ours float32"].values[0]) == (1, 20)

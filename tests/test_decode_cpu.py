@@ -7,7 +7,7 @@ from test_generate import models
 
 from gpt import GPT, GPTConfig, generate
 from gpt.decode import Decoder
-from gpt.decode_cpu import packed
+from gpt.decode_cpu import STRIDE, packed
 from minigrad import kernels, pool
 
 # Relative to the largest logit. bfloat16: the model rounds what goes from op to op to 8 bits, the step does not.
@@ -70,14 +70,15 @@ def test_a_full_cache_is_an_error():
 @pytest.mark.parametrize("n_embd, n_head", [(64, 4), (192, 3), (200, 5)])
 @pytest.mark.parametrize("pre_norm", [True, False])
 def test_bits_depend_on_neither_threads_nor_other_rows(n_embd, n_head, pre_norm):
-    model, rows, found = wide_model(n_embd, n_head, pre_norm), [[1, 2, 3], [4], [5, 6, 7, 8]], {}
+    model, found = wide_model(n_embd, n_head, pre_norm), {}
+    rows = [[1, 2, 3], [4], [5, 6, 7, 8], [9, 1], [2], [3, 4]]                # four together and two by themselves
     before = pool.size()
     try:
         for threads in (1, 2, 3):
             pool.set_size(threads)
             decoder = Decoder(model)
             decoder.read(rows)
-            found[threads] = np.stack([decoder.step(np.array([9, 8, 7])) for _ in range(3)])
+            found[threads] = np.stack([decoder.step(np.arange(9, 3, -1)) for _ in range(3)])
             for b, row in enumerate(rows):
                 alone = Decoder(model)
                 alone.read([row])
@@ -96,7 +97,7 @@ def test_a_byte_a_weight(shape):
     w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     w[-1] = 0 if len(w) > 1 else w[-1]
     q, scale = packed(w, int8=True)
-    assert q.dtype == np.int8 and q.shape[1] % 64 == 0 and not q[:, shape[1]:].any()
+    assert q.dtype == np.int8 and q.shape[1] % STRIDE == 0 and not q[:, shape[1]:].any()
     again = q[:, :shape[1]] * scale[:, None]
     assert (np.abs(again - w) <= scale[:, None] * 0.5001).all()
     assert (np.abs(q[:len(w) - (len(w) > 1)]).max(1) == 127).all()

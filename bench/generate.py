@@ -1,0 +1,260 @@
+"""Generation beside transformers' and beside what the memory allows, and the latency of a prompt.
+
+For one new token of one row every weight meets one number, so a token takes the time in which the memory delivers
+    bytes = those of the matrices of all layers, their biases and norms, and of the token embedding, which is the head
+and with int8 a quarter of them and 4 for each output. `limit` reads so many bytes of one plain array, with the loop
+that our steps are made of, as often as tokens are asked for.
+
+A prompt, on the other hand, is bound by its products: `products` multiplies matrices of the same sizes and does nothing
+else.
+
+Each works in a process of its own, in turns with the others, from the same weights, which are random: how fast they are
+does not depend on it. What int8 and bfloat16 do to a loss is measured on a run of one's own (--run).
+"""
+import argparse
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from bench import floors, turns
+from bench.turns import Side, beside, quartiles, take_turns
+from gpt import GPT, GPTConfig, generate
+from gpt.decode import Decoder
+from gpt.decode_cpu import MATRICES, SET, _outputs, packed
+from gpt.presets import PRESETS
+from minigrad import backend, blas, no_grad, pool
+from train.log import progress
+
+HAVE_THEIRS = turns.HAVE_TORCH and find_spec("transformers") is not None
+PROMPT = 16                         # tokens that are there before
+
+
+# ------------------------------------------------------------------------- sides: generators that work once a step
+
+def ours(folder, batch, new, threads, dtype="float32", int8=False):
+    """One step generates `new` tokens of every row, and yields the ids."""
+    pool.set_size(threads)
+    model = GPT.from_pretrained(folder).to(dtype=dtype)
+    decoder, ids = Decoder(model, int8), prompts(model.config.vocab_size, batch, PROMPT)
+    while True:
+        yield generate(model, ids, new, temperature=0, decoder=decoder).tolist()
+
+
+def theirs(folder, batch, new, threads, dtype="float32"):
+    torch, model = transformer(folder, threads, dtype)
+    ids = torch.from_numpy(prompts(model.config.vocab_size, batch, PROMPT))
+    with torch.inference_mode():
+        while True:
+            yield model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
+                                 do_sample=False, pad_token_id=0).tolist()
+
+
+def limit(nbytes, new, threads):
+    """One step reads so many bytes `new` times."""
+    pool.set_size(threads)
+    rows = nbytes // (4 * 768)
+    x, w, one, out = (np.ones(shape, np.float32) for shape in ((1, 768), (rows, 768), rows, (1, rows)))
+    while True:
+        for _ in range(new):
+            pool.each(_outputs, rows, w.size, x, w.ctypes.data, w, 768, one, one, out, SET)
+        yield None
+
+
+def our_reading(folder, batch, length, threads, dtype="float32"):
+    """One step computes the logits of whole prompts."""
+    pool.set_size(threads)
+    model = GPT.from_pretrained(folder).to(dtype=dtype)
+    ids = prompts(model.config.vocab_size, batch, length)
+    with no_grad():
+        while True:
+            model(ids)
+            yield None
+
+
+def their_reading(folder, batch, length, threads, dtype="float32"):
+    torch, model = transformer(folder, threads, dtype)
+    ids = torch.from_numpy(prompts(model.config.vocab_size, batch, length))
+    with torch.inference_mode():
+        while True:
+            model(ids, use_cache=False)
+            yield None
+
+
+def products(folder, batch, length, threads, dtype="float32"):
+    """One step multiplies the matrices of our_reading(), and yields the seconds that all of them take."""
+    pool.set_size(threads)
+    c, rng = GPT.from_pretrained(folder).config, np.random.default_rng(0)
+    sizes = dict(vocab_size=c.vocab_size, block_size=length, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd)
+    yield from floors.passes(
+        floors.forward_products(sizes, batch),
+        lambda role, shape: rng.standard_normal(shape, np.float32).astype(backend.dtype_of(dtype)),
+        lambda a, b, out: (blas.gemm if a.ndim == 2 else blas.batch)(a, b, out))
+
+
+def prompts(vocab_size, batch, length):
+    return np.random.default_rng(0).integers(0, vocab_size, (batch, length))
+
+
+def transformer(folder, threads, dtype):
+    import torch
+    from transformers import AutoModelForCausalLM
+    torch.set_num_threads(threads)
+    return torch, AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+
+
+# ------------------------------------------------------------------------------------------------------- measurements
+
+WRITERS = {                         # title: (what makes the side, its settings, bytes of a weight)
+    "ours float32": (ours, {}, 4), "ours bfloat16": (ours, dict(dtype="bfloat16"), 2),
+    "ours int8": (ours, dict(int8=True), 1),
+    "transformers float32": (theirs, {}, 4), "transformers bfloat16": (theirs, dict(dtype="bfloat16"), 2)}
+READERS = {
+    "ours float32": (our_reading, {}), "ours bfloat16": (our_reading, dict(dtype="bfloat16")),
+    "transformers float32": (their_reading, {}), "transformers bfloat16": (their_reading, dict(dtype="bfloat16")),
+    "products float32": (products, {}), "products bfloat16": (products, dict(dtype="bfloat16"))}
+
+
+def compare(sides, rounds):
+    """Let sides take turns; those that did not die."""
+    with progress(len(sides) * (rounds + turns.WARM), 0) as bar:
+        take_turns(sides, rounds, 1, bar)
+    for side in sides:
+        side.close()
+    return {side.name: side for side in sides if not side.dead and side.seconds}
+
+
+def wanted(table):
+    return {name: row for name, row in table.items() if HAVE_THEIRS or not name.startswith("transformers")}
+
+
+def bytes_of(c, size):
+    """What a token reads, with so many bytes for an entry of a matrix; vectors, and scales of int8, have 4."""
+    C, V, L = c.n_embd, c.vocab_size, c.n_layer
+    outputs = 9 * C * L + V
+    vectors = 13 * C * L + 2 * C * c.pre_norm
+    return size * (12 * C * C * L + V * C) + 4 * (vectors + outputs * (size == 1))
+
+
+def writing(folder, config, batch, new, threads, rounds):
+    sides = [Side(name, make, dict(folder=folder, batch=batch, new=new, threads=threads, **settings))
+             for name, (make, settings, _) in wanted(WRITERS).items()]
+    return compare([*sides, Side("limit", limit, dict(nbytes=bytes_of(config, 4), new=new, threads=threads))], rounds)
+
+
+def reading(folder, batch, length, threads, rounds):
+    return compare([Side(name, make, dict(folder=folder, batch=batch, length=length, threads=threads, **settings))
+                    for name, (make, settings) in wanted(READERS).items()], rounds)
+
+
+def writing_table(found, config, batch, new):
+    """Lines. However many rows there are, the weights are read once."""
+    plain = bytes_of(config, 4)
+    yield f"{'':24}{'tokens/s':>10}{'ms a step':>11}{'of limit':>10}{'x transformers':>16}{'peak MB':>9}"
+    for name, side in found.items():
+        if name == "limit":
+            continue
+        seconds, share = quartiles(side.seconds)[1], bytes_of(config, WRITERS[name][2]) / plain
+        peer = found.get(f"transformers {name.split()[1].replace('int8', 'float32')}")
+        times = f"{beside(peer, side) / beside(side, peer):15.2f}x" if peer and name.startswith("ours") else ""
+        yield (f"{name:24}{batch * new / seconds:10.1f}{seconds / new * 1e3:11.2f}"
+               f"{100 * share * beside(found['limit'], side) / seconds:9.0f}%{times:>16}{side.peak / 1e6:9.0f}")
+    seconds = quartiles(found["limit"].seconds)[1]
+    yield (f"the limit in float32: {batch * new / seconds:.1f} tokens/s, {plain / 1e6:.0f} MB a token at "
+           f"{plain * new / seconds / 1e9:.1f} GB/s")
+
+
+def reading_table(found, batch, length):
+    for name, side in found.items():
+        alone = name.startswith("products")
+        seconds = float(np.median(side.values[turns.WARM:])) if alone else quartiles(side.seconds)[1]
+        yield f"{name:24}{batch:6}{length:8}{1e3 * seconds:10.1f}{batch * length / seconds:12.0f}"
+
+
+def quality(folder, text, tokens):
+    """Lines: the loss of a run's model with its weights as they are, rounded to bfloat16, and by [DE1] to int8."""
+    from train import checkpoint, verse
+    from train.data import separator
+    model, tokenizer = checkpoint.load(folder)
+    text = Path(text).read_text(encoding="utf-8") if text else "\n".join(verse.corpus(tokens // 8 + 1, 12345))
+    ids = np.array([separator(tokenizer), *tokenizer.encode(text)][:tokens + 1])
+    T = model.config.block_size
+    windows = [(ids[None, a:a + T], ids[None, a + 1:a + T + 1]) for a in range(0, len(ids) - T, T)]
+
+    def loss():
+        with no_grad():
+            return float(np.mean([model.loss(x, y).item() for x, y in windows]))
+
+    kept = {name: p.data for name, p in model.named_parameters()}
+    plain = loss()
+    yield f"\n{folder}: loss on {len(windows) * T:,} tokens\n{'float32':10}{plain:10.5f}"
+    for how in ("bfloat16", "int8"):
+        for name, p in model.named_parameters():
+            p.data = rounded(name, kept[name], how)
+        found = loss()
+        yield f"{how:10}{found:10.5f}  {100 * (found / plain - 1):+.3f} %"
+
+
+def rounded(name, w, how):
+    """A parameter as float32, after it has been stored in fewer bits. int8 leaves all but matrices alone."""
+    if how == "bfloat16":
+        return w.astype(backend.dtype_of(how)).astype(np.float32)
+    transposed = name.removesuffix(".weight").endswith(MATRICES)
+    if not transposed and name != "wte.weight":
+        return w
+    q, scale = packed(w.T if transposed else w, int8=True)
+    again = q[:, :w.shape[0] if transposed else w.shape[1]] * scale[:, None]
+    return np.ascontiguousarray(again.T if transposed else again)
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m bench generate", description="New tokens per second, and milliseconds for a prompt, beside "
+        "transformers' and beside limits of this machine. To compare: pip install torch transformers")
+    parser.add_argument("--preset", choices=PRESETS, default="gpt2", help="the model's size (default: gpt2, 124M)")
+    parser.add_argument("--new", type=turns.positive, default=128, help="tokens to generate (default: 128)")
+    parser.add_argument("--batches", type=turns.positive, nargs="*", default=[1, 8], help="rows (default: 1 8)")
+    parser.add_argument("--lengths", type=turns.positive, nargs="*", default=[128, 512], help="of prompts (default: "
+                        "128 512)")
+    parser.add_argument("--rounds", type=turns.positive, default=3, help="turns of each (default: 3)")
+    parser.add_argument("--run", metavar="FOLDER", help="a trained model, to see what fewer bits do to its loss")
+    parser.add_argument("--text", metavar="FILE", help="to measure that loss on; default: couplets of the grammar")
+    turns.add_shared(parser, plot=False)
+    args = parser.parse_args(argv)
+    busy, results, good = turns.load(), [], True
+    print(turns.machine() + (f", {turns.installed('transformers')}" if HAVE_THEIRS else ""))
+    turns.warn_of(busy)
+    if not HAVE_THEIRS:
+        print("transformers is left out, because it or torch is not installed here")
+    with tempfile.TemporaryDirectory() as folder:
+        config = GPTConfig.preset(args.preset)
+        GPT(config).save(folder)
+        for batch in args.batches:
+            print(f"\n{args.preset}, {PROMPT} tokens and {args.new} new ones, batch {batch}, {args.threads} threads")
+            found = writing(folder, config, batch, args.new, args.threads, args.rounds)
+            print(*writing_table(found, config, batch, args.new), sep="\n")
+            results.append({"what": "write", "batch": batch, "new": args.new, "sides": entries(found)})
+            texts = [found[name].values[0] for name in ("ours float32", "transformers float32") if name in found]
+            if any(text != texts[0] for text in texts):
+                print("The ids of ours and of transformers differ.")
+                good = False
+        shown = False
+        for batch in args.batches:
+            for length in args.lengths:
+                found = reading(folder, batch, length, args.threads, args.rounds)
+                if not shown:
+                    print(f"\n{'logits of prompts':24}{'batch':>6}{'length':>8}{'ms':>10}{'tokens/s':>12}")
+                    shown = True
+                print(*reading_table(found, batch, length), sep="\n")
+                results.append({"what": "read", "batch": batch, "length": length, "sides": entries(found)})
+    if args.run:
+        print(*quality(args.run, args.text, 50_000), sep="\n")
+    if args.json:
+        turns.record(args.json, " ".join(["python -m bench generate", *argv]), load=busy, results=results)
+    return 0 if good else 1
+
+
+def entries(found):
+    """What --json keeps."""
+    return {name: {"quartiles_s": quartiles(side.seconds), "peak_bytes": side.peak} for name, side in found.items()}
