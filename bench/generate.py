@@ -1,9 +1,10 @@
 """Generation beside transformers' and beside what the memory allows, and the latency of a prompt.
 
-For one new token of one row every weight meets one number, so a token takes the time in which the memory delivers
-    bytes = those of the matrices of all layers, their biases and norms, and of the token embedding, which is the head
-and with int8 a quarter of them and 4 for each output. `limit` reads so many bytes of one plain array, with the loop
-that our steps are made of, as often as tokens are asked for.
+For one new token of one row every weight meets one number, so a token takes the time in which the memory delivers the
+matrices of all layers, their biases and norms, and the token embedding, which is the head; with int8 a quarter of the
+matrices and 4 bytes for each output. The limit is taken in our own processes after every text: the same block of
+memory, read from front to back with the same loop and nothing in between. (Memory is not equally fast everywhere: to
+read another array, in another process, would tell something else.)
 
 A prompt, on the other hand, is bound by its products: `products` multiplies matrices of the same sizes and does nothing
 else.
@@ -13,14 +14,16 @@ does not depend on it. What int8 and bfloat16 do to a loss is measured on a run 
 """
 import argparse
 import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from bench import floors, turns
-from bench.turns import Side, beside, quartiles, take_turns
-from gpt import GPT, GPTConfig, generate
+from bench.turns import Side, quartiles, take_turns
+from gpt import GPT, GPTConfig, stream
 from gpt.decode import Decoder
 from gpt.decode_cpu import MATRICES, SET, _outputs, packed
 from gpt.presets import PRESETS
@@ -33,33 +36,58 @@ PROMPT = 16                         # tokens that are there before
 
 # ------------------------------------------------------------------------- sides: generators that work once a step
 
+class Text(NamedTuple):
+    """What a writer yields."""
+    ids: list
+    first: float            # seconds until the first token was there
+    rest: float             # seconds a step, from then on
+    limit: float = 0.0      # seconds in which the memory delivers what a step reads
+
+
 def ours(folder, batch, new, threads, dtype="float32", int8=False):
-    """One step generates `new` tokens of every row, and yields the ids."""
+    """One step generates `new` tokens of every row, and reads what they were made of."""
     pool.set_size(threads)
     model = GPT.from_pretrained(folder).to(dtype=dtype)
     decoder, ids = Decoder(model, int8), prompts(model.config.vocab_size, batch, PROMPT)
     while True:
-        yield generate(model, ids, new, temperature=0, decoder=decoder).tolist()
+        times, rows = [time.perf_counter()], ids.tolist()
+        for tokens in stream(model, ids, new, temperature=0, decoder=decoder):
+            times.append(time.perf_counter())
+            for token in tokens:
+                rows[token.row].append(token.id)
+        yield Text(rows, *first_and_rest(times), reading_time(decoder.compiled.block))
+
+
+def reading_time(block, times=8):
+    """Seconds to read this memory, by all threads."""
+    width = 768
+    w = block[-block.ctypes.data % 64:][:len(block) // (4 * width) * 4 * width - 4 * width].view(np.float32)
+    w = w.reshape(-1, width)
+    x, one, out = (np.ones(shape, np.float32) for shape in ((1, width), len(w), (1, len(w))))
+    start = time.perf_counter()
+    for _ in range(times):
+        pool.each(_outputs, len(w), w.size, x, w.ctypes.data, w, width, one, one, out, SET)
+    return (time.perf_counter() - start) / times
 
 
 def theirs(folder, batch, new, threads, dtype="float32"):
     torch, model = transformer(folder, threads, dtype)
-    ids = torch.from_numpy(prompts(model.config.vocab_size, batch, PROMPT))
+    ids, times = torch.from_numpy(prompts(model.config.vocab_size, batch, PROMPT)), []
+
+    def watch(ids, scores):                              # called with the logits of every step
+        times.append(time.perf_counter())
+        return scores
+
     with torch.inference_mode():
         while True:
-            yield model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
-                                 do_sample=False, pad_token_id=0).tolist()
+            times[:] = [time.perf_counter()]
+            rows = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
+                                  do_sample=False, pad_token_id=0, logits_processor=[watch]).tolist()
+            yield Text(rows, *first_and_rest(times))
 
 
-def limit(nbytes, new, threads):
-    """One step reads so many bytes `new` times."""
-    pool.set_size(threads)
-    rows = nbytes // (4 * 768)
-    x, w, one, out = (np.ones(shape, np.float32) for shape in ((1, 768), (rows, 768), rows, (1, rows)))
-    while True:
-        for _ in range(new):
-            pool.each(_outputs, rows, w.size, x, w.ctypes.data, w, 768, one, one, out, SET)
-        yield None
+def first_and_rest(times):
+    return times[1] - times[0], (times[-1] - times[1]) / max(1, len(times) - 2)
 
 
 def our_reading(folder, batch, length, threads, dtype="float32"):
@@ -106,10 +134,9 @@ def transformer(folder, threads, dtype):
 
 # ------------------------------------------------------------------------------------------------------- measurements
 
-WRITERS = {                         # title: (what makes the side, its settings, bytes of a weight)
-    "ours float32": (ours, {}, 4), "ours bfloat16": (ours, dict(dtype="bfloat16"), 2),
-    "ours int8": (ours, dict(int8=True), 1),
-    "transformers float32": (theirs, {}, 4), "transformers bfloat16": (theirs, dict(dtype="bfloat16"), 2)}
+WRITERS = {                         # title: (what makes the side, its settings)
+    "ours float32": (ours, {}), "ours bfloat16": (ours, dict(dtype="bfloat16")), "ours int8": (ours, dict(int8=True)),
+    "transformers float32": (theirs, {}), "transformers bfloat16": (theirs, dict(dtype="bfloat16"))}
 READERS = {
     "ours float32": (our_reading, {}), "ours bfloat16": (our_reading, dict(dtype="bfloat16")),
     "transformers float32": (their_reading, {}), "transformers bfloat16": (their_reading, dict(dtype="bfloat16")),
@@ -129,18 +156,9 @@ def wanted(table):
     return {name: row for name, row in table.items() if HAVE_THEIRS or not name.startswith("transformers")}
 
 
-def bytes_of(c, size):
-    """What a token reads, with so many bytes for an entry of a matrix; vectors, and scales of int8, have 4."""
-    C, V, L = c.n_embd, c.vocab_size, c.n_layer
-    outputs = 9 * C * L + V
-    vectors = 13 * C * L + 2 * C * c.pre_norm
-    return size * (12 * C * C * L + V * C) + 4 * (vectors + outputs * (size == 1))
-
-
-def writing(folder, config, batch, new, threads, rounds):
-    sides = [Side(name, make, dict(folder=folder, batch=batch, new=new, threads=threads, **settings))
-             for name, (make, settings, _) in wanted(WRITERS).items()]
-    return compare([*sides, Side("limit", limit, dict(nbytes=bytes_of(config, 4), new=new, threads=threads))], rounds)
+def writing(folder, batch, new, threads, rounds):
+    return compare([Side(name, make, dict(folder=folder, batch=batch, new=new, threads=threads, **settings))
+                    for name, (make, settings) in wanted(WRITERS).items()], rounds)
 
 
 def reading(folder, batch, length, threads, rounds):
@@ -148,21 +166,22 @@ def reading(folder, batch, length, threads, rounds):
                     for name, (make, settings) in wanted(READERS).items()], rounds)
 
 
-def writing_table(found, config, batch, new):
+def median(side, what):
+    return float(np.median([getattr(text, what) for text in side.values[turns.WARM:]]))
+
+
+def writing_table(found, batch):
     """Lines. However many rows there are, the weights are read once."""
-    plain = bytes_of(config, 4)
-    yield f"{'':24}{'tokens/s':>10}{'ms a step':>11}{'of limit':>10}{'x transformers':>16}{'peak MB':>9}"
+    yield (f"{'':24}{'tokens/s':>10}{'ms a step':>11}{'limit ms':>10}{'of limit':>10}{'x transformers':>16}"
+           f"{'first ms':>10}{'peak MB':>9}")
     for name, side in found.items():
-        if name == "limit":
-            continue
-        seconds, share = quartiles(side.seconds)[1], bytes_of(config, WRITERS[name][2]) / plain
+        rest, limit = median(side, "rest"), median(side, "limit")
         peer = found.get(f"transformers {name.split()[1].replace('int8', 'float32')}")
-        times = f"{beside(peer, side) / beside(side, peer):15.2f}x" if peer and name.startswith("ours") else ""
-        yield (f"{name:24}{batch * new / seconds:10.1f}{seconds / new * 1e3:11.2f}"
-               f"{100 * share * beside(found['limit'], side) / seconds:9.0f}%{times:>16}{side.peak / 1e6:9.0f}")
-    seconds = quartiles(found["limit"].seconds)[1]
-    yield (f"the limit in float32: {batch * new / seconds:.1f} tokens/s, {plain / 1e6:.0f} MB a token at "
-           f"{plain * new / seconds / 1e9:.1f} GB/s")
+        mine = name.startswith("ours")
+        yield (f"{name:24}{batch / rest:10.1f}{1e3 * rest:11.2f}"
+               + (f"{1e3 * limit:10.2f}{100 * limit / rest:9.0f}%" if mine else f"{'':20}")
+               + (f"{median(peer, 'rest') / rest:15.2f}x" if mine and peer else f"{'':16}")
+               + f"{1e3 * median(side, 'first'):10.1f}{side.peak / 1e6:9.0f}")
 
 
 def reading_table(found, batch, length):
@@ -228,14 +247,15 @@ def main(argv):
     if not HAVE_THEIRS:
         print("transformers is left out, because it or torch is not installed here")
     with tempfile.TemporaryDirectory() as folder:
-        config = GPTConfig.preset(args.preset)
-        GPT(config).save(folder)
+        GPT(GPTConfig.preset(args.preset)).save(folder)
         for batch in args.batches:
             print(f"\n{args.preset}, {PROMPT} tokens and {args.new} new ones, batch {batch}, {args.threads} threads")
-            found = writing(folder, config, batch, args.new, args.threads, args.rounds)
-            print(*writing_table(found, config, batch, args.new), sep="\n")
-            results.append({"what": "write", "batch": batch, "new": args.new, "sides": entries(found)})
-            texts = [found[name].values[0] for name in ("ours float32", "transformers float32") if name in found]
+            found = writing(folder, batch, args.new, args.threads, args.rounds)
+            print(*writing_table(found, batch), sep="\n")
+            results.append({"what": "write", "batch": batch, "new": args.new, "sides": {
+                name: {what: median(side, what) for what in ("first", "rest", "limit")} | {"peak_bytes": side.peak}
+                for name, side in found.items()}})
+            texts = [found[name].values[0].ids for name in ("ours float32", "transformers float32") if name in found]
             if any(text != texts[0] for text in texts):
                 print("The ids of ours and of transformers differ.")
                 good = False
@@ -247,14 +267,11 @@ def main(argv):
                     print(f"\n{'logits of prompts':24}{'batch':>6}{'length':>8}{'ms':>10}{'tokens/s':>12}")
                     shown = True
                 print(*reading_table(found, batch, length), sep="\n")
-                results.append({"what": "read", "batch": batch, "length": length, "sides": entries(found)})
+                results.append({"what": "read", "batch": batch, "length": length, "sides": {
+                    name: {"quartiles_s": quartiles(side.seconds), "peak_bytes": side.peak}
+                    for name, side in found.items()}})
     if args.run:
         print(*quality(args.run, args.text, 50_000), sep="\n")
     if args.json:
         turns.record(args.json, " ".join(["python -m bench generate", *argv]), load=busy, results=results)
     return 0 if good else 1
-
-
-def entries(found):
-    """What --json keeps."""
-    return {name: {"quartiles_s": quartiles(side.seconds), "peak_bytes": side.peak} for name, side in found.items()}

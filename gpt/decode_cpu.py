@@ -31,6 +31,7 @@ from minigrad.math_cpu import bits, exp, narrow
 from minigrad.math_cpu import wide as number
 
 STRIDE = 32                     # entries of a row that the innermost loop takes at a time
+LINE = 64                       # bytes of a cache line
 SET, ADD, GELU = range(3)       # what is done with a product
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 NORMS = ("ln_1", "ln_2")
@@ -44,15 +45,14 @@ class Step:
         parameters = dict(model.named_parameters())
         pack = functools.partial(packed, int8=int8)
         self.wte, self.wpe = parameters["wte.weight"].data, parameters["wpe.weight"].data
-        self.head = [*pack(self.wte), vector(np.zeros(c.vocab_size))]                    # (V, C) is (out, in)
-        self.layers, self.last = [], vector(np.zeros(2 * c.n_embd))
+        layers = []
         for i in range(c.n_layer):
             of = {name.removeprefix(f"h.{i}."): p.data for name, p in parameters.items() if name.startswith(f"h.{i}.")}
-            arrays = [a for name in MATRICES for a in (*pack(of[name + ".weight"].T), vector(of[name + ".bias"]))]
-            arrays += [vector(of[f"{name}.{part}"]) for name in NORMS for part in ("weight", "bias")]
-            self.layers.append(arrays)
-        if c.pre_norm:
-            self.last = np.concatenate([vector(parameters[f"ln_f.{part}"].data) for part in ("weight", "bias")])
+            layers.append([a for name in MATRICES for a in (*pack(of[name + ".weight"].T), vector(of[name + ".bias"]))])
+            layers[-1] += [vector(of[f"{name}.{part}"]) for name in NORMS for part in ("weight", "bias")]
+        head = [*pack(self.wte), vector(np.zeros(c.vocab_size))]                         # (V, C) is (out, in)
+        last = [vector(parameters[f"ln_f.{part}"].data if c.pre_norm else np.zeros(1)) for part in ("weight", "bias")]
+        self.block, (*self.layers, self.head, self.last) = together([*layers, head, last])
         self.addresses = np.array([addresses(arrays) for arrays in self.layers])
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
@@ -60,7 +60,7 @@ class Step:
         x = np.zeros((len(tokens), up(c.n_embd)), np.float32)
         x[:, :c.n_embd] = wide(self.wte[tokens]) + wide(self.wpe[at])
         logits = np.empty((len(tokens), c.vocab_size), np.float32)
-        _step(pool.address(), pool.size(), x, c.n_embd, self.head[0], addresses(self.head), self.addresses, self.last,
+        _step(pool.address(), pool.size(), x, c.n_embd, self.head[0], addresses(self.head), self.addresses, *self.last,
               c.pre_norm, c.eps, bits(cache.k), bits(cache.v), at, logits)
         cache.lengths = cache.lengths + 1
         return logits
@@ -80,6 +80,20 @@ def packed(w, int8):
     matrix = np.zeros((n_out, up(n_in)), w.dtype)
     matrix[:, :n_in] = w
     return matrix, scale
+
+
+def together(lists):
+    """(block, lists): the same arrays, one behind the other in one block, for which the system has large pages."""
+    block = np.empty(sum(a.nbytes + LINE for arrays in lists for a in arrays), np.uint8)
+    at, moved = -block.ctypes.data % LINE, []
+    for arrays in lists:
+        moved.append([])
+        for a in arrays:
+            there = block[at:at + a.nbytes].view(a.dtype).reshape(a.shape)
+            there[...] = a
+            moved[-1].append(there)
+            at += -(-a.nbytes // LINE) * LINE
+    return block, moved
 
 
 def vector(x):
@@ -188,7 +202,7 @@ def product(workers, threads, x, addresses, like, n_out, out, what):
 
 @plain
 def pieces(threads, work):
-    return 1 if work < 20000 else threads if work < 10 ** 6 else 4 * threads
+    return 1 if work < 20000 else threads if work < 10 ** 6 else 16 * threads
 
 
 # ------------------------------------------------------------------------------------------------------ all the rest
@@ -241,10 +255,10 @@ def normalise(x, C, w, b, eps, out):
 
 
 @jit
-def _step(workers, threads, x, C, head, ends, addresses, last, pre_norm, eps, k, v, at, logits):
-    """x (B, C), padded, is the sum of the embeddings. head (V, C), padded, and the addresses of it, its scale and bias,
-    ends; of the layers' arrays, addresses (L, 16). last: weight and bias of ln_f. k, v (L, B, H, N, D) get a position;
-    logits (B, V), written."""
+def _step(workers, threads, x, C, head, ends, addresses, last, last_b, pre_norm, eps, k, v, at, logits):
+    """x (B, C), padded, is the sum of the embeddings. head (V, C), padded; ends, the addresses of it, its scale and its
+    bias; addresses (L, 16), those of the layers' arrays; last, last_b, of ln_f. k, v (L, B, H, N, D) get a position,
+    number at (B,); logits (B, V), written."""
     B, wide_c = x.shape
     wide_4c = -(-4 * C // STRIDE) * STRIDE
     h, y, f = np.zeros((B, wide_c), np.float32), np.zeros((B, wide_c), np.float32), np.zeros((B, wide_4c), np.float32)
@@ -268,5 +282,5 @@ def _step(workers, threads, x, C, head, ends, addresses, last, pre_norm, eps, k,
         if not pre_norm:
             normalise(x, C, ln_2, ln_2b, eps, x)
     if pre_norm:
-        normalise(x, C, last[:C], last[C:], eps, x)
+        normalise(x, C, last, last_b, eps, x)
     product(workers, threads, x, ends, head, len(head), logits, SET)
