@@ -16,7 +16,6 @@ import argparse
 import tempfile
 import time
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -191,27 +190,20 @@ def reading_table(found, batch, length):
         yield f"{name:24}{batch:6}{length:8}{1e3 * seconds:10.1f}{batch * length / seconds:12.0f}"
 
 
-def quality(folder, text, tokens):
+def quality(folder, tokens):
     """Lines: the loss of a run's model with its weights as they are, rounded to bfloat16, and by [DE1] to int8."""
-    from train import checkpoint, verse
-    from train.data import separator
-    model, tokenizer = checkpoint.load(folder)
-    text = Path(text).read_text(encoding="utf-8") if text else "\n".join(verse.corpus(tokens // 8 + 1, 12345))
-    ids = np.array([separator(tokenizer), *tokenizer.encode(text)][:tokens + 1])
-    T = model.config.block_size
-    windows = [(ids[None, a:a + T], ids[None, a + 1:a + T + 1]) for a in range(0, len(ids) - T, T)]
-
-    def loss():
-        with no_grad():
-            return float(np.mean([model.loss(x, y).item() for x, y in windows]))
-
-    kept = {name: p.data for name, p in model.named_parameters()}
-    plain = loss()
-    yield f"\n{folder}: loss on {len(windows) * T:,} tokens\n{'float32':10}{plain:10.5f}"
+    from train import checkpoint
+    from train.config import Config
+    from train.data import Validation, prepare
+    from train.step import evaluate
+    (model, tokenizer), config = checkpoint.load(folder), Config(**checkpoint.load_state(folder)["config"])
+    text = Validation(prepare(config, tokenizer).val, config.block_size, config.device_batch, tokens)
+    plain, kept = evaluate(model, text), {name: p.data for name, p in model.named_parameters()}
+    yield f"\n{folder}: loss on {text.tokens:,} tokens of its validation text\n{'float32':10}{plain:10.5f}"
     for how in ("bfloat16", "int8"):
         for name, p in model.named_parameters():
             p.data = rounded(name, kept[name], how)
-        found = loss()
+        found = evaluate(model, text)
         yield f"{how:10}{found:10.5f}  {100 * (found / plain - 1):+.3f} %"
 
 
@@ -237,8 +229,7 @@ def main(argv):
     parser.add_argument("--lengths", type=turns.positive, nargs="*", default=[128, 512], help="of prompts (default: "
                         "128 512)")
     parser.add_argument("--rounds", type=turns.positive, default=3, help="turns of each (default: 3)")
-    parser.add_argument("--run", metavar="FOLDER", help="a trained model, to see what fewer bits do to its loss")
-    parser.add_argument("--text", metavar="FILE", help="to measure that loss on; default: couplets of the grammar")
+    parser.add_argument("--run", metavar="FOLDER", help="a run of train.run, to see what fewer bits do to its loss")
     turns.add_shared(parser, plot=False)
     args = parser.parse_args(argv)
     busy, results, good = turns.load(), [], True
@@ -271,7 +262,7 @@ def main(argv):
                     name: {"quartiles_s": quartiles(side.seconds), "peak_bytes": side.peak}
                     for name, side in found.items()}})
     if args.run:
-        print(*quality(args.run, args.text, 50_000), sep="\n")
+        print(*quality(args.run, 100_000), sep="\n")
     if args.json:
         turns.record(args.json, " ".join(["python -m bench generate", *argv]), load=busy, results=results)
     return 0 if good else 1

@@ -424,16 +424,18 @@ def test_weights_in_fewer_bits(how, most):
     np.testing.assert_allclose(writing.rounded("h.1.mlp.c_fc.weight", w, "int8"), w, rtol=1e-6)
 
 
-def test_the_loss_of_a_run_in_fewer_bits(folder, tmp_path):
-    import shutil
-
-    from tok import CharTokenizer
-    shutil.copytree(folder, tmp_path / "run")
-    CharTokenizer.train(LINES).save(tmp_path / "run" / "tokenizer.json")
-    (tmp_path / "text.txt").write_text(LINES, encoding="utf-8")
-    lines = list(writing.quality(tmp_path / "run", tmp_path / "text.txt", 640))
+def test_the_loss_of_a_run_in_fewer_bits(tmp_path):
+    from train import run
+    settings = dict(data="verse", couplets=200, steps=3, n_layer=1, n_head=1, n_embd=32, block_size=32, device_batch=4,
+                    tokens_per_step=128, warmup=1, eval_tokens=640, samples=0, tokenizer="char", vocab_size=300,
+                    shards=tmp_path / "shards", out=tmp_path / "run")
+    assert run.main([word for name, value in settings.items() for word in (f"--{name}", str(value))]) == 0
+    lines = list(writing.quality(tmp_path / "run", 640))
     plain, *others = [float(line.split()[1]) for line in (lines[0].split("\n")[-1], *lines[1:])]
-    assert "loss on 640 tokens" in lines[0] and all(0.99 < other / plain < 1.01 for other in others)
+    entry = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()][-1]
+    assert plain == pytest.approx(entry["val_loss"], abs=1e-4)
+    assert all(0.99 < other / plain < 1.01 for other in others) and [line.split()[0] for line in lines[1:]] == [
+        "bfloat16", "int8"]
 
 
 def test_the_whole_of_bench_generate(monkeypatch, tmp_path, capsys):

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt import GPT, GPTConfig
+from gpt.decode import evaluating
 from minigrad import backend
 from minigrad.check import expect
 from minigrad.profile import Profile
@@ -28,7 +29,7 @@ from nn import AdamW, cosine_with_warmup
 from train import checkpoint, log, sample, verse
 from train.config import Config, describe, parse, to_yaml
 from train.data import Data, Validation, Windows, prepare
-from train.step import NotFinite, bad_parameter, evaluate, evaluating, train_step
+from train.step import NotFinite, bad_parameter, evaluate, train_step
 
 
 def main(argv=None):

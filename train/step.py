@@ -1,7 +1,7 @@
 """One update, one validation, and who is to blame when a number is not finite."""
-import contextlib
 import math
 
+from gpt.decode import evaluating
 from minigrad import no_grad
 from minigrad.backend import is_float, moment, xp_of
 from minigrad.tensor import probe
@@ -28,18 +28,6 @@ def train_step(model, opt, batches, lr, step, config):
     opt.step(lr)
     opt.zero_grad()
     return loss, norm
-
-
-@contextlib.contextmanager
-def evaluating(model):
-    """Eval mode and no recording inside; the mode that was found comes back."""
-    was_training = model.training
-    model.eval()
-    try:
-        with no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def evaluate(model, validation):
