@@ -499,7 +499,8 @@ def test_a_text_stops_where_the_model_ends_the_document(monkeypatch):
 
 def test_a_stream_shows_the_same_text(home, tmp_path, capsys):
     out = train(home, tmp_path / "run")
-    for more in (["--n", "3"], ["--min_p", "0.1"], ["--repetition_penalty", "2"], ["--temperature", "0"]):
+    for more in (["--n", "3"], ["--min_p", "0.1"], ["--repetition_penalty", "2"], ["--temperature", "0"],
+                 ["--int8"]):
         capsys.readouterr()
         assert sample.main([str(out), "--prompt", "one", "--tokens", "30", *more]) == 0
         texts = capsys.readouterr().out

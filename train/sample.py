@@ -3,6 +3,7 @@ import argparse
 import sys
 
 from gpt import generate, stream
+from gpt.decode import Decoder
 from minigrad.check import expect
 from train import checkpoint
 from train.data import END, separator
@@ -47,6 +48,7 @@ def main(argv=None):
     parser.add_argument("--top_p", type=float, help="choose among the likeliest tokens with this probability together")
     parser.add_argument("--min_p", type=float, help="only tokens with this share of the likeliest one's probability")
     parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1, what was there is less likely")
+    parser.add_argument("--int8", action="store_true", help="a byte for each weight: faster if the model is large")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     args = parser.parse_args(argv)
     try:
@@ -54,6 +56,7 @@ def main(argv=None):
         expect(tokenizer is not None, args.folder, "no tokenizer.json in it", "the tokenizer beside the weights")
         expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
         how = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+        how["decoder"] = Decoder(model, args.int8)
         if not args.stream:
             texts = write(model, tokenizer, args.n, args.tokens, args.prompt, seed=args.seed, **how)
             print(SEPARATOR.join(texts))
