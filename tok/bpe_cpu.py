@@ -523,6 +523,20 @@ def note(pairs, lists, nodes, state, left, right, times, place):
 
 
 @plain
+def join(tokens, before, after, pairs, i, j, new, times):
+    """Make one token, new, of those at the neighbours i and j, in words that stand so often; the places on either side,
+    -1 for none. Their pairs with the two are counted no more; those with the new one are for note()."""
+    h, k = before[i], after[j]
+    if h >= 0:
+        pairs[slot_of(pairs, tokens[h], tokens[i]), 1] -= times
+    if k >= 0:
+        pairs[slot_of(pairs, tokens[j], tokens[k]), 1] -= times
+        before[k] = i
+    tokens[i], tokens[j], after[i] = new, -1, k
+    return h, k
+
+
+@plain
 def before_in_heap(a, b):
     """Is entry a = (count, key) to be merged before b?"""
     return a[0] > b[0] or a[0] == b[0] and a[1] < b[1]
@@ -599,13 +613,8 @@ def _learn(tokens, word, counts, before, after, nodes, pairs, lists, heap, merge
             j = after[i]
             if tokens[i] != left or j < 0 or tokens[j] != right:
                 continue
-            times, h, k = counts[word[i]], before[i], after[j]
-            if h >= 0:
-                pairs[slot_of(pairs, tokens[h], left), 1] -= times
-            if k >= 0:
-                pairs[slot_of(pairs, right, tokens[k]), 1] -= times
-                before[k] = i
-            tokens[i], tokens[j], after[i] = new, -1, k
+            times = counts[word[i]]
+            h, k = join(tokens, before, after, pairs, i, j, new, times)
             if h >= 0:
                 slot = note(pairs, lists, nodes, state, tokens[h], new, times, h)
                 if slot >= 0:

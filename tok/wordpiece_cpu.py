@@ -8,7 +8,7 @@ ever out of date.
 """
 import numpy as np
 
-from tok.bpe_cpu import NONE, _move_pairs, note, slot_of
+from tok.bpe_cpu import NONE, _move_pairs, join, note
 from tok.jit import jit, plain
 
 END = np.int64(-2)              # of the pairs that begin, or end, with a token
@@ -139,13 +139,8 @@ def _join(at, new, tokens, word, counts, before, after, single, first, nodes, pa
         j = after[i]
         if tokens[i] != left or j < 0 or tokens[j] != right:
             continue
-        times, h, k = counts[word[i]], before[i], after[j]
-        if h >= 0:
-            pairs[slot_of(pairs, tokens[h], left), 1] -= times
-        if k >= 0:
-            pairs[slot_of(pairs, right, tokens[k]), 1] -= times
-            before[k] = i
-        tokens[i], tokens[j], after[i] = new, -1, k
+        times = counts[word[i]]
+        h, k = join(tokens, before, after, pairs, i, j, new, times)
         single[left] -= times
         single[right] -= times
         single[new] += times
