@@ -21,13 +21,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bench import floors, turns
-from bench.turns import Side, quartiles, take_turns
+from bench.turns import Side, quartiles
 from gpt import GPT, GPTConfig, stream
 from gpt.decode import Decoder
 from gpt.decode_cpu import MATRICES, SET, _outputs, packed
 from gpt.presets import PRESETS
 from minigrad import backend, blas, no_grad, pool
-from train.log import progress
 
 HAVE_THEIRS = turns.HAVE_TORCH and find_spec("transformers") is not None
 PROMPT = 16                         # tokens that are there before
@@ -142,27 +141,21 @@ READERS = {
     "products float32": (products, {}), "products bfloat16": (products, dict(dtype="bfloat16"))}
 
 
-def compare(sides, rounds):
-    """Let sides take turns; those that did not die."""
-    with progress(len(sides) * (rounds + turns.WARM), 0) as bar:
-        take_turns(sides, rounds, 1, bar)
-    for side in sides:
-        side.close()
-    return {side.name: side for side in sides if not side.dead and side.seconds}
-
-
 def wanted(table):
     return {name: row for name, row in table.items() if HAVE_THEIRS or not name.startswith("transformers")}
 
 
 def writing(folder, batch, new, threads, rounds):
-    return compare([Side(name, make, dict(folder=folder, batch=batch, new=new, threads=threads, **settings))
-                    for name, (make, settings) in wanted(WRITERS).items()], rounds)
+    return together(rounds, wanted(WRITERS), folder=folder, batch=batch, new=new, threads=threads)
 
 
 def reading(folder, batch, length, threads, rounds):
-    return compare([Side(name, make, dict(folder=folder, batch=batch, length=length, threads=threads, **settings))
-                    for name, (make, settings) in wanted(READERS).items()], rounds)
+    return together(rounds, wanted(READERS), folder=folder, batch=batch, length=length, threads=threads)
+
+
+def together(rounds, table, **common):
+    sides = [Side(name, make, {**common, **settings}) for name, (make, settings) in table.items()]
+    return {side.name: side for side in turns.compare(sides, rounds)}
 
 
 def median(side, what):

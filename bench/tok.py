@@ -18,13 +18,12 @@ import numpy as np
 
 from bench import turns
 from bench.start import start
-from bench.turns import beside, quartiles, take_turns
+from bench.turns import beside, quartiles
 from tok import BPETokenizer
 from tok.base import between_lines
 from tok.corpus import Files
 from tok.split import SPLITS
 from train import verse
-from train.log import progress
 
 THEIRS = [name for name in ("tiktoken", "tokenizers") if find_spec(name)]
 END = "<|endoftext|>"
@@ -118,22 +117,13 @@ def limited(threads):
 
 # ------------------------------------------------------------------------------------------------------- measurements
 
-def compare(sides, rounds, steps=1):
-    """Let sides take turns of so many steps; those that did not die."""
-    with progress(len(sides) * (rounds * steps + turns.WARM), 0) as bar:
-        take_turns(sides, rounds, steps, bar)
-    for side in sides:
-        side.close()
-    return [side for side in sides if not side.dead and side.seconds]
-
-
 def training(corpus, vocab_size, threads, rounds):
     """Sides that train on a corpus: ours on its one thread, Hugging Face on one and on that many."""
     sides = [turns.Side(f"{title}, {n} thread{'s' * (n > 1)}", make,
                         dict(corpus=corpus, vocab_size=vocab_size, threads=n), limited(n))
              for title, (make, package) in TRAINERS.items() if package is None or package in THEIRS
              for n in dict.fromkeys((1, threads) if package else (1,))]
-    return compare(sides, rounds)
+    return turns.compare(sides, rounds)
 
 
 def encoding(corpus, vocabulary, threads, rounds, steps):
@@ -142,7 +132,7 @@ def encoding(corpus, vocabulary, threads, rounds, steps):
                         limited(threads))
              for title, (make, package, arrays) in ENCODERS.items()
              if package is None or package in THEIRS]
-    return compare(sides, rounds, steps)
+    return turns.compare(sides, rounds, steps)
 
 
 def table(sides, size, ours):

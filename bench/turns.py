@@ -94,6 +94,16 @@ def take_turns(sides, rounds, steps, bar=None):
                 bar.update(steps if turn else WARM)
 
 
+def compare(sides, rounds, steps=1):
+    """take_turns() with a bar, and the end of all sides; those that did not die."""
+    from train.log import progress
+    with progress(len(sides) * (rounds * steps + WARM), 0) as bar:
+        take_turns(sides, rounds, steps, bar)
+    for side in sides:
+        side.close()
+    return [side for side in sides if not side.dead and side.seconds]
+
+
 def beside(side, other):
     """The median of side's seconds in the rounds in which other worked too (in all, if there are none)."""
     shared = set(other.rounds)
