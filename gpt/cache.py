@@ -54,4 +54,8 @@ class Cache:
 
     def keep(self, rows):
         """Go on with these rows only, in this order; one may be taken more than once."""
-        self.k, self.v, self.lengths = self.k[:, rows], self.v[:, rows], self.lengths[rows]
+        self.lengths, before = self.lengths[rows], (self.k, self.v)
+        L, _, H, N, D = self.k.shape
+        seen = int(self.lengths.max())                                                   # the rest is nobody's
+        self.k, self.v = (xp_of(a).zeros((L, len(rows), H, N, D), a.dtype) for a in before)
+        self.k[:, :, :, :seen], self.v[:, :, :, :seen] = (a[:, rows, :, :seen] for a in before)
