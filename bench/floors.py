@@ -1,7 +1,7 @@
 r"""What a training step cannot do without: operations, traffic, memory; and how fast this machine does the first two.
 
 B sequences of T tokens, N = B T; L layers of width C with H heads of D = C / H entries; V tokens in the vocabulary;
-P parameters; s bytes in an entry of an activation, 4 in float32 and 2 in bfloat16.
+P parameters (gpt/sizes.py counts them); s bytes in an entry of an activation, 4 in float32 and 2 in bfloat16.
 
 Operations. (M, K) times (K, J) takes 2 M K J of them. A linear layer takes that three times (forward, dx, dw), so do
 the head and its loss, and the four matrices of a layer have 3 + 1 + 4 + 4 times C^2 entries:
@@ -21,17 +21,8 @@ weight and what rounding took from it are the two halves of p:
     bytes = 53 s L N C + 32 P                                                              [FL3]
 The logits are not counted: a chunk of them stays in cache between the products.
 
-Memory. What lives from step to step: parameters (in full: two halves if s = 2), their float32 gradient and two moments,
-    4 P + 4 P + 8 P                                                                        [FL4]
-What forward keeps for backward: per layer the residual x (1 unit), qkv (3), attention's output (1), the residual
-between the branches (1) and the MLP before GELU (4); mu and rstd of two layer norms, and lse. At the end the input
-and the output of the last layer norm:
-    10 s L N C + 4 L (4 N + B H T) + 2 s N C                                               [FL5]
-On top of it the larger of two moments. In the head: the gradient dx, kept from forward to backward, and a chunk of R
-rows of logits, with their gradient beside it if s = 2; dw lies in the gradients already, when a step is one batch. In
-backward of the last MLP: dy (1 unit), GELU's output rebuilt, its gradient and the gradient of its input (4 each):
-    max(4 N C + 4 R V (+ 2 R V),  13 s N C)                                                [FL6]
-The interpreter with its libraries comes on top, and is measured: it is what a tiny model needs.
+Memory. gpt/sizes.py says what lives from step to step, what forward keeps and what a step needs for a moment. The
+interpreter with its libraries comes on top, and is measured: it is what a tiny model needs.
 
 Ceilings. The time of the step's products alone, each once and weighted by how often the step takes it, with nothing
 in between, and the head's in one piece, though ours takes them in chunks; and the time of the traffic at the speed of
@@ -45,6 +36,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.turns import WARM, Side, quartiles
+from gpt import GPTConfig
+from gpt.sizes import activations, entry, parameters, standing, temporaries
 
 TINY = dict(vocab_size=65, block_size=16, n_layer=1, n_head=2, n_embd=32)        # shows what the libraries need
 
@@ -103,34 +96,17 @@ def usual(sizes, batch):
     return 6 * N * (12 * L * C * C + V * C) + 12 * L * N * T * C
 
 
-def parameters(sizes):
-    """P of a GPT-2 with tied embeddings."""
-    C, V = sizes["n_embd"], sizes["vocab_size"]
-    return (V + sizes["block_size"] + 2) * C + sizes["n_layer"] * (12 * C * C + 13 * C)
-
-
 def traffic(sizes, batch, dtype):
     """Bytes that elementwise ops and the optimiser move in one step."""
     _, _, N, L, _, C, _ = dimensions(sizes, batch)
-    s, P = entry(dtype), parameters(sizes)
+    s, P = entry(dtype), parameters(GPTConfig(**sizes))
     return 53 * s * L * N * C + 32 * P                                                   # [FL3]
 
 
 def memory(sizes, batch, dtype):
     """{what for: bytes} of our process at its largest, without the interpreter and its libraries."""
-    from minigrad.fused.cross_entropy import rows_of_chunk
-    B, T, N, L, H, C, V = dimensions(sizes, batch)
-    s, P = entry(dtype), parameters(sizes)
-    R = min(N, rows_of_chunk(V, s))
-    in_head, in_mlp = 4 * N * C + (4 if s == 4 else 6) * R * V, 13 * s * N * C
-    return {"parameters": 4 * P, "gradients": 4 * P, "moments": 8 * P,                                   # [FL4]
-            "activations": 10 * s * L * N * C + 4 * L * (4 * N + B * H * T) + 2 * s * N * C,             # [FL5]
-            "temporaries": max(in_head, in_mlp)}                                                         # [FL6]
-
-
-def entry(dtype):
-    """Bytes of an entry."""
-    return {"float32": 4, "bfloat16": 2}[dtype]
+    c, N = GPTConfig(**sizes), batch * sizes["block_size"]
+    return {**standing(c, dtype), "activations": N * activations(c, dtype), "temporaries": temporaries(c, N, dtype)}
 
 
 # Ceilings: generators for a turns.Side. Each yields the seconds that one step would take if it were nothing else.

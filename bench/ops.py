@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bench import floors, step, turns
+from gpt import GPTConfig
+from gpt.sizes import entry, parameters
 from minigrad import Tensor, pool
 from minigrad.backend import dtype_of
 from minigrad.fused.adamw import adamw, sum_of_squares
@@ -71,7 +73,7 @@ def rows(config, dtype):
     """
     sizes, batch = CONFIGS[config]
     B, T, N, L, H, C, V = floors.dimensions(sizes, batch)
-    A, P, e = B * H * T * T, floors.parameters(sizes), floors.entry(dtype)
+    A, P, e = B * H * T * T, parameters(GPTConfig(**sizes)), entry(dtype)
 
     def x(*shape):
         return Arg("activation", shape)

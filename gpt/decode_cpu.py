@@ -4,8 +4,8 @@ Each weight meets one number per row and is not needed again, so a step takes as
 weights, and all else has to hide behind that:
 
     matrices    lie as (out, in), so that an output is a sum along memory, read from front to back by each thread; the
-                sums stay in registers. What comes after a product (scale, bias, GELU, the sum with the residual
-                path) is done by who has the result at hand
+                sums stay in registers. What comes after a product (scale, bias, activation, the sum with the
+                residual path) is done by who has the result at hand
     int8        q = round(w / s) with s = max |w| / 127 of each output: sum_i x_i w_ij = s_j sum_i x_i q_ij      [DE1]
     all layers  in one function, whose threads wait for the next job without falling asleep
     attention   one head of one row at a time: [KV1] of cache.py
@@ -32,7 +32,8 @@ from minigrad.math_cpu import wide as number
 
 STRIDE = 32                     # entries of a row that the innermost loop takes at a time
 LINE = 64                       # bytes of a cache line
-SET, ADD, GELU = range(3)       # what is done with a product
+SET, ADD, GELU, RELU = range(4) # what is done with a product
+INNER = {"gelu": GELU, "relu": RELU}
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 NORMS = ("ln_1", "ln_2")
 
@@ -61,7 +62,7 @@ class Step:
         x[:, :c.n_embd] = wide(self.wte[tokens]) + wide(self.wpe[at])
         logits = np.empty((len(tokens), c.vocab_size), np.float32)
         _step(pool.address(), pool.size(), x, c.n_embd, self.head[0], addresses(self.head), self.addresses, *self.last,
-              c.pre_norm, c.eps, bits(cache.k), bits(cache.v), at, logits)
+              c.pre_norm, c.eps, INNER[c.activation], bits(cache.k), bits(cache.v), at, logits)
         cache.lengths = cache.lengths + 1
         return logits
 
@@ -168,8 +169,8 @@ dot, eight_dots = _dots(1, 1), _dots(2, 4)
 
 @jit
 def _outputs(x, w, like, n_in, scale, bias, out, what, lo, hi):
-    """Outputs lo..hi of every row: scale (x w) + bias, or GELU of it, or out plus it. x (B, n_in) is padded, and so is
-    w (n_out, n_in), an address."""
+    """Outputs lo..hi of every row: scale (x w) + bias, or out plus it, or GELU or ReLU of it. x (B, n_in) is padded,
+    and so is w (n_out, n_in), an address."""
     size, stride, at, B = like.itemsize * n_in, x.strides[0], x.ctypes.data, len(x)
     fours, pairs = B // 4 * 4, (hi - lo) // 2 * 2 if B > 3 else 0
     for j in range(lo, lo + pairs, 2):                   # a number that is loaded and widened is used eight times
@@ -184,6 +185,11 @@ def _outputs(x, w, like, n_in, scale, bias, out, what, lo, hi):
             row = out[b, lo:hi]
             for j in range(len(row)):
                 row[j] = row[j] * gate(row[j], row)
+    elif what == RELU:
+        for b in range(B):
+            row = out[b, lo:hi]
+            for j in range(len(row)):
+                row[j] = max(row[j], np.float32(0))
 
 
 @inline
@@ -255,10 +261,10 @@ def normalise(x, C, w, b, eps, out):
 
 
 @jit
-def _step(workers, threads, x, C, head, ends, addresses, last, last_b, pre_norm, eps, k, v, at, logits):
+def _step(workers, threads, x, C, head, ends, addresses, last, last_b, pre_norm, eps, inner, k, v, at, logits):
     """x (B, C), padded, is the sum of the embeddings. head (V, C), padded; ends, the addresses of it, its scale and its
-    bias; addresses (L, 16), those of the layers' arrays; last, last_b, of ln_f. k, v (L, B, H, N, D) get a position,
-    number at (B,); logits (B, V), written."""
+    bias; addresses (L, 16), those of the layers' arrays; last, last_b, of ln_f; inner, GELU or RELU. k, v (L, B, H, N,
+    D) get a position, number at (B,); logits (B, V), written."""
     B, wide_c = x.shape
     wide_4c = -(-4 * C // STRIDE) * STRIDE
     h, y, f = np.zeros((B, wide_c), np.float32), np.zeros((B, wide_c), np.float32), np.zeros((B, wide_4c), np.float32)
@@ -277,7 +283,7 @@ def _step(workers, threads, x, C, head, ends, addresses, last, last_b, pre_norm,
             normalise(x, C, ln_2, ln_2b, eps, h)
         else:
             normalise(x, C, ln_1, ln_1b, eps, x)
-        product(workers, threads, h if pre_norm else x, a[6:9], head, 4 * C, f, GELU)
+        product(workers, threads, h if pre_norm else x, a[6:9], head, 4 * C, f, inner)
         product(workers, threads, f, a[9:12], head, C, x, ADD)
         if not pre_norm:
             normalise(x, C, ln_2, ln_2b, eps, x)

@@ -17,9 +17,12 @@ from minigrad.check import expect
 from minigrad.fused.attention import attention
 from minigrad.fused.cross_entropy import linear_cross_entropy
 from minigrad.fused.gelu import gelu
+from minigrad.fused.relu import relu
 from minigrad.tensor import Tensor
 from nn import Dropout, Embedding, LayerNorm, Linear, Module, init
 from nn.layers import number_sites
+
+ACTIVATIONS = {"gelu": gelu, "relu": relu}
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,27 @@ class GPTConfig:
     dropout: float = 0.0            # of embeddings, attention weights and branches
     pre_norm: bool = True           # True: GPT-2. False: GPT-1
     eps: float = 1e-5               # of the layer norms
+    activation: str = "gelu"        # inside the MLPs: "gelu", as both were released, or the first Transformer's "relu"
 
     def __post_init__(self):
         sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
         expect(min(sizes) > 0 and self.n_embd % self.n_head == 0, "GPTConfig",
                f"sizes {sizes}", "positive sizes with n_embd a multiple of n_head")
         expect(0 <= self.dropout < 1, "GPTConfig", f"dropout {self.dropout}", "a number in [0, 1)")
+        expect(self.activation in ACTIVATIONS, "GPTConfig", f"activation {self.activation!r}",
+               f"one of {', '.join(ACTIVATIONS)}")
 
     @classmethod
     def preset(cls, name, **changes):
         """The configuration called name, with fields changed: GPTConfig.preset("gpt2", dropout=0.1)."""
         expect(name in PRESETS, "preset", repr(name), f"one of {', '.join(PRESETS)}")
         return replace(cls(**PRESETS[name]), **changes)
+
+    def describe(self, memory=None, dtype="float32", T=None):
+        """Print parameters by part, operations per token, bytes of activations and of keys and values, and how many
+        rows of T tokens (default: block_size) fit into so many GiB of memory (default: this machine's)."""
+        from gpt.sizes import describe
+        print(describe(self, memory, dtype, T))
 
 
 class Attention(Module):
@@ -62,15 +74,15 @@ class Attention(Module):
 
 
 class MLP(Module):
-    """Every position on its own: up to 4C, through GELU, back to C."""
+    """Every position on its own: up to 4C, through GELU or ReLU, back to C."""
 
     def __init__(self, c):
         self.c_fc = Linear(c.n_embd, 4 * c.n_embd, std=0.02)
         self.c_proj = Linear(4 * c.n_embd, c.n_embd, std=0.02 / math.sqrt(2 * c.n_layer))
-        self.dropout = Dropout(c.dropout)
+        self.activation, self.dropout = ACTIVATIONS[c.activation], Dropout(c.dropout)
 
     def forward(self, x):                                    # (B, T, C) -> (B, T, C)
-        return self.dropout(self.c_proj(gelu(self.c_fc(x))))
+        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
 
 
 class Block(Module):

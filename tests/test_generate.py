@@ -174,7 +174,8 @@ def models(draw):
     heads = draw(st.integers(1, 3))
     c = GPTConfig(vocab_size=draw(st.integers(2, 40)), block_size=draw(st.integers(2, 12)),
                   n_layer=draw(st.integers(1, 3)), n_head=heads, n_embd=heads * draw(st.integers(1, 9)),
-                  pre_norm=draw(st.booleans()), dropout=draw(st.sampled_from([0.0, 0.5])))
+                  pre_norm=draw(st.booleans()), dropout=draw(st.sampled_from([0.0, 0.5])),
+                  activation=draw(st.sampled_from(["gelu", "relu"])))
     model, rng = GPT(c).to(dtype="float64"), np.random.default_rng(draw(st.integers(0, 99)))
     for p in model.parameters():
         p.data = p.data + rng.standard_normal(p.shape) * 0.4

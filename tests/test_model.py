@@ -3,11 +3,10 @@ import numpy as np
 import pytest
 
 from gpt import GPT, GPTConfig
-from gpt.presets import PARAMETERS, PRESETS
 from minigrad import Tensor, backend, no_grad, recompute, using
 from minigrad.fused import cross_entropy, cross_entropy_cpu
 from minigrad.fused.attention import attention
-from nn import AdamW, init
+from nn import AdamW
 
 SMALL = dict(vocab_size=11, block_size=12, n_layer=2, n_head=2, n_embd=8)
 every_order = pytest.mark.parametrize("pre_norm", [True, False], ids=["GPT-2", "GPT-1"])
@@ -34,13 +33,6 @@ def batch(B=3, T=12, V=11, seed=0, padding=True):
 # sizes
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_published_sizes(name):
-    with init.empty():                                     # xl would be 6 GB of random numbers
-        model = GPT(GPTConfig.preset(name))
-    assert sum(p.size for p in model.parameters()) == PARAMETERS[name]
-
-
 def test_weights_begin_as_published():
     model = GPT(GPTConfig(vocab_size=400, block_size=100, n_layer=3, n_head=4, n_embd=64), seed=1)
     for name, p in model.named_parameters():
@@ -55,7 +47,7 @@ def test_weights_begin_as_published():
 
 
 def test_config_refuses():
-    for wrong in (dict(n_embd=9), dict(n_layer=0), dict(dropout=1.0), dict(vocab_size=-1)):
+    for wrong in (dict(n_embd=9), dict(n_layer=0), dict(dropout=1.0), dict(vocab_size=-1), dict(activation="tanh")):
         with pytest.raises(ValueError, match="GPTConfig: got"):
             GPTConfig(**{**SMALL, **wrong})
     with pytest.raises(ValueError, match="preset: got 'gpt3'; expected one of gpt1, gpt2"):

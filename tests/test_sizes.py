@@ -1,0 +1,150 @@
+"""gpt.sizes against models that are there: their parameters, their products, what their graphs hold on to."""
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt import GPT, GPTConfig, sizes
+from gpt.cache import Cache
+from gpt.presets import PARAMETERS, PRESETS
+from minigrad import Tensor, no_grad
+from minigrad.recompute import recompute
+from minigrad.tensor import Promise, probe
+from nn import init
+
+
+@st.composite
+def configs(draw):
+    heads = draw(st.integers(1, 4))
+    return GPTConfig(vocab_size=draw(st.integers(2, 60)), block_size=draw(st.integers(2, 20)),
+                     n_layer=draw(st.integers(1, 4)), n_head=heads, n_embd=heads * draw(st.integers(1, 12)),
+                     pre_norm=draw(st.booleans()), dropout=draw(st.sampled_from([0.0, 0.5])),
+                     activation=draw(st.sampled_from(["gelu", "relu"])))
+
+
+@given(c=configs())
+def test_shapes_are_those_of_the_model(c):
+    assert list(sizes.shapes(c).items()) == [(name, p.shape) for name, p in GPT(c).named_parameters()]
+    assert sizes.parameters(c) == sum(p.size for p in GPT(c).parameters())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_published_sizes(name):
+    """The count of a model with one layer, which learns, and what each further layer adds to it."""
+    c = GPTConfig.preset(name)
+    assert sizes.parameters(c) == PARAMETERS[name]
+    with init.empty():                                     # GPT-2 XL would be 6 GB of random numbers
+        whole = GPT(c)
+    assert sum(p.size for p in whole.parameters()) == PARAMETERS[name]
+    del whole
+    model = GPT(GPTConfig.preset(name, n_layer=1))
+    layer = sum(p.size for name, p in model.named_parameters() if name.startswith("h.0."))
+    assert sum(p.size for p in model.parameters()) + (c.n_layer - 1) * layer == PARAMETERS[name]
+    ids = np.random.default_rng(0).integers(0, c.vocab_size, (1, 5))
+    loss = model.loss(ids[:, :-1], ids[:, 1:])
+    assert abs(loss.item() - np.log(c.vocab_size)) < 1         # it knows nothing
+    loss.backward()
+    assert all(p.grad is not None and np.isfinite(p.grad).all() and p.grad.any() for p in model.parameters())
+
+
+def kept(y):
+    """Bytes of the arrays that the graph under y holds, without parameters and without the ids."""
+    nodes, seen, arrays, parameters = [y.node], set(), {}, set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for parent, *_ in node.parents:
+            if isinstance(parent, Tensor):
+                parameters.add(id(base(parent.data)))
+            else:
+                nodes.append(parent)
+        arrays |= {id(base(a)): base(a) for a in node.saved if isinstance(a, np.ndarray) and a.dtype.kind != "i"}
+        nodes += [a.node for a in node.saved if isinstance(a, Promise)]
+    return sum(a.nbytes for i, a in arrays.items() if i not in parameters)
+
+
+def base(a):
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("pre_norm", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_activations_are_what_the_graph_holds(dtype, pre_norm, activation, again):
+    c = GPTConfig(vocab_size=50, block_size=64, n_layer=3, n_head=2, n_embd=32, pre_norm=pre_norm,
+                  activation=activation)
+    model = GPT(c).to(dtype=dtype)
+    if again:
+        for block in model.h:
+            block.around = recompute
+    found = kept(model.hidden(np.zeros((4, 64), np.int64))) / 256
+    C, s = c.n_embd, sizes.entry(dtype)
+    output = s * C                                         # is on its way to the head
+    at_work = 9 * s * C + max(s, 4) * (4 + c.n_head) if again else 0                   # one layer, later, in backward
+    spare = s * C if again and not pre_norm else 0         # the embeddings are the first layer's input, counted there
+    assert found == sizes.activations(c, dtype, again) - output - at_work - spare
+
+
+@given(c=configs(), data=st.data())
+@settings(max_examples=30)
+def test_operations_are_those_of_the_products(c, data):
+    B, T = data.draw(st.integers(1, 3)), data.draw(st.integers(1, c.block_size))
+    counted = []
+
+    def look(op, inputs, outputs):
+        if op in ("linear", "matmul"):
+            counted.append(2 * inputs[0].size * inputs[1].shape[-1])
+        if op == "attention":                              # 2 C for the key and for the value of each position seen
+            counted.append(B * sum(2 * 2 * c.n_embd * seen for seen in range(1, T + 1)))
+
+    with no_grad(), probe(look):
+        GPT(c)(np.zeros((B, T), np.int64))
+    assert sum(counted) == B * T * sizes.forward_flops(c, T)
+
+
+def test_keys_and_values_are_what_the_cache_holds():
+    c = GPTConfig(vocab_size=50, block_size=64, n_layer=2, n_head=2, n_embd=32)
+    for dtype in ("float32", "bfloat16"):
+        cache = Cache(GPT(c).to(dtype=dtype), rows=3)
+        assert cache.k.nbytes + cache.v.nbytes == 3 * 64 * sizes.cache(c, dtype)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("dtype", sizes.BYTES)
+def test_as_many_rows_as_fit_and_not_one_more(dtype, again):
+    def fits(n):
+        return sizes.training(GPTConfig.preset("gpt2"), n, 1024, dtype, again) <= 24 * sizes.GIB
+    n = sizes.largest(fits)
+    assert n > 0 and fits(n) and not fits(n + 1)
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 7, 1000])
+def test_the_largest_number(most):
+    assert sizes.largest(lambda n: n <= most) == most
+
+
+def test_a_description_adds_up(capsys):
+    c = GPTConfig.preset("gpt2")
+    c.describe(memory=24, dtype="bfloat16")
+    text = capsys.readouterr().out
+    for said in ("124,439,808", "38,597,376", "gelu", "1024 positions", "24 GiB", "2 (12 L C^2 + V C) + 2 L C (T + 1)",
+                 f"{sizes.activations(c, 'bfloat16'):,}", f"{sizes.cache(c, 'bfloat16'):,}"):
+        assert said in text, said
+    assert sum(int(line.split()[-2].replace(",", "")) for line in text.splitlines()[2:7]) == 124_439_808
+
+
+def test_the_command(capsys):
+    assert sizes.main(["gpt1", "gpt2-xl", "--memory", "80", "--context", "256"]) == 0
+    out = capsys.readouterr().out
+    assert "116,534,784" in out and "1,557,611,200" in out and "rows of 256 tokens that fit into 80 GiB" in out
+    assert sizes.main(["gpt5"]) == 2
+    assert "gpt2-medium" in capsys.readouterr().err
+    assert sizes.main(["gpt2", "--memory", "-1"]) == 2
+    with pytest.raises(ValueError, match="'int4'; expected one of float64"):
+        c = GPTConfig.preset("tiny")
+        c.describe(dtype="int4")
