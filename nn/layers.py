@@ -10,6 +10,7 @@ from minigrad.fused.dropout import dropout
 from minigrad.fused.embedding import embedding
 from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.linear import linear
+from minigrad.ops import reduce
 from minigrad.tensor import Tensor
 from nn import init
 from nn.module import Module
@@ -50,6 +51,28 @@ class LayerNorm(Module):
 
     def forward(self, x):                                    # (..., d) -> (..., d)
         return layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+class BatchNorm(Module):
+    """Columns with mean 0 and variance 1 over all rows of a batch, then scaled by weight and shifted by bias (Ioffe &
+    Szegedy 2015, arXiv:1502.03167). In eval mode with the mean and the variance that training batches had, an average
+    in which each new batch counts with rate."""
+
+    def __init__(self, d, eps=1e-5, rate=0.1):
+        self.weight = Tensor(np.ones(d, np.float32), requires_grad=True)
+        self.bias = Tensor(np.zeros(d, np.float32), requires_grad=True)
+        self.mean, self.var = np.zeros(d, np.float32), np.ones(d, np.float32)
+        self.eps, self.rate = eps, rate
+
+    def forward(self, x):                                    # (..., d) -> (..., d)
+        mean, var = self.mean, self.var
+        if self.training:
+            axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+            expect(n > 1, "BatchNorm", f"a batch of {n} in train mode", "2 rows or more", "model.eval() takes one")
+            mean, var = reduce.mean(x, axis=axes), reduce.var(x, axis=axes)
+            self.mean = self.mean + self.rate * (mean.data - self.mean)
+            self.var = self.var + self.rate * (var.data * n / (n - 1) - self.var)       # of the source, not the sample
+        return (x - mean) * (self.weight / (var + self.eps) ** 0.5) + self.bias
 
 
 class Mask(NamedTuple):

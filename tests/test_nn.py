@@ -7,7 +7,7 @@ import pytest
 from gpt import GPT, GPTConfig
 from minigrad import Tensor, backend, no_grad, recompute, using
 from minigrad.fused.adamw import whole
-from nn import SGD, AdamW, Dropout, Embedding, LayerNorm, Linear, Module, Sequential, clip_grad_norm, init
+from nn import SGD, AdamW, BatchNorm, Dropout, Embedding, LayerNorm, Linear, Module, Sequential, clip_grad_norm, init
 from nn.layers import number_sites
 from nn.optim import ALIGN
 from nn.schedule import cosine_with_warmup
@@ -423,3 +423,44 @@ def test_cosine_with_warmup():
     for warmup in (-1, 22):
         with pytest.raises(ValueError, match="cosine_with_warmup: got warmup"):
             cosine_with_warmup(0, 0.03, 0.003, warmup, 21)
+
+
+# BatchNorm
+
+
+@every_mode
+@pytest.mark.parametrize("shape", [(7, 3), (4, 5, 3)])
+def test_batch_norm_is_pytorchs(mode, shape):
+    """In train mode, its averages, its gradients, and then in eval mode."""
+    torch = pytest.importorskip("torch")
+    ours, theirs = BatchNorm(3).to(dtype="float64"), torch.nn.BatchNorm1d(3, dtype=torch.float64)
+    for part in ("weight", "bias"):
+        values = rng.standard_normal(3)
+        getattr(ours, part).data = values
+        getattr(theirs, part).data = torch.tensor(values)
+    with using(mode):
+        for _ in range(3):
+            x, dy = leaf(*shape), rng.standard_normal(shape)
+            x_t = torch.tensor(x.data.reshape(-1, 3), requires_grad=True)
+            y, y_t = ours(x), theirs(x_t)
+            y.backward(dy)
+            y_t.backward(torch.tensor(dy.reshape(-1, 3)))
+            for a, b in ((y.data, y_t.detach()), (x.grad, x_t.grad), (ours.weight.grad, theirs.weight.grad),
+                         (ours.bias.grad, theirs.bias.grad), (ours.mean, theirs.running_mean),
+                         (ours.var, theirs.running_var)):
+                np.testing.assert_allclose(a.reshape(b.shape), b.numpy(), atol=1e-12)
+        x = rng.standard_normal(shape)
+        np.testing.assert_allclose(ours.eval()(x).data.reshape(-1, 3), theirs.eval()(torch.tensor(x.reshape(-1, 3)))
+                                   .detach().numpy(), atol=1e-12)
+
+
+def test_batch_norm_by_hand():
+    """Columns 1, 3 and 0, 0: means 2 and 0, variances 1 and 0."""
+    norm = BatchNorm(2, eps=0.0625, rate=0.5)
+    y = norm(np.array([[1.0, 0.0], [3.0, 0.0]], np.float32)).data
+    np.testing.assert_allclose(y, [[-1 / math.sqrt(1.0625), 0], [1 / math.sqrt(1.0625), 0]], rtol=1e-6)
+    assert norm.mean.tolist() == [1, 0] and norm.var.tolist() == [1.5, 0.5]       # of the source: 2 and 0
+    np.testing.assert_allclose(norm.eval()(np.array([[1.0, 2.0]], np.float32)).data, [[0, 2 / 0.75]], rtol=1e-6)
+    assert [name for name, _ in norm.named_buffers()] == ["mean", "var"]
+    with pytest.raises(ValueError, match="a batch of 1 in train mode"):
+        norm.train()(np.zeros((1, 2), np.float32))
