@@ -170,7 +170,7 @@ RECIPES = {
     "wavenet": Recipe(lambda V, T: WaveNet(V), 8, steps=10_000, batch=256),
     "rnn": Recipe(lambda V, T: RNN(V), None),
     "gru": Recipe(lambda V, T: GRU(V), None),
-    "transformer": Recipe(transformer, None),
+    "transformer": Recipe(transformer, None, steps=10_000, lr=2e-3),
 }
 PUBLISHED = {"bigram": 2.45, "mlp": 2.17, "wavenet": 1.99}
 

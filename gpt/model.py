@@ -151,13 +151,15 @@ class GPT(Module):
                "integers of shape (B, T)", "one sequence is a batch of one: ids[None]")
         return backend.to_device(ids, "gpu" if backend.on_gpu(self.wte.weight.data) else "cpu")
 
-    def save(self, folder):
-        """Write model.safetensors and config.json, with Hugging Face names."""
+    def save(self, path, end=None):
+        """Write a folder with model.safetensors and config.json, with Hugging Face's names, or NAME.bin for llm.c.
+        end: id of the token that ends a text."""
         from gpt.pretrained import save
-        save(self, folder)
+        save(self, path, end)
 
     @classmethod
-    def from_pretrained(cls, folder):
-        """The model in a folder with Hugging Face names: GPT-1 or GPT-2, ours or released; in eval mode."""
+    def from_pretrained(cls, source):
+        """The GPT-1 or GPT-2 in a folder as transformers writes it, under a name on huggingface.co ("gpt2"), or in
+        llm.c's .bin; in eval mode."""
         from gpt.pretrained import load
-        return load(folder)
+        return load(source)

@@ -1,13 +1,24 @@
-"""Weights to and from folders in the Hugging Face layout: model.safetensors + config.json, GPT-1 and GPT-2.
+"""Weights from and to other programs. Nothing that is read here can execute code.
 
-safetensors holds plain arrays; nothing that is read here can execute code.
+    a folder     model.safetensors, or its shards with model.safetensors.index.json, and config.json: GPT-1 and GPT-2
+                 as Hugging Face's transformers write and read them
+    a name       of a repository on huggingface.co with such a folder, "gpt2" for instance: needs huggingface_hub
+    a file.bin   of llm.c: see llmc.py
+
+A checkpoint of PyTorch (.pt, .bin) is a pickle, a program that loading runs. It is refused, with the line that turns
+it into one of the above.
 """
 import json
+import math
 import os
+import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
+from gpt import llmc
+from gpt.sizes import shapes
 from minigrad import backend
 from minigrad.check import expect
 from nn import init
@@ -16,85 +27,49 @@ GPT1, GPT2 = "openai-gpt", "gpt2"
 # What Hugging Face calls the fields of GPTConfig, in both kinds of config.json.
 FIELDS = {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head",
           "n_embd": "n_embd", "dropout": "resid_pdrop", "eps": "layer_norm_epsilon"}
-# The tanh form of GELU goes by two names.
-ACTIVATION = {GPT1: ("afn", "gelu"), GPT2: ("activation_function", "gelu_new")}
+# Where they say the activation, and its names there; the first is what we write. The tanh form of GELU goes by three.
+ACTIVATION = {GPT1: ("afn", {"gelu": "gelu", "relu": "relu"}),
+              GPT2: ("activation_function", {"gelu_new": "gelu", "relu": "relu", "gelu_pytorch_tanh": "gelu"})}
 # Variants that the released models do not use, and that would change the result without an error.
 RELEASED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": True}
 # Ours -> theirs, where GPT-1's names differ from GPT-2's, which are ours.
 GPT1_NAMES = {"wte.": "tokens_embed.", "wpe.": "positions_embed."}
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight", "position_ids")   # masks, and the tied head
+DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}                                    # of safetensors, with their bytes
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FILES = ["*.safetensors", INDEX, "config.json", "tokenizer.json", "vocab.json", "merges.txt"]         # of a repository
+WANT = "a folder with model.safetensors and config.json, llm.c's .bin, or a name on huggingface.co"
+CONVERT_HF = ("python -c \"from transformers import AutoModelForCausalLM as M; "
+              "M.from_pretrained('{0}').save_pretrained('{0}')\" writes one that can be loaded")
+CONVERT_NANOGPT = ("if it is nanoGPT's, python -c \"import torch; from gpt.pretrained import from_nanogpt as f; "
+                   "f(torch.load('{0}', 'cpu', weights_only=True), 'FOLDER')\" writes a folder that can be loaded")
 
 
-def save(model, folder):
-    """Write the model into folder (made if need be). Each file is replaced whole, or not at all."""
+# -------------------------------------------------------------------------------------------------------------- writing
+
+def save(model, path, end=None):
+    """Write the model into a folder (made if need be), or if path ends in .bin into a file for llm.c.
+
+    end: id of the token that ends a text, for config.json. Each file is replaced whole, or not at all.
+    """
     from safetensors.numpy import save_file
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    if path.suffix == ".bin":
+        return replace(path, lambda temporary: llmc.write(model, temporary))
+    path.mkdir(parents=True, exist_ok=True)
     c = model.config
     kind = GPT2 if c.pre_norm else GPT1
-    key, name = ACTIVATION[kind]
+    key, names = ACTIVATION[kind]
     config = {"model_type": kind, "architectures": ["GPT2LMHeadModel" if c.pre_norm else "OpenAIGPTLMHeadModel"],
               **{theirs: getattr(c, ours) for ours, theirs in FIELDS.items()},
-              "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "tie_word_embeddings": True, key: name}
+              "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "tie_word_embeddings": True,
+              key: next(theirs for theirs, ours in names.items() if ours == c.activation),
+              "dtype": model.wte.weight.dtype.name, "bos_token_id": end, "eos_token_id": end}
     arrays = {their_name(name, kind): np.ascontiguousarray(backend.asnumpy(p.data))
               for name, p in model.named_parameters()}
-    replace(folder / "model.safetensors", lambda path: save_file(arrays, path, metadata={"format": "pt"}))
-    replace(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
-
-
-def load(folder):
-    """A GPT in eval mode, its parameters in the dtype of the file."""
-    from safetensors import SafetensorError, safe_open
-
-    from gpt.model import GPT
-    folder = Path(folder)
-    weights = folder / "model.safetensors"
-    expect(weights.is_file() and (folder / "config.json").is_file(), "from_pretrained", f"folder {str(folder)!r}",
-           "a folder with model.safetensors and config.json", "model.save(folder) writes one")
-    config, kind = read_config(folder / "config.json")
-    try:
-        with safe_open(weights, "numpy") as file:
-            stored = {name: file.get_slice(name) for name in file.keys() if not name.endswith(NOT_WEIGHTS)}
-            stored = {n if n.startswith("transformer.") else "transformer." + n: s for n, s in stored.items()}
-            with init.empty():
-                model = GPT(config)
-            wanted = {their_name(name, kind): p for name, p in model.named_parameters()}
-            missing, extra = wanted.keys() - stored.keys(), stored.keys() - wanted.keys()
-            expect(not missing and not extra, "from_pretrained",
-                   f"{weights} lacking {sorted(missing)[:3]} and with {sorted(extra)[:3]} on top",
-                   f"the {len(wanted)} tensors of its config.json")
-            for name, p in wanted.items():
-                shape = tuple(stored[name].get_shape())
-                expect(shape == p.shape, "from_pretrained", f"{name} {shape} in {weights}", f"{p.shape} of config.json")
-            for name, p in wanted.items():
-                p.data = stored[name][:]
-    except SafetensorError as e:
-        expect(False, "from_pretrained", f"{weights} ({e})", "a whole safetensors file", "copy or download it again")
-    return model.eval()
-
-
-def read_config(path):
-    """(GPTConfig, model_type) from a config.json of either model."""
-    from gpt.model import GPTConfig
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        expect(False, "from_pretrained", f"{path} ({e})", "JSON")
-    kind = theirs.get("model_type")
-    expect(kind in (GPT1, GPT2), "from_pretrained", f"model_type {kind!r} in {path}", f"{GPT1!r} or {GPT2!r}")
-    for key, value in (ACTIVATION[kind], *RELEASED.items()):
-        got = theirs.get(key, RELEASED.get(key))
-        expect(got == value, "from_pretrained", f"{key} {got!r} in {path}", f"{value!r}, as released")
-    absent = [f for f in FIELDS.values() if f not in theirs]
-    expect(not absent, "from_pretrained", f"{path} without {', '.join(absent)}", "all sizes")
-    return GPTConfig(**{ours: theirs[f] for ours, f in FIELDS.items()}, pre_norm=kind == GPT2), kind
-
-
-def their_name(name, kind):
-    for ours, theirs in GPT1_NAMES.items():
-        if kind == GPT1 and name.startswith(ours):
-            name = theirs + name.removeprefix(ours)
-    return "transformer." + name
+    replace(path / WEIGHTS, lambda temporary: save_file(arrays, temporary, metadata={"format": "pt"}))
+    replace(path / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=2) + "\n"))
 
 
 def replace(path, write):
@@ -104,3 +79,193 @@ def replace(path, write):
     with open(temporary, "rb") as f:
         os.fsync(f.fileno())
     os.replace(temporary, path)
+
+
+def their_name(name, kind):
+    for ours, theirs in GPT1_NAMES.items():
+        if kind == GPT1 and name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+    return "transformer." + name
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+def load(source):
+    """A GPT in eval mode from a folder, a name on huggingface.co or a file of llm.c, in the dtype that is stored."""
+    path = find(source)
+    return (from_folder(path) if path.is_dir() else filled(*llmc.read(path))).eval()
+
+
+def find(source):
+    """The folder that source names, downloaded if need be, or llm.c's file."""
+    path = Path(source)
+    if path.is_dir():
+        pickles = sorted(p.name for p in path.iterdir() if is_pickle(p))
+        whole = (path / "config.json").is_file() and ((path / WEIGHTS).is_file() or (path / INDEX).is_file())
+        expect(whole or not pickles, "from_pretrained", f"{source}, whose weights are a pickle, {pickles[:1]}", WANT,
+               CONVERT_HF.format(source) if (path / "config.json").is_file() else
+               CONVERT_NANOGPT.format(path / pickles[0] if pickles else ""))
+        expect(whole, "from_pretrained", f"folder {str(source)!r}", WANT, "model.save(folder) writes one")
+        return path
+    if path.is_file():
+        expect(not is_pickle(path), "from_pretrained", f"{source}, which is a pickle", WANT,
+               CONVERT_NANOGPT.format(source))
+        expect(llmc.is_ours(path), "from_pretrained", f"the file {source}", WANT,
+               "name the folder that the file is in" if path.suffix == ".safetensors" else "")
+        return path
+    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source))
+    here = "/" in str(source) and path.parent.exists()       # then a name that was mistyped is none of theirs
+    expect(is_name and not here, "from_pretrained", f"{str(source)!r}, where nothing is", WANT)
+    return download(str(source))
+
+
+def is_pickle(path):
+    """As PyTorch writes them: a zip archive now, bare until 2020."""
+    if path.suffix not in (".pt", ".pth", ".bin", ".pkl", ".ckpt") or not path.is_file():
+        return False
+    with open(path, "rb") as f:
+        return f.read(4)[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def download(name):
+    """The folder of a repository on huggingface.co, in the cache of huggingface_hub."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        expect(False, "from_pretrained", f"{name!r}, which is no folder here", WANT,
+               "pip install huggingface_hub, if it is such a name")
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception as e:                                   # no network, no such repository, no right, no space, ...
+        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        expect(False, "from_pretrained", f"{name!r}, which is no folder here and could not be fetched ({why})", WANT,
+               "without a network only what was fetched before can be loaded")
+
+
+def from_folder(folder):
+    """Every tensor's name, shape and place is checked before memory is taken for the first."""
+    from safetensors import SafetensorError, safe_open
+    config, kind = read_config(folder / "config.json")
+    files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else shards(folder)
+    stored = {}                                              # our name: (file, its name there, dtype)
+    wanted = {their_name(name, kind): (name, shape) for name, shape in shapes(config).items()}
+    for path in files:
+        for inside, (dtype, shape) in header(path).items():
+            name = inside if inside.startswith("transformer.") else "transformer." + inside
+            if name.endswith(NOT_WEIGHTS):
+                continue
+            ours, want = wanted.get(name, (None, None))
+            expect(ours, "from_pretrained", f"{inside} {shape} in {path}", f"the {len(wanted)} tensors of config.json")
+            expect(shape == want, "from_pretrained", f"{inside} {shape} in {path}", f"{want}, by config.json")
+            expect(dtype in DTYPES, "from_pretrained", f"{inside} of {dtype} in {path}", f"one of {', '.join(DTYPES)}")
+            stored[ours] = path, inside, dtype
+    missing = [f"{name} {shape}" for name, (ours, shape) in wanted.items() if ours not in stored]
+    expect(not missing, "from_pretrained", f"{folder} without {', '.join(missing[:3])}",
+           f"the {len(wanted)} tensors of config.json")
+    kinds = {dtype: ours for ours, (*_, dtype) in stored.items()}
+    expect(len(kinds) == 1, "from_pretrained", " and ".join(f"{n} of {d}" for d, n in kinds.items()), "one dtype")
+    try:
+        with ExitStack() as stack:
+            opened = {path: stack.enter_context(safe_open(path, "numpy")) for path in files}
+            return filled(config, lambda name: opened[stored[name][0]].get_tensor(stored[name][1]))
+    except SafetensorError as e:
+        expect(False, "from_pretrained", f"{folder} ({e})", "whole safetensors files", DAMAGED)
+
+
+DAMAGED = "the file is damaged; copy or download it again"
+
+
+def filled(config, tensor):
+    """A model with tensor(name) in every parameter."""
+    from gpt.model import GPT
+    with init.empty():
+        model = GPT(config)
+    for name, p in model.named_parameters():
+        p.data = tensor(name)
+    return model
+
+
+def shards(folder):
+    """The files that the index names."""
+    index = read_json(folder / INDEX)
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    expect(isinstance(names, dict) and all(isinstance(f, str) and Path(f).name == f for f in names.values()),
+           "from_pretrained", f"{folder / INDEX} without a weight_map", "{tensor: file beside it}", DAMAGED)
+    files = [folder / name for name in sorted(set(names.values()))]
+    absent = [str(path) for path in files if not path.is_file()]
+    expect(not absent, "from_pretrained", f"no {', '.join(absent[:3])}", f"the {len(files)} files that {INDEX} names",
+           "copy or download them all")
+    return files
+
+
+def header(path):
+    """{tensor: (dtype, shape)} of a safetensors file, if the file is long enough to hold them all."""
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        n = int.from_bytes(f.read(8), "little")
+        expect(8 < 8 + n <= size, "from_pretrained", f"{path} of {size:,} bytes", f"a header of {n:,} in it", DAMAGED)
+        try:
+            tensors = json.loads(f.read(n))
+            tensors.pop("__metadata__", None)
+            found = {name: (t["dtype"], tuple(map(int, t["shape"])), *map(int, t["data_offsets"]))
+                     for name, t in tensors.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            expect(False, "from_pretrained", f"{path}, whose header is none ({e!r})", "a safetensors file", DAMAGED)
+    for name, (dtype, shape, begin, end) in sorted(found.items(), key=lambda item: item[1][3]):
+        need = math.prod(shape) * DTYPES.get(dtype, 0)
+        expect(dtype not in DTYPES or end - begin == need, "from_pretrained",
+               f"{name} {shape} of {dtype} in {end - begin:,} bytes of {path}", f"{need:,} bytes", DAMAGED)
+        expect(8 + n + end <= size, "from_pretrained",
+               f"{path}, which ends after {max(0, size - 8 - n - begin):,} bytes of {name} {shape}",
+               f"its {end - begin:,} bytes, and {8 + n + max(t[3] for t in found.values()):,} in all", DAMAGED)
+    return {name: (dtype, shape) for name, (dtype, shape, *_) in found.items()}
+
+
+def read_config(path):
+    """(GPTConfig, model_type) from a config.json of either model."""
+    from gpt.model import GPTConfig
+    theirs = read_json(path)
+    kind = theirs.get("model_type") if isinstance(theirs, dict) else None
+    expect(kind in (GPT1, GPT2), "from_pretrained", f"model_type {kind!r} in {path}", f"{GPT1!r} or {GPT2!r}")
+    key, names = ACTIVATION[kind]
+    expect(theirs.get(key) in names, "from_pretrained", f"{key} {theirs.get(key)!r} in {path}",
+           f"one of {', '.join(names)}")
+    for key, value in RELEASED.items():
+        expect(theirs.get(key, value) == value, "from_pretrained", f"{key} {theirs.get(key)!r} in {path}",
+               f"{value!r}, as released")
+    absent = [f for f in FIELDS.values() if f not in theirs]
+    expect(not absent, "from_pretrained", f"{path} without {', '.join(absent)}", "all sizes")
+    sizes = {ours: theirs[f] for ours, f in FIELDS.items()}
+    odd = [f"{FIELDS[name]} {n!r}" for name, n in sizes.items() if isinstance(n, bool) or not isinstance(
+        n, (int, float) if name in ("dropout", "eps") else int)]
+    expect(not odd, "from_pretrained", f"{', '.join(odd)} in {path}", "numbers")
+    return GPTConfig(**sizes, pre_norm=kind == GPT2, activation=names[theirs[ACTIVATION[kind][0]]]), kind
+
+
+def read_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        expect(False, "from_pretrained", f"{path} ({e})", "a file of JSON")
+
+
+def from_nanogpt(checkpoint, folder):
+    """Write what torch.load(path, weights_only=True) gives of a checkpoint of nanoGPT as a folder for from_pretrained.
+
+    Its matrices are (out, in); names may begin with torch.compile's _orig_mod; biases may be left out, and are 0 then.
+    """
+    from gpt.model import GPTConfig
+    a, c = checkpoint["model_args"], None
+    c = GPTConfig(a["vocab_size"], a["block_size"], a["n_layer"], a["n_head"], a["n_embd"], a.get("dropout") or 0.0)
+    theirs = {name.removeprefix("_orig_mod.").removeprefix("transformer."): w.detach().float().numpy()
+              for name, w in checkpoint["model"].items()}
+
+    def tensor(name):
+        shape = shapes(c)[name]
+        expect(name in theirs or name.endswith(".bias"), "from_nanogpt", f"no {name}", f"{name} {shape}")
+        w = theirs.get(name, np.zeros(shape, np.float32))
+        w = w.T if name.startswith("h.") and w.ndim == 2 else w
+        expect(w.shape == shape, "from_nanogpt", f"{name} {w.shape}", str(shape))
+        return np.ascontiguousarray(w)
+
+    save(filled(c, tensor), folder)

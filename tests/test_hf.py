@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bpe_cpu import SAYING, TEXT, everything
 
-from tok import BPETokenizer
+from tok import BPETokenizer, CharTokenizer, HindiTokenizer, load
 from tok.split import SPLITS
 
 END = "<|endoftext|>"
@@ -149,6 +149,46 @@ def test_what_is_not_ours_is_refused_by_name(tmp_path, path, value, says):
 def test_a_special_token_that_is_named_as_another_token(tmp_path):
     with pytest.raises(ValueError, match="special token 'a', which is also the name of another token"):
         BPETokenizer([], special_tokens=["a"]).to_hf(tmp_path)
+
+
+CHARACTERS = [CharTokenizer.train(SAYING + "\n\t é", special_tokens=[END]),
+              CharTokenizer.train(SAYING + "\n", unknown="<unk>", special_tokens=["<a>"])]
+
+
+@pytest.mark.parametrize("t", CHARACTERS)
+def test_characters(t, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    t.to_hf(tmp_path)
+    assert same(CharTokenizer.from_hf(tmp_path), t) and same(load(tmp_path), t)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+
+    @given(st.lists(st.sampled_from(t.vocab if t.unknown is None else [*t.vocab, "x", "\U0001f600"])))
+    def any_text(parts):
+        text = "".join(parts)
+        ids = theirs.encode(text).ids
+        assert ids == t.encode(text, allowed_special="all")
+        assert theirs.decode(ids, skip_special_tokens=False) == t.decode(ids)
+    any_text()
+    if t.unknown is None:
+        with pytest.raises(Exception, match="WordLevel error"):
+            theirs.encode("\U0001f600")
+
+
+def test_special_characters_in_the_midst(tmp_path):
+    CHARACTERS[0].to_hf(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    end = content["model"]["vocab"][END]
+    content["model"]["vocab"] |= {"\t": end, END: 0}
+    content["added_tokens"][0]["id"] = 0
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(ValueError, match="got special tokens .* among the others; expected them behind all others"):
+        CharTokenizer.from_hf(tmp_path)
+
+
+def test_hindi_is_known_by_its_normalizer(tmp_path):
+    t = HindiTokenizer.train(SAYING * 3, 330)
+    t.to_hf(tmp_path)
+    assert same(load(tmp_path), t) and isinstance(load(tmp_path), HindiTokenizer)
 
 
 def test_their_library_opens_the_folder(tmp_path):

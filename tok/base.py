@@ -192,13 +192,28 @@ def read_json(path, where, want):
         raise refusal(f"{where} {path}", f"no JSON ({e})", want, "the file is damaged, or of another program") from None
 
 
+# The files of a tokenizer in the folder of a model: ours or Hugging Face's; theirs of old, and OpenAI's.
+IN_FOLDER = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+
+
 def load(path):
-    """Read the tokenizer that save() wrote to path, of whichever kind it is; or a tokenizer.json of Hugging Face."""
+    """Read the tokenizer that save() wrote to path, of whichever kind it is; or a tokenizer.json of Hugging Face.
+
+    Of a folder, the tokenizer.json in it, or GPT-2's files: vocab.json and merges.txt, or encoder.json and vocab.bpe.
+    """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        found = [[os.path.join(path, name) for name in names] for names in IN_FOLDER]
+        files = next((names for names in found if all(map(os.path.isfile, names))), None)
+        if files is None:
+            raise FileNotFoundError(f"load {path}: got a folder without a tokenizer; expected in it "
+                                    f"{', or '.join(' and '.join(names) for names in IN_FOLDER)}")
+        return KINDS["bpe"].from_gpt2(*files) if len(files) == 2 else load(files[0])
     want = "a tokenizer's JSON file, as written by save()"
     content = read_json(path, "load", want)
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        return KINDS["wordpiece" if content["model"].get("type") == "WordPiece" else "bpe"].from_hf(path)
+        kind = {"WordPiece": "wordpiece", "WordLevel": "char"}.get(content["model"].get("type"))
+        return KINDS[kind or ("hindi" if content.get("normalizer") else "bpe")].from_hf(path)
     if not isinstance(content, dict) or not isinstance(content.get("kind"), str) or "hash" not in content:
         raise refusal(f"load {path}", "JSON without 'kind' and 'hash'", want, "is this a file of another program?")
     kind, saved = content["kind"], content.pop("hash")

@@ -11,7 +11,8 @@ In Devanagari a letter and the vowel sign after it are two code points, so क�
 Either way decode(encode(s)) == s. By code points encode(a) + encode(b) == encode(a + b) too; by aksharas only if none
 reaches from a into b, as की does from क into ी.
 """
-from tok.base import Tokenizer, check_special, check_text, each_text, refusal
+from tok import hf
+from tok.base import Tokenizer, check_special, check_text, each_text, refusal, shaped
 from tok.hindi import aksharas
 
 UNITS = {"code point": list, "akshara": aksharas}       # unit -> what cuts a text into such
@@ -63,6 +64,19 @@ class CharTokenizer(Tokenizer):
 
     def _decode(self, tokens):
         return "".join(tokens)
+
+    def to_hf(self, folder):
+        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read: of code points only.
+
+        They read special tokens in every text, which is allowed_special="all" here.
+        """
+        hf.write_char(folder, self)
+
+    @classmethod
+    def from_hf(cls, path):
+        """The tokenizer of a tokenizer.json, or of the folder that has one, if it does what this one does."""
+        with shaped(f"from_hf {path}", hf.WANT):
+            return cls(*hf.read_char(path))
 
     def content(self):
         return {"tokens": list(self._ids), "unit": self.unit, "unknown": self.unknown,

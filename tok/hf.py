@@ -76,6 +76,18 @@ def write_wordpiece(folder, t, inside, longest):
                  "max_input_chars_per_word": longest, "vocab": vocab})
 
 
+# Every code point is a word.
+CHARACTERS = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+
+
+def write_char(folder, t):
+    if t.unit != "code point":
+        raise refusal("to_hf", f"a tokenizer of {t.unit}s", "one of code points", "their library cuts into no others")
+    vocab = {token: i for i, token in enumerate(t.vocab)}
+    write(folder, t.special, vocab, normalizer=None, pre_tokenizer=CHARACTERS, post_processor=None,
+          decoder={"type": "Fuse"}, model={"type": "WordLevel", "vocab": vocab, "unk_token": t.unknown or "[none]"})
+
+
 # -------------------------------------------------------------------------------------------------------------- reading
 
 def read(path, kind, model):
@@ -144,8 +156,26 @@ def read_wordpiece(path, inside, longest):
                                                        "max_input_chars_per_word": longest})
     expect_step(where, content, "normalizer", [{"type": "NFC"}])
     expect_step(where, content, "pre_tokenizer", [{"type": "BertPreTokenizer"}])
+    return counted(where, content, special), content["model"].get("unk_token", "[UNK]"), list(special)
+
+
+def counted(where, content, special):
+    """The tokens in the order of their ids, which must leave out none."""
     ids = content["model"]["vocab"] | special
     vocab = sorted(ids, key=ids.get)
     if [ids[token] for token in vocab] != list(range(len(vocab))):
         raise refusal(where, f"{len(vocab)} tokens with ids up to {ids[vocab[-1]]}", "ids that count them through")
-    return vocab, content["model"].get("unk_token", "[UNK]"), list(special)
+    return vocab
+
+
+def read_char(path):
+    """(characters, unknown or None, special tokens)."""
+    where, content, special = read(path, "WordLevel", {})
+    expect_step(where, content, "normalizer", [None])
+    expect_step(where, content, "pre_tokenizer", [CHARACTERS])
+    vocab, unknown = counted(where, content, special), content["model"].get("unk_token")
+    unknown = unknown if unknown in special else None
+    ordered = sorted(special, key=lambda name: (name != unknown, special[name]))         # as ours stand: unknown first
+    if vocab[len(vocab) - len(special):] != ordered:
+        raise refusal(where, f"special tokens {ordered} among the others", "them behind all others, the unknown first")
+    return vocab[:len(vocab) - len(special)], unknown, [name for name in ordered if name != unknown]

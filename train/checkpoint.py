@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 import tok
-from gpt import GPT
+from gpt import GPT, pretrained
 from minigrad.check import expect
 
 
@@ -83,25 +83,27 @@ def save(folder, model, opt, tokenizer, state):
 def finish(folder):
     """Move what a save has left in .saved to its place: nothing, unless it was cut off."""
     saved = Path(folder, ".saved")
-    with contextlib.suppress(FileNotFoundError):          # nothing there, or another process is doing it
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):     # nothing there, or another is doing it
         for path in sorted(saved.iterdir()):
             os.replace(path, Path(folder, path.name))
         saved.rmdir()
 
 
-def load(folder):
-    """(model in eval mode, tokenizer or None) from a run folder, or a Hugging Face folder with our tokenizer.json."""
-    folder = Path(folder)
+def load(source):
+    """(model in eval mode, tokenizer or None) from a run folder, or from what GPT.from_pretrained reads."""
+    folder = Path(source)
     finish(folder)
-    expect((folder / "model.safetensors").is_file(), folder, "no model.safetensors in it",
-           "a run folder, or a folder with the weights of a GPT",
-           "a run writes its weights at the first validation, at the end, and on Ctrl-C")
+    expect(has_weights(folder) or not (folder / "settings.yaml").is_file(), source, "a run without model.safetensors",
+           "a run with weights", "they are written at the first validation, at the end, and on Ctrl-C")
+    folder = pretrained.find(source)
     model = GPT.from_pretrained(folder)
-    if not (folder / "tokenizer.json").is_file():
+    try:
+        tokenizer = tok.load(folder) if folder.is_dir() else None
+    except FileNotFoundError:
         return model, None
-    tokenizer = tok.load(folder / "tokenizer.json")
-    expect(tokenizer.vocab_size <= model.config.vocab_size, folder, f"a tokenizer with {tokenizer.vocab_size} tokens",
-           f"at most the {model.config.vocab_size} of the checkpoint", "this tokenizer.json belongs to other weights")
+    expect(tokenizer is None or tokenizer.vocab_size <= model.config.vocab_size, folder,
+           f"a tokenizer with {tokenizer and tokenizer.vocab_size} tokens",
+           f"at most the {model.config.vocab_size} of the checkpoint", "this tokenizer belongs to other weights")
     return model, tokenizer
 
 

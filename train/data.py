@@ -162,7 +162,10 @@ def _key(*parts):
 
 def separator(tokenizer):
     """The token between documents, from which each is predicted."""
-    return tokenizer.special[END] if END in tokenizer.special else tokenizer.encode("\n")[0]
+    ids = [tokenizer.special[END]] if END in tokenizer.special else tokenizer.encode("\n")
+    expect(ids, "tokenizer", f"{tokenizer!r}, which has neither {END} nor a line break", "one that has a token to put "
+           "between documents", f"train it with special_tokens=[..., {END!r}]")
+    return ids[0]
 
 
 def write_shards(folder, parts, tokenizer, source):

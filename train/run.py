@@ -26,10 +26,11 @@ from minigrad import backend
 from minigrad.check import expect
 from minigrad.profile import Profile
 from nn import AdamW, cosine_with_warmup
-from train import checkpoint, log, sample, verse
+from train import checkpoint, log, verse
 from train.config import Config, describe, parse, to_yaml
 from train.data import Data, Validation, Windows, prepare
 from train.step import NotFinite, bad_parameter, evaluate, train_step
+from train.text import GPT2, SEPARATOR
 
 
 def main(argv=None):
@@ -223,10 +224,10 @@ def report(run):
         print(f"{m['val_bits']:.2f} bits per couplet; the source that composed them needs {run.entropy:.2f}: "
               f"a gap of {m['val_bits'] / run.entropy - 1:.1%}")
     if config.samples:
-        texts = sample.write(run.model, run.data.tokenizer, config.samples, config.sample_tokens, config.sample_prompt,
-                             temperature=config.temperature, seed=config.seed)
-        (run.out / "samples.txt").write_text(sample.SEPARATOR.join(texts) + "\n", encoding="utf-8")
-        print(f"\n{sample.SEPARATOR.join(texts)}")
+        texts = GPT2(run.model, run.data.tokenizer).write(config.samples, config.sample_tokens, config.sample_prompt,
+                                                          temperature=config.temperature, seed=config.seed)
+        (run.out / "samples.txt").write_text(SEPARATOR.join(texts) + "\n", encoding="utf-8")
+        print(f"\n{SEPARATOR.join(texts)}")
     print(f"\nall of it is in {run.out}; for more: python -m train.sample {run.out}")
 
 

@@ -2,43 +2,16 @@
 import argparse
 import sys
 
-from gpt import generate, stream
 from gpt.decode import Decoder
 from minigrad.check import expect
-from train import checkpoint
-from train.data import END, separator
-
-SEPARATOR = "\n" + "-" * 40 + "\n"       # between texts
-
-
-def write(model, tokenizer, n=1, tokens=200, prompt="", **how):
-    """n texts that begin with prompt, or as a document does, and stop where the model ends the document.
-
-    how: the settings of gpt.stream.
-    """
-    ids, stop = begin(tokenizer, prompt)
-    rows = generate(model, [ids] * n, tokens, stop=stop, **how)
-    return [tokenizer.decode(row[1:-1] if row[-1] in stop else row[1:]).strip("\n") for row in rows]
-
-
-def tell(model, tokenizer, tokens=200, prompt="", **how):
-    """One text in pieces, as it is written."""
-    ids, stop = begin(tokenizer, prompt)
-    new = (token.id for token, in stream(model, [ids], tokens, stop=stop, **how))
-    yield prompt
-    yield from tokenizer.decode_stream(i for i in new if i not in stop)
-
-
-def begin(tokenizer, prompt):
-    """(ids of the prompt, ids that end a document)."""
-    end = tokenizer.special.get(END)
-    return [separator(tokenizer), *tokenizer.encode(prompt)], set() if end is None else {end}
+from train.text import GPT2, SEPARATOR
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m train.sample", description="Let a trained model write.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("folder", metavar="RUN", help="a run folder, or any folder with weights and a tokenizer.json")
+    parser.add_argument("folder", metavar="RUN",
+                        help="a run folder, a folder with weights and a tokenizer, or a name on huggingface.co")
     parser.add_argument("--prompt", default="", help="how the texts begin; empty: as a document does")
     parser.add_argument("--n", type=int, default=1, help="how many texts; text k is what --seed SEED + k writes first")
     parser.add_argument("--tokens", type=int, default=200, help="length of each, at most")
@@ -52,16 +25,14 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     args = parser.parse_args(argv)
     try:
-        model, tokenizer = checkpoint.load(args.folder)
-        expect(tokenizer is not None, args.folder, "no tokenizer.json in it", "the tokenizer beside the weights")
+        text = GPT2.from_pretrained(args.folder)
         expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
         how = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
-        how["decoder"] = Decoder(model, args.int8)
+        how["decoder"] = Decoder(text.model, args.int8)
         if not args.stream:
-            texts = write(model, tokenizer, args.n, args.tokens, args.prompt, seed=args.seed, **how)
-            print(SEPARATOR.join(texts))
+            print(SEPARATOR.join(text.write(args.n, args.tokens, args.prompt, seed=args.seed, **how)))
         for k in range(args.n if args.stream else 0):
-            for piece in tell(model, tokenizer, args.tokens, args.prompt, seed=args.seed + k, **how):
+            for piece in text.stream(args.tokens, args.prompt, seed=args.seed + k, **how):
                 print(piece, end="", flush=True)
             print(SEPARATOR if k + 1 < args.n else "")
     except (ValueError, OSError) as e:

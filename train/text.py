@@ -1,0 +1,62 @@
+"""Text in, text out: a model, and the tokenizer that it was trained with.
+
+    poet = GPT2.from_pretrained("runs/verse")
+    print(poet.generate("#वर्षा", max_length=100, temperature=0.8))
+"""
+from gpt import generate, stream
+from minigrad.check import expect
+from train import checkpoint
+from train.data import END, separator
+
+SEPARATOR = "\n" + "-" * 40 + "\n"       # between texts
+
+
+class GPT2:
+    """A GPT that reads and writes text. settings, wherever they are taken, are those of gpt.stream."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+        end = tokenizer.special.get(END)
+        self.stop = set() if end is None else {end}
+
+    @classmethod
+    def from_pretrained(cls, source):
+        """From a run folder, a folder in Hugging Face's layout, or a name on huggingface.co."""
+        model, tokenizer = checkpoint.load(source)
+        expect(tokenizer is not None, source, "no tokenizer in it", "the tokenizer beside the weights",
+               "tokenizer.save(FOLDER + '/tokenizer.json')")
+        return cls(model, tokenizer)
+
+    def save(self, folder):
+        """Write a folder that transformers reads: weights, and a tokenizer.json of its kind."""
+        self.tokenizer.to_hf(folder)                         # it may refuse, and then nothing was written
+        self.model.save(folder, *self.stop)
+
+    def generate(self, prompt="", max_length=100, temperature=0.8, **settings):
+        """prompt, continued until the model ends it, or until there are max_length tokens with the one that stands in
+        front of a document. Of a list of ids the ids."""
+        if isinstance(prompt, str):
+            return self.text(self.generate(self.begin(prompt), max_length, temperature, **settings))
+        expect(len(prompt) < max_length, "generate", f"a prompt of {len(prompt)} tokens", f"fewer than {max_length}",
+               "a larger max_length")
+        return generate(self.model, [prompt], max_length - len(prompt), temperature=temperature, stop=self.stop,
+                        **settings)[0]
+
+    def write(self, n=1, tokens=200, prompt="", **settings):
+        """n texts that begin with prompt, or as a document does, of so many new tokens, or less where they end."""
+        rows = generate(self.model, [self.begin(prompt)] * n, tokens, stop=self.stop, **settings)
+        return [self.text(row).strip("\n") for row in rows]
+
+    def stream(self, tokens=200, prompt="", **settings):
+        """One such text in pieces, as it is written."""
+        new = (token.id for token, in stream(self.model, [self.begin(prompt)], tokens, stop=self.stop, **settings))
+        yield prompt
+        yield from self.tokenizer.decode_stream(i for i in new if i not in self.stop)
+
+    def begin(self, prompt):
+        """The ids of a prompt, behind what stands in front of a document."""
+        return [separator(self.tokenizer), *self.tokenizer.encode(prompt)]
+
+    def text(self, row):
+        """What begin(), continued, says."""
+        return self.tokenizer.decode(row[1:-1] if row[-1] in self.stop else row[1:])
