@@ -9,6 +9,7 @@ from gpt import GPT, GPTConfig
 from gpt.generate import Token
 from tok import BPETokenizer, CharTokenizer, HindiTokenizer, WordPieceTokenizer
 from train import checkpoint, export, sample, text
+from train.data import separator
 from train.text import GPT2
 
 VERSE = "जब नए तोरण दमके, त्योहार है अपार॥\nगायक ने गीत गाया, बढ़ा दूर त्योहार।\n"
@@ -92,10 +93,15 @@ def test_gpt2s_files_beside_the_weights(tmp_path):
         tok.load(tmp_path.parent)
 
 
-def test_a_tokenizer_without_a_token_between_documents(tmp_path):
-    tokenizer = WordPieceTokenizer.train(VERSE * 9, 90)
+@pytest.mark.parametrize("tokenizer", [WordPieceTokenizer.train(VERSE * 9, 90), CharTokenizer.train("गीत है")])
+def test_a_tokenizer_without_a_token_between_documents(tokenizer):
+    """It cannot be trained with, but it can go on with a text that is given."""
+    model = GPT2(model_for(tokenizer), tokenizer)
+    assert model.generate("गीत", 20).startswith("गीत")
+    with pytest.raises(ValueError, match="generate: got an empty prompt; expected some text"):
+        model.generate()
     with pytest.raises(ValueError, match="which has neither <.endoftext.> nor a line break"):
-        GPT2(model_for(tokenizer), tokenizer).generate("गीत")
+        separator(tokenizer)
 
 
 # export

@@ -2,7 +2,8 @@
 from tok.base import load
 from tok.bpe import BPETokenizer
 from tok.char import CharTokenizer
+from tok.gpt1 import GPT1Tokenizer
 from tok.hindi import HindiTokenizer
 from tok.wordpiece import WordPieceTokenizer
 
-__all__ = ["BPETokenizer", "CharTokenizer", "HindiTokenizer", "WordPieceTokenizer", "load"]
+__all__ = ["BPETokenizer", "CharTokenizer", "GPT1Tokenizer", "HindiTokenizer", "WordPieceTokenizer", "load"]

@@ -199,7 +199,8 @@ IN_FOLDER = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("encoder.json",
 def load(path):
     """Read the tokenizer that save() wrote to path, of whichever kind it is; or a tokenizer.json of Hugging Face.
 
-    Of a folder, the tokenizer.json in it, or GPT-2's files: vocab.json and merges.txt, or encoder.json and vocab.bpe.
+    Of a folder, the tokenizer.json in it, or the files of GPT-1 or GPT-2: vocab.json and merges.txt, or encoder.json
+    and vocab.bpe.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -208,12 +209,16 @@ def load(path):
         if files is None:
             raise FileNotFoundError(f"load {path}: got a folder without a tokenizer; expected in it "
                                     f"{', or '.join(' and '.join(names) for names in IN_FOLDER)}")
-        return KINDS["bpe"].from_gpt2(*files) if len(files) == 2 else load(files[0])
+        if len(files) == 1:
+            return load(files[0])
+        gpt1 = any(name.endswith("</w>") for name in read_json(files[0], "load", "{token: id}"))
+        return KINDS["gpt1"].from_files(*files) if gpt1 else KINDS["bpe"].from_gpt2(*files)
     want = "a tokenizer's JSON file, as written by save()"
     content = read_json(path, "load", want)
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        kind = {"WordPiece": "wordpiece", "WordLevel": "char"}.get(content["model"].get("type"))
-        return KINDS[kind or ("hindi" if content.get("normalizer") else "bpe")].from_hf(path)
+        model, form = content["model"], content.get("normalizer")
+        kind = {"WordPiece": "wordpiece", "WordLevel": "char"}.get(model.get("type"))
+        return KINDS[kind or ("gpt1" if model.get("end_of_word_suffix") else "hindi" if form else "bpe")].from_hf(path)
     if not isinstance(content, dict) or not isinstance(content.get("kind"), str) or "hash" not in content:
         raise refusal(f"load {path}", "JSON without 'kind' and 'hash'", want, "is this a file of another program?")
     kind, saved = content["kind"], content.pop("hash")

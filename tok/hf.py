@@ -88,6 +88,19 @@ def write_char(folder, t):
           decoder={"type": "Fuse"}, model={"type": "WordLevel", "vocab": vocab, "unk_token": t.unknown or "[none]"})
 
 
+# What BERT does to a text, and GPT-1 as transformers reads it.
+LOWER = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+
+
+def write_gpt1(folder, t, suffix):
+    vocab = {token: i for i, token in enumerate(t.vocab)}
+    write(folder, t.special, vocab, normalizer={**LOWER, "strip_accents": None}, post_processor=None,
+          pre_tokenizer={"type": "BertPreTokenizer"}, decoder={"type": "BPEDecoder", "suffix": suffix},
+          model={"type": "BPE", "dropout": None, "unk_token": t.unknown, "continuing_subword_prefix": None,
+                 "end_of_word_suffix": suffix, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                 "vocab": vocab, "merges": list(map(" ".join, t.merges))})
+
+
 # -------------------------------------------------------------------------------------------------------------- reading
 
 def read(path, kind, model):
@@ -156,12 +169,12 @@ def read_wordpiece(path, inside, longest):
                                                        "max_input_chars_per_word": longest})
     expect_step(where, content, "normalizer", [{"type": "NFC"}])
     expect_step(where, content, "pre_tokenizer", [{"type": "BertPreTokenizer"}])
-    return counted(where, content, special), content["model"].get("unk_token", "[UNK]"), list(special)
+    model = content["model"]
+    return counted(where, model["vocab"] | special), model.get("unk_token", "[UNK]"), list(special)
 
 
-def counted(where, content, special):
-    """The tokens in the order of their ids, which must leave out none."""
-    ids = content["model"]["vocab"] | special
+def counted(where, ids):
+    """The tokens of {token: id} in the order of their ids, which must leave out none."""
     vocab = sorted(ids, key=ids.get)
     if [ids[token] for token in vocab] != list(range(len(vocab))):
         raise refusal(where, f"{len(vocab)} tokens with ids up to {ids[vocab[-1]]}", "ids that count them through")
@@ -173,9 +186,22 @@ def read_char(path):
     where, content, special = read(path, "WordLevel", {})
     expect_step(where, content, "normalizer", [None])
     expect_step(where, content, "pre_tokenizer", [CHARACTERS])
-    vocab, unknown = counted(where, content, special), content["model"].get("unk_token")
+    vocab, unknown = counted(where, content["model"]["vocab"] | special), content["model"].get("unk_token")
     unknown = unknown if unknown in special else None
     ordered = sorted(special, key=lambda name: (name != unknown, special[name]))         # as ours stand: unknown first
     if vocab[len(vocab) - len(special):] != ordered:
         raise refusal(where, f"special tokens {ordered} among the others", "them behind all others, the unknown first")
     return vocab[:len(vocab) - len(special)], unknown, [name for name in ordered if name != unknown]
+
+
+def read_gpt1(path, suffix):
+    """(vocab in the order of ids, pairs, unknown)."""
+    where, content, special = read(path, "BPE", {"dropout": None, "continuing_subword_prefix": None, "fuse_unk": False,
+                                                 "end_of_word_suffix": suffix, "byte_fallback": False})
+    found = expect_step(where, content, "normalizer", [LOWER])
+    if found.get("strip_accents") is False:
+        raise refusal(where, "accents that stay", "accents that are taken off")
+    expect_step(where, content, "pre_tokenizer", [{"type": "BertPreTokenizer"}])
+    model = content["model"]
+    return (counted(where, model["vocab"] | special),
+            [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]], model.get("unk_token"))

@@ -162,10 +162,20 @@ def _key(*parts):
 
 def separator(tokenizer):
     """The token between documents, from which each is predicted."""
-    ids = [tokenizer.special[END]] if END in tokenizer.special else tokenizer.encode("\n")
+    ids = front(tokenizer)
     expect(ids, "tokenizer", f"{tokenizer!r}, which has neither {END} nor a line break", "one that has a token to put "
            "between documents", f"train it with special_tokens=[..., {END!r}]")
     return ids[0]
+
+
+def front(tokenizer):
+    """The ids that stand in front of a document: the separator, if the tokenizer has one."""
+    if END in tokenizer.special:
+        return [tokenizer.special[END]]
+    try:
+        return tokenizer.encode("\n")[:1]
+    except ValueError:                                       # characters, and a line break was not among them
+        return []
 
 
 def write_shards(folder, parts, tokenizer, source):

@@ -3,10 +3,12 @@
     poet = GPT2.from_pretrained("runs/verse")
     print(poet.generate("#वर्षा", max_length=100, temperature=0.8))
 """
+from itertools import chain
+
 from gpt import generate, stream
 from minigrad.check import expect
 from train import checkpoint
-from train.data import END, separator
+from train.data import END, front
 
 SEPARATOR = "\n" + "-" * 40 + "\n"       # between texts
 
@@ -15,9 +17,9 @@ class GPT2:
     """A GPT that reads and writes text. settings, wherever they are taken, are those of gpt.stream."""
 
     def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-        end = tokenizer.special.get(END)
+        self.model, self.tokenizer, end = model, tokenizer, tokenizer.special.get(END)
         self.stop = set() if end is None else {end}
+        self.front = front(tokenizer)
 
     @classmethod
     def from_pretrained(cls, source):
@@ -50,13 +52,16 @@ class GPT2:
     def stream(self, tokens=200, prompt="", **settings):
         """One such text in pieces, as it is written."""
         new = (token.id for token, in stream(self.model, [self.begin(prompt)], tokens, stop=self.stop, **settings))
-        yield prompt
-        yield from self.tokenizer.decode_stream(i for i in new if i not in self.stop)
+        given = self.begin(prompt)[len(self.front):]
+        yield from self.tokenizer.decode_stream(chain(given, (i for i in new if i not in self.stop)))
 
     def begin(self, prompt):
         """The ids of a prompt, behind what stands in front of a document."""
-        return [separator(self.tokenizer), *self.tokenizer.encode(prompt)]
+        ids = [*self.front, *self.tokenizer.encode(prompt)]
+        expect(ids, "generate", "an empty prompt", "some text",
+               f"the tokenizer has no {END} to begin with")
+        return ids
 
     def text(self, row):
         """What begin(), continued, says."""
-        return self.tokenizer.decode(row[1:-1] if row[-1] in self.stop else row[1:])
+        return self.tokenizer.decode(row[len(self.front):-1 if row[-1] in self.stop else None])
