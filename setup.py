@@ -15,7 +15,8 @@ setup(
     extras_require={
         "cuda12": ["cupy-cuda12x[ctk]"],
         "cuda13": ["cupy-cuda13x[ctk]"],
+        "hub": ["huggingface_hub"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers"],
-        "bench": ["torch", "tiktoken", "tokenizers"],
+        "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

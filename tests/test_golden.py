@@ -61,10 +61,13 @@ def test_loss_and_the_gradient_of_every_parameter(name, mode, around):
 
 @every_model
 @every_mode
-def test_greedy_text_is_the_same(name, mode):
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_greedy_text_is_the_same(name, mode, dtype):
+    """With keys and values of the past from the model's own layers, and from the compiled step."""
     model, want = golden(name)
     with using(mode):
-        ours = generate(model, want["greedy_ids"][:, :8], want["greedy_ids"].shape[1] - 8, temperature=0)
+        ours = generate(model.to(dtype=dtype), want["greedy_ids"][:, :8], want["greedy_ids"].shape[1] - 8,
+                        temperature=0)
     np.testing.assert_array_equal(ours, want["greedy_ids"])
 
 

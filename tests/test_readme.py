@@ -29,6 +29,10 @@ def marked(name):
     return re.search(rf"<!-- {name} -->\n```sh\n(.*?)\n```", README, re.S).group(1)
 
 
+def program_with(word):
+    return next(program for program in PROGRAMS if word in program)
+
+
 def test_the_first_program_prints_what_it_says():
     program = PROGRAMS[0]
     out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, check=True).stdout
@@ -44,7 +48,7 @@ def test_the_example_op_is_right():
     from minigrad import gradcheck
     names = {}
     try:
-        exec(compile(PROGRAMS[1], "README.md", "exec"), names)          # our own text, from this repository
+        exec(compile(program_with("softplus"), "README.md", "exec"), names)         # our own text
         assert gradcheck(names["softplus"], np.linspace(-3, 3, 12).reshape(3, 4)) < 1e-6
     finally:
         Op.table.pop("softplus", None)
@@ -62,6 +66,9 @@ def test_the_main_command_in_short(tmp_path):
     sample = next(shlex.split(c) for c in COMMANDS if "train.sample" in c)
     done = run(*sample[sample.index("-m") + 1:], "--tokens", "5", cwd=tmp_path)
     assert done.returncode == 0 and "#वर्षा" in done.stdout, done.stdout + done.stderr
+    done = subprocess.run([sys.executable, "-c", program_with("GPT2")], cwd=tmp_path, text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0 and done.stdout.startswith("#वर्षा"), done.stdout + done.stderr
 
 
 def test_both_commands_install_into_an_environment_of_their_own():
