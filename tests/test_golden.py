@@ -88,7 +88,8 @@ def test_what_is_saved_is_what_was_loaded_to_the_bit(name, tmp_path):
         assert a == b
         np.testing.assert_array_equal(p.data, q.data, err_msg=a)
     theirs, ours = (json.loads((f / "config.json").read_text()) for f in (folder, tmp_path))
-    assert all(theirs[key] == value for key, value in ours.items())      # we know fewer fields, and no other values
+    for key, value in ours.items():                          # we know fewer fields, and no other values
+        assert value is None and key.endswith("s_token_id") or theirs[key] == value, key
 
 
 @every_mode
