@@ -64,7 +64,7 @@ def reading_time(block, times=8):
     x, one, out = (np.ones(shape, np.float32) for shape in ((1, width), len(w), (1, len(w))))
     start = time.perf_counter()
     for _ in range(times):
-        pool.each(_outputs, len(w), w.size, x, w.ctypes.data, w, width, one, one, out, SET)
+        pool.each(_outputs, len(w), w.size, x, one[:1], w.ctypes.data, w, width, one, one, out, SET)
     return (time.perf_counter() - start) / times
 
 

@@ -1,17 +1,20 @@
-"""A step of gpt.decode in one compiled call: one new token of every row through all layers.
+"""A step of gpt.decode in one compiled call: one new token of every row, or the tokens of short prompts, through all
+layers.
 
-Each weight meets one number per row and is not needed again, so a step takes as long as the memory takes to deliver the
-weights, and all else has to hide behind that:
+Each weight meets one number per token and is not needed again, so a step takes as long as the memory takes to deliver
+the weights, and all else has to hide behind that:
 
     matrices    lie as (out, in), so that an output is a sum along memory, read from front to back by each thread; the
                 sums stay in registers. What comes after a product (scale, bias, activation, the sum with the
                 residual path) is done by who has the result at hand
-    int8        q = round(w / s) with s = max |w| / 127 of each output: sum_i x_i w_ij = s_j sum_i x_i q_ij      [DE1]
+    int8        whole numbers q = w / s, s = max |w| / 127 of each output                        [DE1]
+                and a = x / r, r = max |x| / 32767 of each row, of 8 and 16 bits, are multiplied and added up without
+                an error: sum_i x_i w_ij = r s_j sum_i a_i q_ij                                  [DE2]
     all layers  in one function, whose threads wait for the next job without falling asleep
     attention   one head of one row at a time: [KV1] of cache.py
 
-Rows of matrices are padded with zeros to a multiple of 32 entries. Every output is one sum in one order: its bits do
-not depend on the number of threads, nor on the other rows.
+Rows of matrices are padded with zeros to a multiple of 64 entries. Every output is one sum in one order: its bits do
+not depend on the number of threads, nor on the other tokens of a step.
 """
 import functools
 import math
@@ -19,19 +22,23 @@ import math
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from minigrad import pool
 from minigrad.backend import wide
 from minigrad.fork_cpu import each
+from minigrad.fused.embedding import check
 from minigrad.fused.gelu_cpu import gate
-from minigrad.gemm_cpu import FLOAT, INT, LONG, SHORT, _call, _every, _load, _vector, view
+from minigrad.gemm_cpu import FEATURES, FLOAT, INT, LONG, SHORT, _call, _every, _load, _vector, view
 from minigrad.jit_cpu import inline, jit, plain
 from minigrad.math_cpu import bits, exp, narrow
 from minigrad.math_cpu import wide as number
 
-STRIDE = 32                     # entries of a row that the innermost loop takes at a time
+STRIDE = 64                     # entries that rows are padded to; the innermost loop takes as many at a time, or half
 LINE = 64                       # bytes of a cache line
+CHUNK = 32                      # tokens that go through the layers together
+AHEAD = 6144                    # bytes that are asked for before they are needed: the memory answers that much later
+SHORTEST, SUMS = 32767, 2**35   # the largest whole number for x; what 16 sums of 32 bits hold together
 SET, ADD, GELU, RELU = range(4) # what is done with a product
 INNER = {"gelu": GELU, "relu": RELU}
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -57,13 +64,30 @@ class Step:
         self.addresses = np.array([addresses(arrays) for arrays in self.layers])
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
-        c, at = self.config, cache.positions(1)[:, 0]
-        x = np.zeros((len(tokens), up(c.n_embd)), np.float32)
-        x[:, :c.n_embd] = wide(self.wte[tokens]) + wide(self.wpe[at])
-        logits = np.empty((len(tokens), c.vocab_size), np.float32)
-        _step(pool.address(), pool.size(), x, c.n_embd, self.head[0], addresses(self.head), self.addresses, *self.last,
-              c.pre_norm, c.eps, INNER[c.activation], bits(cache.k), bits(cache.v), at, logits)
-        cache.lengths = cache.lengths + 1
+        """The next token of every row."""
+        return self.read([[t] for t in tokens.tolist()], cache)
+
+    def read(self, prompts, cache):
+        """Logits (B, V) after the next tokens of every row, lists of ids; CHUNK of them go through together."""
+        lengths = np.array([len(ids) for ids in prompts])
+        cache.positions(lengths.max())                       # an error if there is no room for them
+        owner = np.repeat(np.arange(len(prompts)), lengths)  # (R,), of every token
+        ends = np.cumsum(lengths)
+        at = np.arange(len(owner)) - np.repeat(ends - lengths, lengths) + cache.lengths[owner]
+        tokens, c = np.concatenate(prompts), self.config
+        check(tokens, self.wte)
+        logits = np.empty((len(prompts), c.vocab_size), np.float32)
+        for lo in range(0, len(owner), CHUNK):
+            some = slice(lo, lo + CHUNK)
+            last = np.flatnonzero((lo < ends) & (ends <= lo + CHUNK))                    # rows that end here
+            x = np.zeros((len(owner[some]), up(c.n_embd)), np.float32)
+            x[:, :c.n_embd] = wide(self.wte[tokens[some]]) + wide(self.wpe[at[some]])
+            begins = np.searchsorted(owner[some], np.arange(len(prompts) + 1))
+            logits[last] = _step(
+                pool.address(), pool.size(), x, c.n_embd, self.head[0], addresses(self.head), self.addresses,
+                *self.last, c.pre_norm, c.eps, INNER[c.activation], bits(cache.k), bits(cache.v), begins, at[some],
+                ends[last] - 1 - lo)
+        cache.lengths = cache.lengths + lengths
         return logits
 
 
@@ -111,50 +135,78 @@ def up(n):
 
 # ----------------------------------------------------------------------------------------------------- the inner loop
 
-def _sixteen(builder, kind, address, offset):
-    """16 entries as floats, from that many entries behind an address."""
+def _floats(builder, kind, address, offset):
+    """16 entries of a kind as floats, from that many entries behind an address."""
     if kind == types.float32:
         return _load(builder, _vector(FLOAT), address, 4 * offset)
-    if kind == types.uint16:
-        entries = builder.zext(_load(builder, _vector(SHORT), address, 2 * offset, align=2), _vector(INT))
-        return builder.bitcast(builder.shl(entries, _every(INT(16))), _vector(FLOAT))
-    entries = builder.sext(_load(builder, _vector(ir.IntType(8)), address, offset, align=1), _vector(INT))
-    return builder.sitofp(entries, _vector(FLOAT))
+    entries = builder.zext(_load(builder, _vector(SHORT), address, 2 * offset, align=2), _vector(INT))
+    return builder.bitcast(builder.shl(entries, _every(INT(16))), _vector(FLOAT))
+
+
+def _shorts(builder, address, offset):
+    """32 bytes as whole numbers of 16 bits."""
+    return builder.sext(_load(builder, _vector(ir.IntType(8), 32), address, offset, align=1), _vector(SHORT, 32))
+
+
+def _products(builder, a, b):
+    """The sums of neighbours in the product of 32 numbers of 16 bits with 32: 16 of 32 bits."""
+    if FEATURES.get("avx512bw"):
+        return _call(builder, "llvm.x86.avx512.pmaddw.d.512", _vector(INT), a, b)
+    a, b = (builder.sext(v, _vector(INT, 32)) for v in (a, b))
+    product = builder.mul(a, b)
+    return builder.add(*(builder.shuffle_vector(product, product, _vector(INT)([INT(2 * i + k) for i in range(16)]))
+                         for k in (0, 1)))
+
+
+def _prefetch(builder, address, offset):
+    byte = builder.inttoptr(builder.add(address, LONG(offset)), ir.IntType(8).as_pointer())
+    _call(builder, "llvm.prefetch.p0i8", ir.VoidType(), byte, INT(0), INT(2), INT(1))
 
 
 def _dots(outputs, rows):
     @intrinsic
     def dots(typing, like, x, stride, w, n):
-        """The sums of x_i w_i for so many x, `stride` bytes apart from the address x on, n floats each, and for so many
-        w, one behind the other from the address w on, n entries of like's dtype each; n is a multiple of STRIDE. First
-        those of all x with the first w. How many there are does not change a bit of any."""
+        """The sums of x_i w_i for so many x, `stride` bytes apart from the address x on, n entries each, and for so
+        many w, one behind the other from the address w on, n entries of like's dtype each; n is a multiple of STRIDE. x
+        are floats, or int16 if w are int8. First those of all x with the first w. How many there are does not change a
+        bit of any."""
+        whole = like.dtype == types.int8
+        lanes, across, size = 32 if whole else 16, range(2), like.dtype.bitwidth // 8
+
         def generate(context, builder, signature, args):
             _, at_x, stride, at_w, n = args
-            size, across = like.dtype.bitwidth // 8, range(STRIDE // 16)
             before, loop, after = builder.block, builder.append_basic_block("dots"), builder.append_basic_block("after")
             builder.branch(loop)
             builder.position_at_end(loop)
-            i, sums = builder.phi(LONG), [builder.phi(_vector(FLOAT)) for _ in range(outputs * rows * len(across))]
+            i = builder.phi(LONG)
+            sums = [builder.phi(_vector(INT if whole else FLOAT)) for _ in range(outputs * rows * len(across))]
             fresh, behind = iter(sums), builder.mul(n, LONG(size))
-            x_, w_ = (builder.add(at, builder.mul(i, LONG(bytes_))) for at, bytes_ in ((at_x, 4), (at_w, size)))
-            numbers = [[_load(builder, _vector(FLOAT), builder.add(x_, builder.mul(stride, LONG(r))), 64 * j)
-                        for j in across] for r in range(rows)]
+            x_, w_ = (builder.add(at, builder.mul(i, LONG(n))) for at, n in ((at_x, LINE // lanes), (at_w, size)))
+            entries = [[_load(builder, _vector(SHORT, 32) if whole else _vector(FLOAT),
+                              builder.add(x_, builder.mul(stride, LONG(r))), LINE * j) for j in across]
+                       for r in range(rows)]
             totals = []
             for o in range(outputs):
                 row = builder.add(w_, builder.mul(behind, LONG(o)))
-                weights = [_sixteen(builder, like.dtype, row, 16 * j) for j in across]
-                totals += [_call(builder, "llvm.fma.v16f32", weight.type, number, weight, next(fresh))
-                           for r in range(rows) for number, weight in zip(numbers[r], weights)]
-            further = builder.add(i, LONG(STRIDE))
+                for line in range(0, len(across) * lanes * size, LINE):
+                    _prefetch(builder, row, AHEAD + line)
+                weights = [_shorts(builder, row, lanes * j) if whole else _floats(builder, like.dtype, row, lanes * j)
+                           for j in across]
+                for r in range(rows):
+                    for a, b in zip(entries[r], weights):
+                        totals.append(builder.add(next(fresh), _products(builder, a, b)) if whole else
+                                      _call(builder, "llvm.fma.v16f32", b.type, a, b, next(fresh)))
+            further = builder.add(i, LONG(len(across) * lanes))
             i.add_incoming(LONG(0), before)
             i.add_incoming(further, loop)
             for s, t in zip(sums, totals):
-                s.add_incoming(_every(FLOAT(0.0)), before)
+                s.add_incoming(_every(INT(0) if whole else FLOAT(0.0)), before)
                 s.add_incoming(t, loop)
             builder.cbranch(builder.icmp_signed("<", further, n), loop, after)
             builder.position_at_end(after)
-            totals = [functools.reduce(builder.fadd, totals[k:k + len(across)])
+            totals = [functools.reduce(builder.add if whole else builder.fadd, totals[k:k + len(across)])
                       for k in range(0, len(totals), len(across))]
+            totals = [builder.sitofp(t, _vector(FLOAT)) for t in totals] if whole else totals
             for half in (8, 4, 2, 1):
                 turned = _vector(INT)([INT((lane + half) % 16) for lane in range(16)])
                 totals = [builder.fadd(t, builder.shuffle_vector(t, t, turned)) for t in totals]
@@ -168,18 +220,18 @@ dot, eight_dots = _dots(1, 1), _dots(2, 4)
 
 
 @jit
-def _outputs(x, w, like, n_in, scale, bias, out, what, lo, hi):
-    """Outputs lo..hi of every row: scale (x w) + bias, or out plus it, or GELU or ReLU of it. x (B, n_in) is padded,
-    and so is w (n_out, n_in), an address."""
+def _outputs(x, factor, w, like, n_in, scale, bias, out, what, lo, hi):
+    """Outputs lo..hi of every row: factor scale (x w) + bias, or out plus it, or GELU or ReLU of it. x (B, n_in) is
+    padded, and so is w (n_out, n_in), an address."""
     size, stride, at, B = like.itemsize * n_in, x.strides[0], x.ctypes.data, len(x)
     fours, pairs = B // 4 * 4, (hi - lo) // 2 * 2 if B > 3 else 0
     for j in range(lo, lo + pairs, 2):                   # a number that is loaded and widened is used eight times
         for b in range(0, fours, 4):
             for k, y in enumerate(eight_dots(like, at + b * stride, stride, w + j * size, n_in)):
-                put(out, b + k % 4, j + k // 4, y, scale, bias, what)
+                put(out, b + k % 4, j + k // 4, y, factor, scale, bias, what)
     for j in range(lo, hi):
         for b in range(fours if j < lo + pairs else 0, B):
-            put(out, b, j, dot(like, at + b * stride, stride, w + j * size, n_in)[0], scale, bias, what)
+            put(out, b, j, dot(like, at + b * stride, stride, w + j * size, n_in)[0], factor, scale, bias, what)
     if what == GELU:
         for b in range(B):
             row = out[b, lo:hi]
@@ -193,17 +245,45 @@ def _outputs(x, w, like, n_in, scale, bias, out, what, lo, hi):
 
 
 @inline
-def put(out, b, j, y, scale, bias, what):
-    y = y * scale[j] + bias[j]
+def put(out, b, j, y, factor, scale, bias, what):
+    y = y * (factor[b] * scale[j]) + bias[j]
     out[b, j] = out[b, j] + y if what == ADD else y
+
+
+def numbers(x, like):
+    """(rows, factor of each): x (B, n_in) as the inner loop wants it beside weights of like's dtype."""
+
+
+@overload(numbers)
+def _(x, like):
+    if like.dtype != types.int8:
+        return lambda x, like: (x, np.ones(len(x), np.float32))
+
+    def rounded(x, like):
+        B, n_in = x.shape
+        a, factor = np.empty(x.shape, np.int16), np.empty(B, np.float32)
+        most = min(SHORTEST, SUMS // (127 * n_in))
+        for b in range(B):
+            row, to, large, odd = x[b], a[b], np.float32(0), np.float32(0)
+            for i in range(len(row)):
+                large = max(large, abs(row[i]))
+                odd += row[i] * np.float32(0)            # NaN, if a number is or is infinite
+            r = max(large, np.float32(1e-30)) / np.float32(most)
+            for i in range(len(row)):
+                to[i] = np.int16(np.rint(row[i] / r))                                    # [DE2]
+            factor[b] = r + odd
+        return a, factor
+    return rounded
 
 
 @plain
 def product(workers, threads, x, addresses, like, n_out, out, what):
     """_outputs() of a matrix of like's dtype, at the addresses of its weight, its scale and its bias."""
     n_in, floats = x.shape[1], x[0, :0]
+    rows, factor = numbers(x, like)
     each(workers, _outputs, n_out, pieces(threads, n_in * n_out * len(x)),
-         (x, addresses[0], like, n_in, view(floats, addresses[1], n_out), view(floats, addresses[2], n_out), out, what))
+         (rows, factor, addresses[0], like, n_in, view(floats, addresses[1], n_out), view(floats, addresses[2], n_out),
+          out, what))
 
 
 @plain
@@ -214,34 +294,37 @@ def pieces(threads, work):
 # ------------------------------------------------------------------------------------------------------ all the rest
 
 @jit
-def _attend(qkv, k, v, at, y, lo, hi):
-    """[KV1] for heads lo..hi, counted through all rows. qkv (B, 3C), padded; k, v (B, H, N, D); y (B, C), padded."""
+def _attend(qkv, k, v, begins, at, y, lo, hi):
+    """[KV1] for heads lo..hi, counted through all rows. qkv (R, 3C), padded, of tokens begins[b] to begins[b + 1] for
+    row b, at positions at (R,); k, v (B, H, N, D); y (R, C), padded."""
     _, H, N, D = k.shape
-    C, s = H * D, np.empty(N, np.float32)
+    C, s, root = H * D, np.empty(N, np.float32), np.float32(1 / math.sqrt(D))
     for bh in range(lo, hi):
         b, h = bh // H, bh % H
-        q, keys, values = qkv[b, h * D:h * D + D], k[b, h], v[b, h]
-        own_k, own_v = qkv[b, C + h * D:C + h * D + D], qkv[b, 2 * C + h * D:2 * C + h * D + D]
-        last_k, last_v, seen = keys[at[b]], values[at[b]], s[:at[b] + 1]
-        for d in range(D):
-            last_k[d], last_v[d] = narrow(own_k[d], last_k), narrow(own_v[d], last_v)
-        most, root = np.float32(-np.inf), np.float32(1 / math.sqrt(D))
-        for j in range(len(seen)):
-            row, t = keys[j], np.float32(0)
-            for d in range(len(q)):
-                t += q[d] * number(row[d])
-            seen[j] = t * root
-            most = max(most, seen[j])
-        total = np.float32(0)
-        for j in range(len(seen)):
-            seen[j] = exp(seen[j] - most)
-            total += seen[j]
-        out = y[b, h * D:h * D + D]
-        out[:] = 0
-        for j in range(len(seen)):
-            row, p = values[j], seen[j] / total
-            for d in range(len(out)):
-                out[d] += p * number(row[d])
+        keys, values = k[b, h], v[b, h]
+        for r in range(begins[b], begins[b + 1]):
+            own_k, own_v = qkv[r, C + h * D:C + h * D + D], qkv[r, 2 * C + h * D:2 * C + h * D + D]
+            last_k, last_v = keys[at[r]], values[at[r]]
+            for d in range(D):
+                last_k[d], last_v[d] = narrow(own_k[d], last_k), narrow(own_v[d], last_v)
+            q, seen = qkv[r, h * D:h * D + D], s[:at[r] + 1]
+            most = np.float32(-np.inf)
+            for j in range(len(seen)):
+                row, t = keys[j], np.float32(0)
+                for d in range(len(q)):
+                    t += q[d] * number(row[d])
+                seen[j] = t * root
+                most = max(most, seen[j])
+            total = np.float32(0)
+            for j in range(len(seen)):
+                seen[j] = exp(seen[j] - most)
+                total += seen[j]
+            out = y[r, h * D:h * D + D]
+            out[:] = 0
+            for j in range(len(seen)):
+                row, p = values[j], seen[j] / total
+                for d in range(len(out)):
+                    out[d] += p * number(row[d])
 
 
 @plain
@@ -261,14 +344,15 @@ def normalise(x, C, w, b, eps, out):
 
 
 @jit
-def _step(workers, threads, x, C, head, ends, addresses, last, last_b, pre_norm, eps, inner, k, v, at, logits):
-    """x (B, C), padded, is the sum of the embeddings. head (V, C), padded; ends, the addresses of it, its scale and its
-    bias; addresses (L, 16), those of the layers' arrays; last, last_b, of ln_f; inner, GELU or RELU. k, v (L, B, H, N,
-    D) get a position, number at (B,); logits (B, V), written."""
-    B, wide_c = x.shape
+def _step(workers, threads, x, C, head, ends, addresses, last, last_b, pre_norm, eps, inner, k, v, begins, at, wanted):
+    """Logits (W, V) after the tokens `wanted`. x (R, C), padded, is the sum of the embeddings. head (V, C), padded;
+    ends, the addresses of it, its scale and its bias; addresses (L, 16), those of the layers' arrays; last, last_b, of
+    ln_f; inner, GELU or RELU. k, v (L, B, H, N, D) get the tokens begins[b] to begins[b + 1] of row b, at positions at.
+    """
+    R, wide_c = x.shape
     wide_4c = -(-4 * C // STRIDE) * STRIDE
-    h, y, f = np.zeros((B, wide_c), np.float32), np.zeros((B, wide_c), np.float32), np.zeros((B, wide_4c), np.float32)
-    qkv = np.empty((B, 3 * C), np.float32)
+    h, y, f = np.zeros((R, wide_c), np.float32), np.zeros((R, wide_c), np.float32), np.zeros((R, wide_4c), np.float32)
+    qkv = np.empty((R, 3 * C), np.float32)
     for layer in range(len(addresses)):
         a = addresses[layer]             # of weight, scale and bias of four matrices, weight and bias of two norms
         ln_1, ln_1b = view(last, a[12], C), view(last, a[13], C)
@@ -276,8 +360,8 @@ def _step(workers, threads, x, C, head, ends, addresses, last, last_b, pre_norm,
         if pre_norm:
             normalise(x, C, ln_1, ln_1b, eps, h)
         product(workers, threads, h if pre_norm else x, a[0:3], head, 3 * C, qkv, SET)
-        each(workers, _attend, B * k.shape[2], pieces(threads, 2 * B * C * (at.max() + 1)),
-             (qkv, k[layer], v[layer], at, y))
+        each(workers, _attend, k.shape[1] * k.shape[2], pieces(threads, 2 * R * C * (at.max() + 1)),
+             (qkv, k[layer], v[layer], begins, at, y))
         product(workers, threads, y, a[3:6], head, C, x, ADD)
         if pre_norm:
             normalise(x, C, ln_2, ln_2b, eps, h)
@@ -287,6 +371,9 @@ def _step(workers, threads, x, C, head, ends, addresses, last, last_b, pre_norm,
         product(workers, threads, f, a[9:12], head, C, x, ADD)
         if not pre_norm:
             normalise(x, C, ln_2, ln_2b, eps, x)
-    if pre_norm:
-        normalise(x, C, last, last_b, eps, x)
-    product(workers, threads, x, ends, head, len(head), logits, SET)
+    z, logits = x[wanted], np.empty((len(wanted), len(head)), np.float32)
+    if len(wanted):
+        if pre_norm:
+            normalise(z, C, last, last_b, eps, z)
+        product(workers, threads, z, ends, head, len(head), logits, SET)
+    return logits

@@ -5,13 +5,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_generate import models
 
-from gpt import GPT, GPTConfig, generate
+from gpt import GPT, GPTConfig, decode_cpu, generate
 from gpt.decode import Decoder
 from gpt.decode_cpu import STRIDE, packed
 from minigrad import kernels, pool
 
 # Relative to the largest logit. bfloat16: the model rounds what goes from op to op to 8 bits, the step does not.
 TOLERANCE = {"float32": 2e-5, "bfloat16": 0.1}
+INT8 = 5e-4                                              # its activations have 16 bits
 
 
 def wide_model(n_embd, n_head, pre_norm=True, n_layer=2):
@@ -35,8 +36,8 @@ def decoders(model, prompts, **how):
     return both
 
 
-def close(a, b, dtype="float32"):
-    return np.abs(a - b).max() <= TOLERANCE[dtype] * max(1, np.abs(b).max())
+def close(a, b, dtype="float32", least=0.0):
+    return np.abs(a - b).max() <= max(least, TOLERANCE[dtype]) * max(1, np.abs(b).max())
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -117,11 +118,52 @@ def test_int8_is_the_model_with_rounded_weights(dtype, pre_norm):
             p.data = w if name == "wte.weight" else np.ascontiguousarray(w.T)
     prompts, tokens = [[1, 2, 3], [4, 5]], np.array([7, 8])
     ours, theirs = Decoder(model, int8=True), decoders(rounded, prompts)[1]
-    ours.read(prompts)
     ours.compiled.wte = rounded.wte.weight.data          # a step rounds the head, and not the embeddings
-    ours.cache.k, ours.cache.v = (a.astype(ours.cache.k.dtype) for a in (theirs.cache.k, theirs.cache.v))
+    ours.read(prompts)
     for _ in range(3):
-        assert close(ours.step(tokens), theirs.step(tokens), dtype)
+        assert close(ours.step(tokens), theirs.step(tokens), dtype, INT8)
+
+
+@pytest.mark.parametrize("n_in", [64, 3072, 2 ** 14])
+@pytest.mark.parametrize("B", [1, 4, 5])
+def test_whole_numbers_do_not_overflow(n_in, B):
+    """[DE2] where all are as large as they can be; and what is no number stays none, in its own row."""
+    w, x = np.full((6, n_in), 127, np.int8), np.full((B, n_in), 3, np.float32)
+    w[1] *= -1
+    scale, bias, out = np.full(6, 0.5, np.float32), np.arange(6, dtype=np.float32), np.zeros((B, 6), np.float32)
+    at = np.array([a.ctypes.data for a in (w, scale, bias)])
+
+    def found():
+        decode_cpu.product(pool.address(), 1, x, at, w, 6, out, decode_cpu.SET)
+        return out
+
+    want = 3 * 0.5 * n_in * 127 * np.array([1, -1, 1, 1, 1, 1]) + bias
+    np.testing.assert_allclose(found(), np.tile(want, (B, 1)), rtol=1e-4)
+    x[0, 3] = np.inf
+    assert np.isnan(found()[0]).all() and np.isfinite(out[1:]).all()
+    x[0, 3] = np.nan
+    assert np.isnan(found()[0]).all() and np.isfinite(out[1:]).all()
+    x[0] = 0
+    np.testing.assert_array_equal(found()[0], bias)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_prompts_go_through_the_step(dtype, int8, monkeypatch):
+    """Short ones, and with int8 all: the logits of the model's own layers. How they are cut up changes no bit."""
+    model = wide_model(96, 3).to(dtype="float32").to(dtype=dtype)
+    prompts = [[1, 2, 3, 4, 5, 6, 7], [8], list(range(12)), [9, 10, 11]]
+    ours = Decoder(model, int8)
+    if not int8:
+        with kernels.using("reference"):
+            want = Decoder(model).read(prompts)
+        assert close(ours.read(prompts), want, dtype)
+    found = [ours.read(prompts)]
+    for size in (1, 5, 7, 100):
+        monkeypatch.setattr(decode_cpu, "CHUNK", size)
+        found.append(ours.read(prompts))
+        assert found[-1].tobytes() == found[0].tobytes(), size
+    np.testing.assert_array_equal(ours.cache.lengths, [7, 1, 12, 3])
 
 
 def test_int8_says_where_it_is_to_be_had():
