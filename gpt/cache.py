@@ -18,22 +18,35 @@ from minigrad.check import expect
 from minigrad.fused.attention import attention, heads, merge
 from minigrad.tensor import Tensor
 
+ROOM = 64                # positions for which room is made at first; it doubles as they fill
+
 
 class Cache:
-    """For so many rows of a model, up to its block_size positions each."""
+    """For so many rows of a model, up to its block_size positions each; memory is taken as they fill."""
 
     def __init__(self, model, rows):
         c, like = model.config, model.wte.weight.data
-        shape = (c.n_layer, rows, c.n_head, c.block_size, c.n_embd // c.n_head)
+        shape = (c.n_layer, rows, c.n_head, 0, c.n_embd // c.n_head)
         self.k, self.v = (xp_of(like).zeros(shape, like.dtype) for _ in range(2))        # (L, B, H, N, D)
-        self.lengths = np.zeros(rows, np.int64)                                          # (B,)
+        self.lengths, self.size = np.zeros(rows, np.int64), c.block_size                 # (B,)
 
     def positions(self, T):
-        """The numbers of T new positions, (B, T); an error if there is no room for them."""
-        size = self.k.shape[3]
-        expect(self.lengths.max(initial=0) + T <= size, "Cache", f"{T} tokens after {self.lengths.max(initial=0)}",
-               f"at most block_size = {size} in all", "begin a new cache with the last tokens")
+        """The numbers of T new positions, (B, T), for which room is made; an error if there can be none."""
+        seen = int(self.lengths.max(initial=0))
+        expect(seen + T <= self.size, "Cache", f"{T} tokens after {seen}", f"at most block_size = {self.size} in all",
+               "begin a new cache with the last tokens")
+        if seen + T > self.k.shape[3]:
+            self.take(slice(None), min(self.size, max(2 * self.k.shape[3], seen + T, ROOM)))
         return xp_of(self.k).asarray(self.lengths[:, None] + np.arange(T))
+
+    def take(self, rows, room):
+        """Go on with these rows, with room for so many positions. What has been seen is copied; the rest is nobody's.
+        """
+        self.lengths, before = self.lengths[rows], (self.k, self.v)
+        seen = int(self.lengths.max(initial=0))
+        L, _, H, _, D = self.k.shape
+        self.k, self.v = (xp_of(a).zeros((L, len(self.lengths), H, room, D), a.dtype) for a in before)
+        self.k[:, :, :, :seen], self.v[:, :, :, :seen] = (a[:, rows, :, :seen] for a in before)
 
     def attend(self, layer, qkv):
         """[KV1] for T new positions of every row, whose keys and values are stored.  Tensor (B, T, 3C) -> (B, T, C)"""
@@ -54,8 +67,4 @@ class Cache:
 
     def keep(self, rows):
         """Go on with these rows only, in this order; one may be taken more than once."""
-        self.lengths, before = self.lengths[rows], (self.k, self.v)
-        L, _, H, N, D = self.k.shape
-        seen = int(self.lengths.max())                                                   # the rest is nobody's
-        self.k, self.v = (xp_of(a).zeros((L, len(rows), H, N, D), a.dtype) for a in before)
-        self.k[:, :, :, :seen], self.v[:, :, :, :seen] = (a[:, rows, :, :seen] for a in before)
+        self.take(rows, self.k.shape[3])

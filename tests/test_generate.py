@@ -182,6 +182,19 @@ def models(draw):
     return model, rng
 
 
+def test_a_cache_takes_memory_as_it_fills():
+    """And what it holds is the same, whatever room it had."""
+    model = GPT(GPTConfig(vocab_size=9, block_size=300, n_layer=2, n_head=2, n_embd=8)).eval()
+    ids, cache, rooms = np.arange(300)[None] % 9, Cache(model, 1), []
+    with no_grad():
+        whole = model(ids).data
+        for i in range(0, 300, 20):
+            part = model(ids[:, i:i + 20], cache).data
+            assert np.abs(part - whole[:, i:i + 20]).max() < 1e-5
+            rooms.append(cache.k.shape[3])
+    assert sorted(set(rooms)) == [64, 128, 256, 300]
+
+
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "bfloat16": 0.1}         # relative to the largest logit
 
 

@@ -111,6 +111,7 @@ def test_keys_and_values_are_what_the_cache_holds():
     c = GPTConfig(vocab_size=50, block_size=64, n_layer=2, n_head=2, n_embd=32)
     for dtype in ("float32", "bfloat16"):
         cache = Cache(GPT(c).to(dtype=dtype), rows=3)
+        cache.positions(64)
         assert cache.k.nbytes + cache.v.nbytes == 3 * 64 * sizes.cache(c, dtype)
 
 
