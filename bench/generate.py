@@ -189,7 +189,7 @@ def quality(folder, tokens):
     from train.config import Config
     from train.data import Validation, prepare
     from train.step import evaluate
-    (model, tokenizer), config = checkpoint.load(folder), Config(**checkpoint.load_state(folder)["config"])
+    (model, tokenizer), config = checkpoint.load(folder), Config(**checkpoint.newest(folder)[1]["config"])
     text = Validation(prepare(config, tokenizer).val, config.block_size, config.device_batch, tokens)
     plain, kept = evaluate(model, text), {name: p.data for name, p in model.named_parameters()}
     yield f"\n{folder}: loss on {text.tokens:,} tokens of its validation text\n{'float32':10}{plain:10.5f}"

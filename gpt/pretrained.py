@@ -35,6 +35,7 @@ RELEASED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False
 # Ours -> theirs, where GPT-1's names differ from GPT-2's, which are ours.
 GPT1_NAMES = {"wte.": "tokens_embed.", "wpe.": "positions_embed."}
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight", "position_ids")   # masks, and the tied head
+NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int16": "I16"}
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}                                    # of safetensors, with their bytes
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -53,23 +54,44 @@ def save(model, path, end=None):
 
     end: id of the token that ends a text, for config.json. Each file is replaced whole, or not at all.
     """
-    from safetensors.numpy import save_file
     path = Path(path)
     if path.suffix == ".bin":
         return replace(path, lambda temporary: llmc.write(model, temporary))
     path.mkdir(parents=True, exist_ok=True)
-    c = model.config
-    kind = GPT2 if c.pre_norm else GPT1
+    config = json.dumps(config_of(model, end), indent=2) + "\n"
+    replace(path / WEIGHTS, lambda temporary: write_tensors(temporary, arrays_of(model)))
+    replace(path / "config.json", lambda temporary: temporary.write_text(config))
+
+
+def arrays_of(model):
+    """{their name: array} of all parameters."""
+    kind = GPT2 if model.config.pre_norm else GPT1
+    return {their_name(name, kind): backend.asnumpy(p.data) for name, p in model.named_parameters()}
+
+
+def config_of(model, end=None):
+    """What their config.json says of the model."""
+    c, kind = model.config, GPT2 if model.config.pre_norm else GPT1
     key, names = ACTIVATION[kind]
-    config = {"model_type": kind, "architectures": ["GPT2LMHeadModel" if c.pre_norm else "OpenAIGPTLMHeadModel"],
-              **{theirs: getattr(c, ours) for ours, theirs in FIELDS.items()},
-              "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "tie_word_embeddings": True,
-              key: next(theirs for theirs, ours in names.items() if ours == c.activation),
-              "dtype": model.wte.weight.dtype.name, "bos_token_id": end, "eos_token_id": end}
-    arrays = {their_name(name, kind): np.ascontiguousarray(backend.asnumpy(p.data))
-              for name, p in model.named_parameters()}
-    replace(path / WEIGHTS, lambda temporary: save_file(arrays, temporary, metadata={"format": "pt"}))
-    replace(path / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=2) + "\n"))
+    return {"model_type": kind, "architectures": ["GPT2LMHeadModel" if c.pre_norm else "OpenAIGPTLMHeadModel"],
+            **{theirs: getattr(c, ours) for ours, theirs in FIELDS.items()},
+            "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "tie_word_embeddings": True,
+            key: next(theirs for theirs, ours in names.items() if ours == c.activation),
+            "dtype": model.wte.weight.dtype.name, "bos_token_id": end, "eos_token_id": end}
+
+
+def write_tensors(path, arrays):
+    """A safetensors file of {name: array}: what its library writes, without its copy of everything."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, a in arrays.items():
+        header[name] = {"dtype": NAMES[a.dtype.name], "shape": a.shape, "data_offsets": [end, end + a.nbytes]}
+        end += a.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for a in arrays.values():
+            f.write(np.ascontiguousarray(a).reshape(-1).view(np.uint8))
 
 
 def replace(path, write):

@@ -157,13 +157,15 @@ def test_help_shows_every_setting_with_the_values_of_the_chosen_config(capsys):
 
 def test_resume_takes_the_settings_of_the_run_and_guards_its_shape(tmp_path):
     began = parse(["--steps", "5", "--n_layer", "2"])
-    state = {"step": 1, "position": 1, "tokenizer": "t", "source": "s", "config": dataclasses.asdict(began)}
-    (tmp_path / "run.json").write_text(json.dumps(state))
+    state = {"step": 1, "position": 1, "tokenizer": "t", "source": "s", "files": {},
+             "config": dataclasses.asdict(began)}
+    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "00000001" / "run.json").write_text(json.dumps(state))
     c = parse(["--resume", str(tmp_path), "--steps", "9"])
     assert c == dataclasses.replace(began, steps=9, resume=str(tmp_path), out=str(tmp_path))
     with pytest.raises(ValueError, match="--n_layer: got 3; expected 2, as in .*--init"):
         parse(["--resume", str(tmp_path), "--n_layer", "3"])
     with pytest.raises(ValueError, match="both --config and --resume"):
         parse(["--resume", str(tmp_path), "--config", "verse"])
-    with pytest.raises(ValueError, match="nowhere/run.json: got .*No such file"):
+    with pytest.raises(ValueError, match="nowhere: got no checkpoint"):
         parse(["--resume", str(tmp_path / "nowhere")])

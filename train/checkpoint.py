@@ -1,33 +1,45 @@
-"""Everything a run needs to go on, in its folder, all of one moment.
+"""Everything a run needs to go on, as it was at some of its steps: each of them whole, or not there.
 
-    model.safetensors, config.json     weights, with the names that Hugging Face uses; GPT.from_pretrained reads them
-    optimizer.safetensors              moments, masters, step count
-    tokenizer.json                     the tokenizer that the weights were trained with
-    run.json                           step, position in the data, settings, measurements, versions
+    OUT/checkpoints/00000250/
+        model.safetensors, config.json     weights, with the names that Hugging Face uses
+        optimizer.safetensors              moments, masters, step count
+        tokenizer.json                     the tokenizer that the weights were trained with
+        run.json                           step, position in the data, settings, measurements, versions; and size and
+                                           sha256 of the other files
+    OUT/model.safetensors, config.json, tokenizer.json
+                                           those of the newest: second names of the same files
 
-A save writes all of them into OUT/.saving and renames that to OUT/.saved: this one rename is the moment at which the
-new checkpoint replaces the old. The files then move up to OUT. If that is cut off, whoever comes next finds .saved and
-moves the rest. So the folder holds the old checkpoint or the new one, and never parts of both.
+No random state is among them: weights, windows and dropout masks are functions of the seed and of the step.
 
-Not here yet: keeping several checkpoints, checksums, writing in the background.
+A checkpoint is written into a hidden folder, brought to the disk, and renamed: this one rename is the moment at which
+it is there. The last few stay, and the one with the best validation loss. Writing takes place in a thread, from a copy
+of the arrays, while training goes on; at most one copy is held, so a save waits for the one before it. If writing
+fails, because the disk is full for instance, the run says so and goes on, and what was there stays.
 """
 import contextlib
+import hashlib
 import json
 import os
 import platform
 import shutil
+import sys
+import threading
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import tok
 from gpt import GPT, pretrained
 from minigrad.check import expect
 
+FOLDER, WEIGHTS = "checkpoints", ("model.safetensors", "config.json", "tokenizer.json")
+NEEDED = {"step", "position", "config", "tokenizer", "source", "files"}
+
+
+# ----------------------------------------------------------------------------------------------------------- the folder
 
 def open_folder(config):
     """The folder of the run, proved to be writable before any work. A run that is there already is not overwritten."""
@@ -35,11 +47,11 @@ def open_folder(config):
         out = Path(config.resume)
     elif config.out:
         out = Path(config.out)
-        expect(not _has_run(out), "--out", f"{config.out!r}, which holds a run", "a new folder",
+        expect(not has_run(out), "--out", f"{config.out!r}, which holds a run", "a new folder",
                f"--resume {config.out} goes on with that run; another --out keeps both")
     else:
         name = f"runs/{Path(config.config).stem}"
-        out = next(p for n in count(1) if not _has_run(p := Path(name if n == 1 else f"{name}-{n}")))
+        out = next(p for n in count(1) if not has_run(p := Path(name if n == 1 else f"{name}-{n}")))
     for flag, folder in ("--out", out), ("--shards", Path(config.shards)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -52,48 +64,163 @@ def open_folder(config):
     return out
 
 
-def has_weights(folder):
-    return (folder / "model.safetensors").exists() or (folder / ".saved").exists()
-
-
-def _has_run(folder):
+def has_run(folder):
     """A run that failed before its first step left no log, and its folder is free."""
-    return (folder / "log.jsonl").exists() or has_weights(folder)
+    return (folder / "log.jsonl").exists() or bool(steps(folder))
 
 
-def save(folder, model, opt, tokenizer, state):
-    """Replace the checkpoint in folder, all of it or nothing."""
-    staging = Path(folder, ".saving")
-    shutil.rmtree(staging, ignore_errors=True)            # of a save that was cut off before its rename
-    staging.mkdir()
-    model.save(staging)
-    save_file({name: np.asarray(array, order="C") for name, array in opt.state().items()},
-              staging / "optimizer.safetensors")
-    tokenizer.save(staging / "tokenizer.json")
-    state = {**state, "tokenizer": tokenizer.hash, "versions": _versions()}
-    (staging / "run.json").write_text(json.dumps(state, indent=1, ensure_ascii=False), encoding="utf-8")
-    for path in [*staging.iterdir(), staging]:
-        _to_disk(path)
-    finish(folder)                                        # an older .saved would be in the way
-    os.rename(staging, Path(folder, ".saved"))
-    _to_disk(folder)
-    finish(folder)
+def forget(out):
+    """Make way in the folder of a run that was stopped before its first checkpoint."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(out, "log.jsonl").unlink()
 
 
-def finish(folder):
-    """Move what a save has left in .saved to its place: nothing, unless it was cut off."""
-    saved = Path(folder, ".saved")
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):     # nothing there, or another is doing it
-        for path in sorted(saved.iterdir()):
-            os.replace(path, Path(folder, path.name))
-        saved.rmdir()
+def steps(out):
+    """{step: folder} of all checkpoints, the newest first."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found = {int(p.name): p for p in Path(out, FOLDER).iterdir() if p.name.isdecimal()}
+    return dict(sorted(found.items(), reverse=True))
 
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+class Writer:
+    """Writes the checkpoints of one run."""
+
+    def __init__(self, out, keep=2, background=True):
+        self.out, self.keep, self.background = Path(out), keep, background
+        self.thread, self.failed, self.newest = None, "", None
+        for left in Path(out, FOLDER).glob(".*"):            # of a save that was cut off
+            shutil.rmtree(left, ignore_errors=True)
+
+    def save(self, model, opt, tokenizer, state):
+        """Begin to write a checkpoint of this moment."""
+        self.wait()
+        if self.newest == state["step"]:
+            return
+        arrays = {"model": pretrained.arrays_of(model), "optimizer": opt.state()}
+        if self.background:                                  # the next step changes them in place
+            arrays = {file: {name: a.copy() for name, a in some.items()} for file, some in arrays.items()}
+        work = self.write, (arrays, pretrained.config_of(model, tokenizer.special.get("<|endoftext|>")), tokenizer,
+                            {**state, "tokenizer": tokenizer.hash, "versions": versions()})
+        if self.background:
+            self.thread = threading.Thread(target=work[0], args=work[1], name="checkpoint")
+            self.thread.start()
+        else:
+            self.write(*work[1])
+
+    def wait(self):
+        """Until what was begun is written. Returns what went wrong with the last one, or ""."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        return self.failed
+
+    def write(self, arrays, config, tokenizer, state):
+        try:
+            self.put(arrays, config, tokenizer, state)
+            self.failed, self.newest = "", state["step"]
+        except OSError as e:
+            last = next(iter(steps(self.out)), None)
+            kept = "there is none yet" if last is None else f"the one of step {last} is whole"
+            self.failed = (f"the checkpoint of step {state['step']} could not be written ({e.strerror or e}); {kept}, "
+                           "and the run goes on")
+            print(f"\n{self.failed}", file=sys.stderr, flush=True)
+
+    def put(self, arrays, config, tokenizer, state):
+        """All files into a hidden folder, and then its rename."""
+        name = f"{state['step']:08}"
+        staging = self.out / FOLDER / f".{name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            for file, some in arrays.items():
+                pretrained.write_tensors(staging / f"{file}.safetensors", some)
+            write_json(staging / "config.json", config)
+            tokenizer.save(staging / "tokenizer.json")
+            files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                     for path in sorted(staging.iterdir())}
+            write_json(staging / "run.json", {**state, "files": files})
+            for path in [*staging.iterdir(), staging]:
+                to_disk(path)
+            target = self.out / FOLDER / name
+            shutil.rmtree(target, ignore_errors=True)        # of the same step, damaged: a run has come by again
+            os.rename(staging, target)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        to_disk(self.out / FOLDER)
+        for file in WEIGHTS:
+            second_name(target / file, self.out / file)
+        self.prune()
+
+    def prune(self):
+        """Remove all but the last few and the best."""
+        found = steps(self.out)
+        scores = {step: score(folder) for step, folder in found.items()}
+        best = min(scores, key=lambda step: (scores[step], -step))
+        for step in [step for step in list(found)[self.keep:] if step != best]:
+            hidden = found[step].with_name(f".{found[step].name}")
+            os.rename(found[step], hidden)                   # half of one must not look like one
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def score(folder):
+    """The validation loss of a checkpoint; infinite if it has none."""
+    try:
+        return float(json.loads((folder / "run.json").read_text(encoding="utf-8"))["metrics"]["val_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def second_name(path, other):
+    """The same file under another name, in place of what had it; a copy where a file can have but one name."""
+    temporary = other.with_name(f".{other.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, other)
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def versions():
+    """What made the checkpoint, for whoever wonders in a year."""
+    return {"python": platform.python_version(), "machine": platform.machine(),
+            **{name: version(name) for name in ("numpy", "numba", "safetensors")}}
+
+
+def to_disk(path):
+    """Past the caches of the operating system: a rename must not reach the disk before the content that it names."""
+    with contextlib.suppress(PermissionError):            # Windows does not open folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
 
 def load(source):
     """(model in eval mode, tokenizer or None) from a run folder, or from what GPT.from_pretrained reads."""
-    folder = Path(source)
-    finish(folder)
-    expect(has_weights(folder) or not (folder / "settings.yaml").is_file(), source, "a run without model.safetensors",
+    found = steps(source)
+    if found:
+        source, _ = newest(source)
+    expect(found or not Path(source, "settings.yaml").is_file(), source, "a run without a checkpoint",
            "a run with weights", "they are written at the first validation, at the end, and on Ctrl-C")
     folder = pretrained.find(source)
     model = GPT.from_pretrained(folder)
@@ -107,18 +234,38 @@ def load(source):
     return model, tokenizer
 
 
-def load_state(folder):
-    """What run.json holds."""
-    finish(folder)
-    file = Path(folder, "run.json")
+def newest(out):
+    """(folder, what run.json holds) of the newest checkpoint that is whole; those that are not are named."""
+    damaged = []
+    for step, folder in steps(out).items():
+        try:
+            state = checked(folder)
+        except ValueError as e:
+            damaged.append(str(e))
+            continue
+        for line in damaged:
+            print(f"{line}; going on from step {step}", file=sys.stderr, flush=True)
+        return folder, state
+    expect(damaged, out, "no checkpoint", "a run that has one",
+           "they are written at the first validation, at the end, and on Ctrl-C")
+    expect(False, out, "; ".join(damaged), "one checkpoint that is whole", f"--init {out} takes weights alone")
+
+
+def checked(folder):
+    """What run.json holds, if all files are what it says."""
+    file = folder / "run.json"
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{file}: got {e}; expected the state of a run. Hint: a run can be resumed from its first "
-                         "validation on, or after Ctrl-C") from None
-    needed = {"step", "position", "config", "tokenizer", "source"}
-    expect(isinstance(state, dict) and needed <= state.keys(), file, "a file that lacks some of these",
-           ", ".join(sorted(needed)), "it was not written by a run")
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{file}: got {e}; expected the state of a run") from None
+    expect(isinstance(state, dict) and NEEDED <= state.keys() and isinstance(state["files"], dict), file,
+           "a file that lacks some of these", ", ".join(sorted(NEEDED)))
+    for name, want in state["files"].items():
+        path = folder / Path(name).name
+        got = path.stat().st_size if path.is_file() else "no file"
+        expect(isinstance(want, dict) and got == want.get("bytes"), path, f"{got} bytes" if path.is_file() else got,
+               f"{want.get('bytes') if isinstance(want, dict) else want} bytes")
+        expect(sha256(path) == want.get("sha256"), path, "other content than was written", "the sha256 of run.json")
     return state
 
 
@@ -130,19 +277,3 @@ def load_optimizer(folder, opt):
     except (OSError, SafetensorError, KeyError) as e:
         raise ValueError(f"{file}: got {e}; expected the state of the optimiser. "
                          f"Hint: --init {folder} starts from the weights alone") from None
-
-
-def _versions():
-    """What made the checkpoint, for whoever wonders in a year."""
-    return {"python": platform.python_version(), "machine": platform.machine(),
-            **{name: version(name) for name in ("numpy", "numba", "safetensors")}}
-
-
-def _to_disk(path):
-    """Past the caches of the operating system: a rename must not reach the disk before the content that it names."""
-    with contextlib.suppress(PermissionError):            # Windows does not open folders
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -27,7 +27,7 @@ class Config:
     """What a run is made of. The defaults are a small run; configs/*.yaml say in what each named run differs."""
     config: str = setting("verse", "a name from train/configs, or a YAML file", opens="run")
     out: str = setting("", "run folder (empty: runs/CONFIG, or the next free runs/CONFIG-2, -3, ...)")
-    resume: str = setting("", "a run folder to go on with, exactly where it stopped")
+    resume: str = setting("", "a run folder to go on with where it stopped; auto: --out, whether it has begun or not")
     init: str = setting("", "start from these weights: a run folder or a Hugging Face GPT folder", fixed=True)
     seed: int = setting(0, "fixes initial weights, data order, dropout, samples and the couplets of verse", low=0)
     backend: str = setting("numpy", "the CPU or an NVIDIA GPU", choices=("numpy", "cupy"))
@@ -51,6 +51,7 @@ class Config:
     n_embd: int = setting(128, "width", low=1, fixed=True)
     block_size: int = setting(64, "longest context, in tokens", low=1, fixed=True)
     pre_norm: bool = setting(True, "normalise what goes into each branch (GPT-2); false: the sum (GPT-1)", fixed=True)
+    activation: str = setting("gelu", "inside the MLPs", choices=("gelu", "relu"), fixed=True)
     dropout: float = setting(0.0, "share of activations dropped in training", low=0, below=1, fixed=True)
 
     steps: int = setting(1000, "updates of the weights", opens="training", low=0)
@@ -65,7 +66,10 @@ class Config:
     clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip", low=0)
     label_smoothing: float = setting(0.0, "share of the target that is spread over all tokens", low=0, below=1)
 
-    eval_every: int = setting(250, "steps between validations, each with a checkpoint", opens="evaluation", low=1)
+    eval_every: int = setting(250, "steps between validations", opens="evaluation", low=1)
+    save_every: int = setting(0, "steps between checkpoints (0: as between validations)", low=0)
+    keep: int = setting(2, "newest checkpoints that stay, beside the best", low=1)
+    background: bool = setting(True, "write checkpoints while training goes on, from a copy of parameters and moments")
     eval_tokens: int = setting(32_768, "about how many validation tokens are scored", low=1)
     samples: int = setting(4, "texts written at the end", low=0)
     sample_prompt: str = setting("", "how they begin (empty: as a document does)")
@@ -92,14 +96,22 @@ def parse(argv=None):
     flags = _read_flags(argv)
     if not (resume := flags.get("resume", "")):
         return build({**_expand(read_yaml(config_file(flags.get("config", Config.config)))), **_expand(flags)})
+    if resume == "auto":
+        flags["out"] = flags.get("out") or f"runs/{Path(flags.get('config', Config.config)).stem}"
+        if not checkpoint.steps(flags["out"]):
+            checkpoint.forget(flags["out"])
+            return build({**_expand(read_yaml(config_file(flags.get("config", Config.config)))), **_expand(flags),
+                          "resume": ""})
+        flags.pop("config", None)
+        resume = flags["resume"] = flags.pop("out")
     for key in ("config", "out"):
         expect(key not in flags, f"--{key}", f"both --{key} and --resume", "one of them",
                "--resume takes the settings and the folder of the run itself")
-    saved = checked(checkpoint.load_state(resume)["config"], f"{resume}/run.json")
+    saved = checked(checkpoint.newest(resume)[1]["config"], f"{resume}/run.json")
     for key in flags:
         expect(flags[key] == saved.get(key) or not FIELDS[key].metadata.get("fixed"), f"--{key}", repr(flags[key]),
                f"{saved.get(key)!r}, as in {resume}", "--init starts a new run from the weights of this one")
-    return build({**saved, **flags, "out": resume})
+    return build({**saved, **flags, "out": str(resume)})
 
 
 def build(given):

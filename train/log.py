@@ -1,5 +1,7 @@
 """Seeing a run: a progress bar, log.jsonl, and a plot of the loss."""
+import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -11,17 +13,31 @@ from tqdm import tqdm
 
 
 class Log:
-    """log.jsonl: one measurement a line, {"step", "loss", ...} of training, {"step", "val_loss", ...} of validation."""
+    """log.jsonl: one measurement a line, {"step", "loss", ...} of training, {"step", "val_loss", ...} of validation.
+
+    Where the disk is full, lines wait until there is room.
+    """
 
     def __init__(self, file, step=0):
         """Begin after the given step: lines from beyond the checkpoint that a run resumes from are forgotten."""
-        self.file = Path(file)
+        self.file, self.waiting = Path(file), []
         kept = [entry for entry in read(file) if entry["step"] <= step] if step and self.file.exists() else []
-        self.file.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        temporary = self.file.with_name(f".{self.file.name}.tmp")
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        os.replace(temporary, self.file)                     # a kill leaves the old one or the new
 
     def write(self, **entry):
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        self.waiting.append(json.dumps(entry) + "\n")
+        with contextlib.suppress(OSError), self.file.open("ab", buffering=0) as stream:
+            end = stream.seek(0, os.SEEK_END)
+            text = "".join(self.waiting).encode()
+            try:
+                if stream.write(text) < len(text):
+                    raise OSError("part of it")
+            except OSError:
+                stream.truncate(end)
+                raise
+            self.waiting.clear()
 
 
 def read(file):

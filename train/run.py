@@ -2,19 +2,20 @@
 
     OUT/settings.yaml                                 what was asked for; --config reads it back
     OUT/log.jsonl, loss.png                           every step, every validation, and their plot
-    OUT/model.safetensors, tokenizer.json, run.json   the checkpoint (checkpoint.py lists it)
+    OUT/checkpoints/STEP                              the last few and the best, with all that a resumed run needs
+    OUT/model.safetensors, config.json, tokenizer.json    the newest weights, for train.sample and train.export
     OUT/samples.txt                                   what the model writes at the end
     OUT/profile.json                                  with --profile N: the ops of N steps, for ui.perfetto.dev
 
-Exit status: 0 done; 130 stopped by Ctrl-C, with a checkpoint; 2 something that the user can mend; 1 the loss is not
-finite.
+Exit status: 0 done, or stopped by SIGTERM, with a checkpoint; 130 stopped by Ctrl-C, with a checkpoint; 2 something
+that the user can mend; 1 the loss is not finite, or the last checkpoint could not be written.
 """
 import math
 import os
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -58,18 +59,21 @@ def main(argv=None):
         except NotFinite as e:
             if not bad_parameter(run.model):             # the update that would have spoiled them was not made
                 run.save()
-            kept = "is in" if checkpoint.has_weights(out) else "has not been written yet to"
+            run.writer.wait()
+            kept = "is in" if checkpoint.steps(out) else "has not been written yet to"
             print(f"error: {e}\nthe last good checkpoint {kept} {out}", file=sys.stderr)
             return 1
         finally:
-            log.plot(out / "loss.png", log.read(run.log.file), title=out.name)
+            failed = run.writer.wait()
+            with suppress(OSError):
+                log.plot(out / "loss.png", log.read(run.log.file), title=out.name)
     if run.profile.calls:
         show_profile(run)
     if run.step < run.config.steps:
         print(f"stopped after step {run.step}; to go on: python -m train.run --resume {out}", file=sys.stderr)
-        return 130
+        return 1 if failed else 130 if interrupt.asked == signal.SIGINT else 0
     report(run)
-    return 0
+    return 1 if failed else 0
 
 
 @dataclass
@@ -83,6 +87,7 @@ class Run:
     windows: Windows
     validation: Validation
     log: log.Log
+    writer: checkpoint.Writer
     entropy: float | None = None     # bits per couplet of the source, on the validation couplets; None for other texts
     step: int = 0                    # updates made
     position: int = 0                # training windows seen
@@ -91,7 +96,7 @@ class Run:
     profile: Profile = field(default_factory=Profile)
 
     def save(self):
-        checkpoint.save(self.out, self.model, self.opt, self.data.tokenizer, {
+        self.writer.save(self.model, self.opt, self.data.tokenizer, {
             "step": self.step, "position": self.position, "metrics": self.metrics, "source": self.data.source,
             "config": asdict(self.config)})
 
@@ -100,26 +105,25 @@ def set_up(config, out):
     """Data, model and optimiser: new, or from the weights of --init, or all as --resume finds it."""
     model, tokenizer, state = None, None, {"step": 0, "position": 0, "metrics": None}
     if config.resume:
-        state = checkpoint.load_state(out)
-        model, tokenizer = checkpoint.load(out)
+        saved, state = checkpoint.newest(out)
+        model, tokenizer = checkpoint.load(saved)
         expect(state["step"] < config.steps, "--resume", f"a run that has made all its {config.steps} steps",
                "steps to go", f"--steps {2 * config.steps}")
-        expect(tokenizer is not None and tokenizer.hash == state["tokenizer"], out / "tokenizer.json",
-               "another tokenizer than the weights were trained with", f"the one with hash {state['tokenizer'][:12]}")
     elif config.init:
         model, tokenizer = checkpoint.load(config.init)
         c = model.config
         expect(config.block_size <= c.block_size, "--block_size", config.block_size,
                f"at most {c.block_size}, the context of {config.init}")
         config = replace(config, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd, pre_norm=c.pre_norm,
-                         dropout=c.dropout)
+                         dropout=c.dropout, activation=c.activation)
     data = prepare(config, tokenizer)
     expect(state.get("source", data.source) == data.source, "--resume",
            f"other data than the run began with ({config.data})", "the same text",
            f"--init {out} starts a new run from these weights")
     if model is None:
         model = GPT(GPTConfig(data.tokenizer.vocab_size, config.block_size, config.n_layer, config.n_head,
-                              config.n_embd, config.dropout, config.pre_norm), seed=config.seed)
+                              config.n_embd, config.dropout, config.pre_norm, activation=config.activation),
+                    seed=config.seed)
     expect(data.tokenizer.vocab_size <= model.config.vocab_size, "--init",
            f"a checkpoint of {model.config.vocab_size} tokens",
            f"at least {data.tokenizer.vocab_size}, the vocabulary of the data",
@@ -128,17 +132,17 @@ def set_up(config, out):
     warn_of_slow(config)
     opt = AdamW(model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay)
     if config.resume:
-        checkpoint.load_optimizer(out, opt)
+        checkpoint.load_optimizer(saved, opt)
 
     windows = Windows(data.train, config.block_size, config.seed, config.align)
     validation = Validation(data.val, config.block_size, config.device_batch, config.eval_tokens)
     run = Run(config, out, data, model, opt, windows, validation, log.Log(out / "log.jsonl", state["step"]),
-              step=state["step"], position=state["position"], metrics=state["metrics"])
+              checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
+              metrics=state["metrics"])
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
         run.entropy = float(np.mean(nats)) / math.log(2)
     (out / "settings.yaml").write_text(to_yaml(config), encoding="utf-8")
-    data.tokenizer.save(out / "tokenizer.json")
     print(f"{sum(p.size for p in model.parameters()):,} parameters; {len(data.train):,} training tokens, "
           f"{data.tokenizer.vocab_size:,} different; micro-batches a step: {config.accumulation}", flush=True)
     return run
@@ -188,9 +192,11 @@ def train(run, interrupt):
             run.log.write(step=run.step, loss=loss, lr=lr, norm=norm, tokens_per_s=round(speed))
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
-            if run.step % config.eval_every == 0 and run.step < config.steps:
-                validate(run)
-                run.save()
+            if run.step < config.steps:
+                if run.step % config.eval_every == 0:
+                    validate(run)
+                if run.step % (config.save_every or config.eval_every) == 0:
+                    run.save()
     if run.step == config.steps:
         validate(run)
     run.save()
@@ -199,12 +205,12 @@ def train(run, interrupt):
 def validate(run):
     """Score the validation text in nats per token and, where the source is known, in bits per couplet beside it."""
     loss = evaluate(run.model, run.validation)
-    run.metrics = {"val_loss": loss}
+    run.metrics = {"step": run.step, "val_loss": loss}
     if run.entropy is not None:
         couplets = sum(1 for _ in run.validation.documents())
         bits = loss * run.validation.tokens / couplets / math.log(2)
         run.metrics |= {"val_bits": bits, "entropy_bits": run.entropy}
-    run.log.write(step=run.step, **run.metrics)
+    run.log.write(**run.metrics)
 
 
 def show_profile(run):
@@ -232,19 +238,22 @@ def report(run):
 
 
 class Interrupt:
-    """Ctrl-C inside: the first asks the loop to stop after its step, the second one stops at once."""
+    """Ctrl-C or SIGTERM inside: the first asks the loop to stop after its step, the second one stops at once."""
+    signals = signal.SIGINT, signal.SIGTERM
 
     def __enter__(self):
-        self.asked, self.before = False, signal.signal(signal.SIGINT, self.ask)
+        self.asked, self.before = None, [signal.signal(number, self.ask) for number in self.signals]
         return self
 
-    def ask(self, *_):
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    def ask(self, number, _frame):
+        self.asked = number
+        for each in self.signals:
+            signal.signal(each, signal.SIG_DFL)
         os.write(2, b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")   # print may be in use just now
 
     def __exit__(self, *_):
-        signal.signal(signal.SIGINT, self.before)
+        for number, handler in zip(self.signals, self.before):
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

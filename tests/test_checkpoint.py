@@ -1,0 +1,215 @@
+"""Checkpoints: cut off at any moment, damaged, written while training goes on, and on a disk that is full."""
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_train import ROOT, flags, home, newest, train  # noqa: F401
+
+import tok
+from gpt import GPT, GPTConfig, pretrained
+from nn import AdamW
+from train import checkpoint, log, run
+from train.checkpoint import Writer
+
+
+class Run:
+    """A model and an optimiser whose every number says which step it is."""
+
+    def __init__(self, out, **how):
+        self.model = GPT(GPTConfig(5, 8, 1, 1, 4))
+        self.opt, self.tokenizer = AdamW(self.model.parameters()), tok.CharTokenizer.train("\nabcd")
+        self.writer = Writer(out, **{"background": False, **how})
+
+    def save(self, step, loss=None):
+        self.set(step)
+        self.writer.save(self.model, self.opt, self.tokenizer, {
+            "step": step, "position": step, "source": "s", "config": {},
+            "metrics": loss and {"step": step, "val_loss": loss}})
+
+    def set(self, step):
+        for p in self.model.parameters():
+            p.data[...] = step
+        self.opt.flats[0].moment("m")[...] = step
+        self.opt.steps = step
+
+
+def step_of(out):
+    """The one step that all of the newest checkpoint says."""
+    folder, state = checkpoint.newest(out)
+    model, _ = checkpoint.load(out)
+    opt = AdamW(GPT(model.config).parameters())
+    checkpoint.load_optimizer(folder, opt)
+    found = {state["step"], opt.steps, int(folder.name), *np.unique(opt.flats[0].moment("m")).tolist(),
+             *(x for p in model.parameters() for x in np.unique(p.data).tolist())}
+    assert len(found) == 1, found
+    return found.pop()
+
+
+def hidden(out):
+    return [p for p in Path(out).rglob(".*")]
+
+
+class Killed(BaseException):
+    """What a kill -9 is to the code that it hits."""
+
+
+def cut(monkeypatch, moment):
+    """Every look at the disk from number `moment` on kills."""
+    calls = iter(range(1000))
+
+    def until(real):
+        def call(*args, **kwargs):
+            if next(calls) >= moment:
+                raise Killed
+            return real(*args, **kwargs)
+        return call
+
+    for module, name in ((os, "replace"), (os, "rename"), (os, "link"), (shutil, "rmtree"), (checkpoint, "to_disk"),
+                         (checkpoint, "write_json"), (pretrained, "write_tensors"), (Path, "mkdir"), (Path, "unlink")):
+        monkeypatch.setattr(module, name, until(getattr(module, name)))
+
+
+def test_a_save_cut_off_anywhere_leaves_the_old_or_the_new_checkpoint(tmp_path, monkeypatch):
+    """At one look at the disk after the other, until the save comes through."""
+    for moment in range(100):
+        out, killed = tmp_path / str(moment), False
+        run = Run(out, keep=1)
+        run.save(1, 3.0)
+        run.save(2, 2.0)
+        with monkeypatch.context() as m:
+            cut(m, moment)
+            try:
+                run.save(3, 1.0)
+            except Killed:
+                killed = True
+        assert step_of(out) in ((2, 3) if killed else (3,))
+        assert load_file(out / "model.safetensors")["transformer.wte.weight"].flat[0] in (2, 3)
+        again = Run(out, keep=1)
+        assert not hidden(out / "checkpoints")
+        again.save(4, 0.5)
+        assert step_of(out) == 4 and list(checkpoint.steps(out)) == [4]
+        assert not hidden(out) and (out / "model.safetensors").samefile(newest(out) / "model.safetensors")
+        if not killed:
+            break
+    assert not killed and moment > 20
+
+
+def test_the_last_few_stay_and_the_best(tmp_path):
+    run = Run(tmp_path, keep=2)
+    for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 2.5), (6, None)):
+        run.save(step, loss)
+    assert list(checkpoint.steps(tmp_path)) == [6, 5, 2]
+    run.save(7, 0.9)
+    assert list(checkpoint.steps(tmp_path)) == [7, 6]
+    run.save(7, 0.1)                                         # the same step again is nothing new
+    assert checkpoint.score(newest(tmp_path)) == 0.9
+
+
+def test_what_is_written_is_the_moment_of_the_save(tmp_path, monkeypatch):
+    """And training does not wait for it; the next save does."""
+    gate, real, order = threading.Event(), pretrained.write_tensors, []
+
+    def slow(path, arrays):
+        assert gate.wait(30)
+        order.append(path.parent.name)
+        real(path, arrays)
+
+    monkeypatch.setattr(pretrained, "write_tensors", slow)
+    run = Run(tmp_path, background=True)
+    run.save(1)
+    run.set(2)                                               # in place, while the thread has not written a byte
+    assert not checkpoint.steps(tmp_path)
+    threading.Timer(0.2, gate.set).start()
+    run.save(3)
+    assert run.writer.wait() == "" and order == [".00000001"] * 2 + [".00000003"] * 2
+    assert step_of(tmp_path) == 3
+    shutil.rmtree(tmp_path / "checkpoints" / "00000003")
+    assert step_of(tmp_path) == 1
+
+
+@pytest.mark.parametrize("name", ["run.json", "optimizer.safetensors", "model.safetensors", "tokenizer.json",
+                                  "config.json"])
+@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: b"\xff\xfe", lambda data: b"{}",
+                                    lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:], None])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(name, damage, tmp_path, capsys):
+    run = Run(tmp_path)
+    for step in (1, 2):
+        run.save(step)
+    path = tmp_path / "checkpoints" / "00000002" / name
+    data = path.read_bytes()
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage(data))
+    assert step_of(tmp_path) == 1
+    said = capsys.readouterr().err
+    assert f"00000002/{name}" in said and "going on from step 1" in said and "expected" in said
+    shutil.rmtree(tmp_path / "checkpoints" / "00000001")
+    with pytest.raises(ValueError, match="expected one checkpoint that is whole. Hint: --init"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_run_goes_on_from_the_one_before(home, tmp_path, capsys):  # noqa: F811
+    out = train(home, tmp_path / "run", steps=8)
+    want = (newest(out) / "model.safetensors").read_bytes()
+    (newest(out) / "optimizer.safetensors").write_bytes(b"")
+    assert run.main(["--resume", str(out)]) == 0
+    assert "going on from step 4" in capsys.readouterr().err
+    assert newest(out).name == "00000008" and (newest(out) / "model.safetensors").read_bytes() == want
+
+
+def test_a_run_without_a_checkpoint(tmp_path, capsys):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert run.main(["--resume", str(folder)]) == 2
+        assert "got no checkpoint; expected a run that has one" in capsys.readouterr().err
+
+
+# a full disk
+
+
+def test_a_full_disk_stops_no_training(home, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """The checkpoint of step 4 is there, those of 8 and 12 find no room."""
+    real = pretrained.write_tensors
+
+    def full(path, arrays):
+        if path.parent.name != ".00000004":
+            path.write_bytes(b"the beginning of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, arrays)
+
+    monkeypatch.setattr(pretrained, "write_tensors", full)
+    out = train(home, tmp_path / "run", expected=1, steps=12)
+    said = capsys.readouterr()
+    for step in (8, 12):
+        assert (f"the checkpoint of step {step} could not be written (No space left on device); the one of step 4 is "
+                "whole, and the run goes on") in said.err
+    assert [e["step"] for e in log.read(out / "log.jsonl") if "loss" in e] == list(range(1, 13))
+    assert list(checkpoint.steps(out)) == [4] and not hidden(out)
+    monkeypatch.setattr(pretrained, "write_tensors", real)
+    assert run.main(["--resume", str(out)]) == 0
+    assert list(checkpoint.steps(out)) == [12, 8]
+
+
+FULL = """if True:
+    import resource, signal, sys
+    from train import log
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    out = log.Log(sys.argv[1])
+    for step in range(40):
+        soft = 2000 if 10 < step < 30 else 1 << 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        out.write(step=step, loss=0.5, text="x" * 100)"""
+
+
+def test_a_log_waits_for_room(tmp_path):
+    """A file may not grow for a while: no line is lost, and none is there in half."""
+    subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "log")], cwd=ROOT, check=True)
+    entries = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [e["step"] for e in entries] == list(range(40))
