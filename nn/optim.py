@@ -141,14 +141,15 @@ class SGD(Optimizer):
             nesterov=self.nesterov, scale=self.factor)
 
 
-def clip_grad_norm(opt, max_norm):
+def clip_grad_norm(opt, max_norm, scale=1.0):
     """The norm of all gradients; if it exceeds max_norm, the next opt.step() scales them down to it.
 
-    Gradients are not rewritten: the update kernel multiplies by the factor as it reads them.
+    Gradients are not rewritten: the update kernel multiplies by the factor as it reads them. scale: how many times too
+    large they are, because the loss was scaled; the norm is that of the true ones, and the factor undoes it.
     """
     expect(max_norm > 0, "clip_grad_norm", max_norm, "a positive norm")
     for flat in opt.flats:
         flat.fill_gaps()
-    norm = math.sqrt(sum(float(sum_of_squares(flat.grads)) for flat in opt.flats))
-    opt.factor = min(1.0, max_norm / (norm + 1e-6))
+    norm = math.sqrt(sum(float(sum_of_squares(flat.grads)) for flat in opt.flats)) / scale
+    opt.factor = min(1.0, max_norm / (norm + 1e-6)) / scale
     return norm

@@ -17,7 +17,7 @@ import tok
 from gpt import GPT, GPTConfig
 from minigrad import backend, gemm_cpu
 from nn import AdamW
-from train import checkpoint, log, run, sample, step
+from train import checkpoint, log, precision, run, sample, step
 from train.config import Config
 from train.data import Validation, Windows, prepare
 
@@ -107,15 +107,16 @@ def test_loss_falls(home, tmp_path):
     assert entries[-1]["val_loss"] < 0.75 * entries[0]["val_loss"]
 
 
-def test_bfloat16_learns_as_much_as_float32(home, tmp_path):
+def test_16_bits_learn_as_much_as_32(home, tmp_path):
     """The same weights to begin with and the same batches; the validation losses end within 1 % of each other."""
     losses = {}
-    for dtype in ("float32", "bfloat16"):
-        out = train(home, tmp_path / dtype, dtype=dtype, data="verse", couplets=2000, steps=300, lr=2e-3, n_embd=64,
-                    block_size=32, tokens_per_step=256, device_batch=8, warmup=20, eval_tokens=4000, eval_every=300)
+    for dtype in ("float32", "bfloat16", "float16"):
+        out = train(home, tmp_path / dtype, dtype=dtype, data="verse", couplets=2000, steps=500, lr=2e-3, n_embd=48,
+                    block_size=32, tokens_per_step=128, device_batch=4, warmup=20, eval_tokens=3000, eval_every=500)
         losses[dtype] = [e["val_loss"] for e in log.read(out / "log.jsonl") if "val_loss" in e]
     assert losses["float32"][-1] < 0.6 * losses["float32"][0]
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01) and losses["bfloat16"] != losses["float32"]
+    for dtype in ("bfloat16", "float16"):
+        assert losses[dtype] == pytest.approx(losses["float32"], rel=0.01) and losses[dtype] != losses["float32"]
 
 
 @pytest.mark.parametrize("has", [True, False])
@@ -140,6 +141,12 @@ def test_a_verse_run_reports_bits_beside_the_entropy_of_the_source(home, tmp_pat
     assert "bits per couplet" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("part", ["block", "attention", "mlp"])
+def test_recompute_changes_no_bit_of_a_run(home, tmp_path, part):
+    plain = train(home, tmp_path / "plain", dropout=0.1)
+    assert same_checkpoint(plain, train(home, tmp_path / part, dropout=0.1, recompute=1, recompute_part=part))
+
+
 def test_accumulation_changes_rounding_only(home, tmp_path):
     losses = {}
     for rows in (8, 4, 1):
@@ -151,9 +158,14 @@ def test_accumulation_changes_rounding_only(home, tmp_path):
 # -------------------------------------------------------------------------------------------- stopping and resuming
 
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.2, "tokens_per_step": 192}, {"dtype": "bfloat16"},
+                                     {"dtype": "float16", "dropout": 0.2, "recompute": 1, "tokens_per_step": 128},
+                                     {"recompute": 2, "recompute_part": "mlp", "activation": "relu"},
                                      {"tokenizer": "bpe", "vocab_size": 260, "pre_norm": False}],
-                         ids=["plain", "dropout and accumulation", "bfloat16", "bpe and GPT-1"])
+                         ids=["plain", "dropout and accumulation", "bfloat16", "float16, all at once", "recompute",
+                              "bpe and GPT-1"])
 def test_ten_steps_and_ten_more_are_twenty(home, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(precision, "PATIENCE", 4)            # so that the loss scale moves too
+    monkeypatch.setattr(precision, "FIRST", 2.0 ** 40)
     whole = train(home, tmp_path / "whole", steps=20, **changes)
     with monkeypatch.context() as m:
         stop_after(m, 10)
@@ -332,11 +344,11 @@ def test_init_starts_from_the_weights_and_the_tokenizer_of_another_run(home, tmp
 @pytest.mark.parametrize("value, blamed, last", [(np.nan, "parameter h.1.mlp.c_fc.weight", 4),
                                                  (3e38, "the output of op [a-z_]+ in micro-batch 0", 5)])
 def test_a_loss_that_is_not_finite_stops_the_run(home, tmp_path, monkeypatch, capsys, value, blamed, last):
-    def poison(model, opt, batches, lr, n, config, real=step.train_step):
+    def poison(model, opt, batches, lr, n, *rest, real=step.train_step):
         if n == 5:
             model.h[1].mlp.c_fc.weight.data[...] = value
         with np.errstate(all="ignore"):
-            return real(model, opt, batches, lr, n, config)
+            return real(model, opt, batches, lr, n, *rest)
     monkeypatch.setattr(run, "train_step", poison)
     out = train(home, tmp_path / "run", expected=1, steps=20)
     said = capsys.readouterr().err

@@ -31,7 +31,11 @@ class Config:
     init: str = setting("", "start from these weights: a run folder or a Hugging Face GPT folder", fixed=True)
     seed: int = setting(0, "fixes initial weights, data order, dropout, samples and the couplets of verse", low=0)
     backend: str = setting("numpy", "the CPU or an NVIDIA GPU", choices=("numpy", "cupy"))
-    dtype: str = setting("float32", "how parameters are stored", choices=("float32", "float64", "bfloat16"), fixed=True)
+    dtype: str = setting("float32", "how parameters are stored", fixed=True,
+                         choices=("float32", "float64", "bfloat16", "float16"))
+    recompute: int = setting(0, "of every so many blocks keep the input alone, and compute the rest again on the way "
+                             "back: less memory, more time (0: of none, 1: of all)", low=0)
+    recompute_part: str = setting("block", "of those blocks", choices=("block", "attention", "mlp"))
     profile: int = setting(0, "steps to time op by op, after the first few: a table at the end, and OUT/profile.json",
                            low=0)
 

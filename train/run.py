@@ -26,10 +26,12 @@ from gpt.decode import evaluating
 from minigrad import backend
 from minigrad.check import expect
 from minigrad.profile import Profile
+from minigrad.recompute import recompute
 from nn import AdamW, cosine_with_warmup
 from train import checkpoint, log, verse
 from train.config import Config, describe, parse, to_yaml
 from train.data import Data, Validation, Windows, prepare
+from train.precision import Scale
 from train.step import NotFinite, bad_parameter, evaluate, train_step
 from train.text import GPT2, SEPARATOR
 
@@ -91,6 +93,7 @@ class Run:
     entropy: float | None = None     # bits per couplet of the source, on the validation couplets; None for other texts
     step: int = 0                    # updates made
     position: int = 0                # training windows seen
+    scale: Scale = field(default_factory=Scale)
     metrics: dict | None = None      # the latest validation
     seconds: float = 0.0             # spent in training steps by this process
     profile: Profile = field(default_factory=Profile)
@@ -98,6 +101,7 @@ class Run:
     def save(self):
         self.writer.save(self.model, self.opt, self.data.tokenizer, {
             "step": self.step, "position": self.position, "metrics": self.metrics, "source": self.data.source,
+            "scale": self.scale.state(),
             "config": asdict(self.config)})
 
 
@@ -129,6 +133,7 @@ def set_up(config, out):
            f"at least {data.tokenizer.vocab_size}, the vocabulary of the data",
            "--tokenizer FILE takes the one of the checkpoint")
     model.to(device_of(config), config.dtype).train()
+    save_memory(model, config)
     warn_of_slow(config)
     opt = AdamW(model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay)
     if config.resume:
@@ -138,7 +143,7 @@ def set_up(config, out):
     validation = Validation(data.val, config.block_size, config.device_batch, config.eval_tokens)
     run = Run(config, out, data, model, opt, windows, validation, log.Log(out / "log.jsonl", state["step"]),
               checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
-              metrics=state["metrics"])
+              scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"])
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
         run.entropy = float(np.mean(nats)) / math.log(2)
@@ -150,11 +155,19 @@ def set_up(config, out):
 
 def warn_of_slow(config):
     """Say so if this processor can only store the dtype."""
-    if config.dtype == "bfloat16" and device_of(config) == "cpu":
+    if config.dtype in ("bfloat16", "float16") and device_of(config) == "cpu":
         from minigrad import blas  # and Numba with it: not for --help
         if not blas.multiplies(config.dtype):
-            print("bfloat16: this processor has no instructions for it (AVX512-BF16), so products are taken in "
+            needs = " (AVX512-BF16)" if config.dtype == "bfloat16" else ""
+            print(f"{config.dtype}: this processor has no instructions for it{needs}, so products are taken in "
                   "float32: memory is saved, time is not. Hint: --dtype float32 is the quicker one here", flush=True)
+
+
+def save_memory(model, config):
+    """Let every so many blocks, or a part of each, compute their insides again."""
+    for block in model.h[::config.recompute] if config.recompute else ():
+        part = {"block": block, "attention": block.attn, "mlp": block.mlp}[config.recompute_part]
+        part.around = recompute
 
 
 def device_of(config):
@@ -165,6 +178,7 @@ def warm_up(run):
     """One step of a twin with one block, so that Numba compiles here: announced, and not on the clock."""
     small = replace(run.model.config, n_layer=1, vocab_size=64, block_size=8)
     twin = GPT(small).to(device_of(run.config), run.config.dtype)
+    save_memory(twin, run.config)
     ids = np.zeros((2, small.block_size), np.int64)
     train_step(twin, AdamW(twin.parameters()), [(ids, ids)] * 2, run.config.lr, 0, run.config)
     with evaluating(twin):
@@ -184,12 +198,14 @@ def train(run, interrupt):
             batches = [run.windows.batch(run.position + k * rows, rows) for k in range(config.accumulation)]
             lr = cosine_with_warmup(run.step, config.lr, config.min_lr, min(config.warmup, config.steps), config.steps)
             with run.profile if run.step in profiled else nullcontext():
-                loss, norm = train_step(run.model, run.opt, batches, lr, run.step, config)
+                scaled = {"scale": run.scale.value} if run.scale.moving else {}
+                loss, norm = train_step(run.model, run.opt, batches, lr, run.step, config, run.scale)
             run.step, run.position = run.step + 1, run.position + config.accumulation * rows
             seconds = time.perf_counter() - began
 
             speed, run.seconds = config.tokens_per_step / seconds, run.seconds + seconds
-            run.log.write(step=run.step, loss=loss, lr=lr, norm=norm, tokens_per_s=round(speed))
+            run.log.write(step=run.step, loss=loss, lr=lr, norm=norm if math.isfinite(norm) else None,
+                          tokens_per_s=round(speed), **scaled)
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
             if run.step < config.steps:

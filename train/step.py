@@ -1,31 +1,39 @@
 """One update, one validation, and who is to blame when a number is not finite."""
 import math
 
+import numpy as np
+
 from gpt.decode import evaluating
 from minigrad import no_grad
 from minigrad.backend import is_float, moment, xp_of
 from minigrad.tensor import probe
 from nn import clip_grad_norm
+from train.precision import Scale
 
 
 class NotFinite(ArithmeticError):
     """The loss or its gradient is NaN or infinite; the message names the first step, parameter or op."""
 
 
-def train_step(model, opt, batches, lr, step, config):
-    """One update from the mean gradient of the micro-batches. Returns their mean loss and the gradient's norm."""
-    loss = 0.0
+def train_step(model, opt, batches, lr, step, config, scale=None):
+    """One update from the mean gradient of the micro-batches. Returns their mean loss and the gradient's norm, which is
+    not finite if the step was left out because the loss scale was too high."""
+    loss, scale = 0.0, scale or Scale()
     for micro, (x, y) in enumerate(batches):
-        with moment(config.seed, step, micro):                   # dropout masks are a function of these three
+        # dropout masks are a function of these three; what overflows is found below, and needs no warning
+        with moment(config.seed, step, micro), np.errstate(over="ignore", invalid="ignore"):
             part = model.loss(x, y, label_smoothing=config.label_smoothing)
-            part.backward(1 / len(batches))
+            part.backward(scale.value / len(batches))                                    # [LS1]
         loss += float(part) / len(batches)
-    norm = float(clip_grad_norm(opt, config.clip or math.inf))
-    if not math.isfinite(loss + norm):                           # before the update: the weights are still good
+    norm = float(clip_grad_norm(opt, config.clip or math.inf, scale.value))
+    finite = math.isfinite(loss + norm)
+    if finite:
+        opt.step(lr)
+    elif scale.exhausted or not math.isfinite(loss):             # no lower scale will help; the weights are still good
         raise NotFinite(f"step {step + 1}: got loss {loss}, gradient norm {norm}; expected finite numbers. "
                         f"First not finite: {culprit(model, batches, step, config)}. "
                         "Hint: a lower --lr, a longer --warmup, or --clip 1.0")
-    opt.step(lr)
+    scale.learn(finite)
     opt.zero_grad()
     return loss, norm
 
