@@ -511,3 +511,55 @@ def test_the_head_keeps_its_gradient_in_the_slot(mode, dtype, order):
 
     with using(mode):
         np.testing.assert_allclose(gradient(0, 0, 0), gradient(0, 1, 2), rtol=1e-6, atol=1e-6)
+
+
+# where arrays lie
+
+
+def placed(arrays, rng, room=np.zeros(1 << 18, np.uint8)):  # noqa: B008
+    """Copies, one behind the other in any order, with gaps of a few bytes or none."""
+    at, found = -room.ctypes.data % 64 + int(rng.integers(4)) * 16, [None] * len(arrays)
+    for i in rng.permutation(len(arrays)):
+        a = arrays[i]
+        found[i] = room[at:at + a.nbytes].view(a.dtype).reshape(a.shape)
+        found[i][...] = a
+        at += a.nbytes + int(rng.choice([0, 0, 0, 8, 16, 32, 48]))
+    return found
+
+
+def place_cases(N, D, rng):
+    """{kernel: (call, arrays, which of them are written)}"""
+    from minigrad.fused import adamw_cpu, cross_entropy_cpu, layer_norm_cpu, softmax_cpu
+    from minigrad.sums_cpu import _sum_rows
+
+    def some(*shape):
+        return rng.standard_normal(shape).astype("f4")
+
+    x, dy, w, to, row = some(N, D), some(N, D), some(D), np.zeros((N, D), "f4"), np.zeros(N, "f4")
+    numbers = tuple(map(np.float32, (0.99, 0.1, 0.95, 0.05, 0.01, 0.3, 1e-8, 0.7)))
+    return {
+        "layer_norm": (lambda *a: layer_norm_cpu._forward(*a[:3], 1e-5, *a[3:], 0, N), [x, w, w, to, row, row],
+                       [3, 4, 5]),
+        "layer_norm backward": (lambda *a: layer_norm_cpu._backward(*a, 0, 2),
+                                [dy, x, w, row, row + 1, to, np.zeros((2, 2 * D), "f4")], [5, 6]),
+        "softmax": (lambda *a: softmax_cpu._forward(*a, False, 0, N), [x, to], [1]),
+        "softmax backward": (lambda *a: softmax_cpu._backward(*a, False, 0, N), [dy, x, to], [2]),
+        "cross_entropy": (lambda z, losses, y: cross_entropy_cpu._rows(z, z, y, 0.1, True, losses, 0, N),
+                          [x, row, np.zeros(N, np.int64)], [0, 1]),
+        "adamw": (lambda *a: adamw_cpu._adamw(*a, numbers, 0, N), [row + 1, row + 2, row + 3, row + 4], [0, 2, 3]),
+        "sum_rows": (lambda *a: _sum_rows(*a, 0, D), [x, w], [1]),
+    }
+
+
+@pytest.mark.parametrize("N, D", [(8, 9), (17, 16), (33, 24)])
+def test_where_arrays_lie_changes_no_bit(N, D):
+    """Neighbours are not mistaken for overlaps, for which LLVM has another loop, with sums in another order."""
+    rng = np.random.default_rng(0)
+    for name, (call, arrays, written) in place_cases(N, D, rng).items():
+        want = [a.copy() for a in arrays]
+        call(*want)
+        for _ in range(300):
+            found = placed(arrays, rng)
+            call(*found)
+            for i in written:
+                assert found[i].tobytes() == want[i].tobytes(), name

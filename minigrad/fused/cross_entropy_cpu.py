@@ -91,12 +91,13 @@ def _rows(z, g, y, e, want_gradient, losses, lo, hi):
         s = total = zero
         at_y = row[y[n]] - m
         for k in range(len(row)):
-            d = row[k] - m
-            p[k] = exp(d)
+            p[k] = exp(row[k] - m)
+        for k in range(len(p)):            # by itself: in a loop that stores, the order of a sum may hang on addresses
             s += p[k]                                                                    # [CE1]
-            total += d
         losses[n] = math.log(s) - (one - e) * at_y                                       # [CE3]
         if e:
+            for k in range(len(row)):
+                total += row[k] - m
             losses[n] -= e * (total / V)
         if want_gradient:
             r, even = one / s, e / V

@@ -54,6 +54,7 @@ def _forward(x, y, log, lo, hi):
             m = maximum(m, wide(row[i]))
         for i in range(len(row)):
             e[i] = exp(wide(row[i]) - m)                                                 # [SM1]
+        for i in range(len(e)):            # by itself: in a loop that stores, the order of a sum may hang on addresses
             s += e[i]
         if log:
             log_s = math.log(s)
