@@ -9,6 +9,7 @@ COMMANDS = {
     "generate": "new tokens per second beside transformers' and beside the memory's limit",
     "start": "from the start of a process to its first training step",
     "tok": "training and encoding beside tiktoken and Hugging Face's tokenizers",
+    "survive": "kill -9, SIGTERM, a full disk, damaged files: is anything ever lost?",
     "ladder": "one GPT on names by scalars, by arrays and by kernels: the same losses",
     "planted": "breaks the code in random places and counts how often the tests notice",
 }

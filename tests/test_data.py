@@ -223,7 +223,7 @@ def test_damaged_shards_are_refused(tmp_path):
     with pytest.raises(ValueError, match="train.bin: got a damaged shard; .*delete"):
         prepare(config(tmp_path))
     d.train.file.write_bytes(np.full(802, 9, np.uint16).tobytes())
-    with pytest.raises(ValueError, match="train.bin: got token id 9; expected ids below 3"):
+    with pytest.raises(ValueError, match="train.bin: got a damaged shard, from token 0 on; expected its checksum"):
         Windows(prepare(config(tmp_path)).train, 8, 0).batch(0, 1)
     sidecar = d.train.file.with_suffix(".json")
     sidecar.write_text(sidecar.read_text().replace(d.tokenizer.hash, "0" * 64))
@@ -362,3 +362,20 @@ def test_validation_rows_are_whole_documents_each_from_the_separator_before_it(s
     assert seen == [tokenizer.decode(ids) for ids in v.documents()]
     assert set(seen) < set(texts) and len(v.rows) == 4      # some of them, from the whole split
     assert seen[0] == texts[0] and seen[-1] == texts[-1]
+
+
+def test_each_block_of_a_shard_is_looked_at_once(tmp_path, monkeypatch):
+    """A flipped bit is found when its block is first read, and the others go on being read."""
+    monkeypatch.setattr(data, "BLOCK", 64)
+    (tmp_path / "text").write_text("abcd" * 300)
+    c = config(tmp_path)
+    d = prepare(c).train
+    content = bytearray(d.file.read_bytes())
+    content[200] ^= 1                                        # token 100, in the block of tokens 96 to 127
+    d.file.write_bytes(content)
+    d = prepare(c).train
+    for start in (0, 60, 88, 128, 300):
+        assert d.read([start], 8).shape == (1, 8)
+    for start in (89, 96, 127):
+        with pytest.raises(ValueError, match="from token 96 on; expected its checksum"):
+            d.read([0, start], 8)

@@ -44,7 +44,7 @@ NEEDED = {"step", "position", "config", "tokenizer", "source", "files"}
 def open_folder(config):
     """The folder of the run, proved to be writable before any work. A run that is there already is not overwritten."""
     if config.resume:
-        out = Path(config.resume)
+        out = Path(config.out)
     elif config.out:
         out = Path(config.out)
         expect(not has_run(out), "--out", f"{config.out!r}, which holds a run", "a new folder",

@@ -100,14 +100,14 @@ def parse(argv=None):
     flags = _read_flags(argv)
     if not (resume := flags.get("resume", "")):
         return build({**_expand(read_yaml(config_file(flags.get("config", Config.config)))), **_expand(flags)})
-    if resume == "auto":
-        flags["out"] = flags.get("out") or f"runs/{Path(flags.get('config', Config.config)).stem}"
-        if not checkpoint.steps(flags["out"]):
-            checkpoint.forget(flags["out"])
+    if auto := resume == "auto":
+        out = flags.pop("out", "") or f"runs/{Path(flags.get('config', Config.config)).stem}"
+        if not checkpoint.steps(out):
+            checkpoint.forget(out)
             return build({**_expand(read_yaml(config_file(flags.get("config", Config.config)))), **_expand(flags),
-                          "resume": ""})
+                          "out": out, "resume": ""})
         flags.pop("config", None)
-        resume = flags["resume"] = flags.pop("out")
+        resume = out
     for key in ("config", "out"):
         expect(key not in flags, f"--{key}", f"both --{key} and --resume", "one of them",
                "--resume takes the settings and the folder of the run itself")
@@ -115,7 +115,7 @@ def parse(argv=None):
     for key in flags:
         expect(flags[key] == saved.get(key) or not FIELDS[key].metadata.get("fixed"), f"--{key}", repr(flags[key]),
                f"{saved.get(key)!r}, as in {resume}", "--init starts a new run from the weights of this one")
-    return build({**saved, **flags, "out": str(resume)})
+    return build({**saved, **flags, "out": str(resume), "resume": "auto" if auto else resume})
 
 
 def build(given):

@@ -20,6 +20,7 @@ import hashlib
 import itertools
 import json
 import os
+import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ SPLITS = ("train", "val", "test")
 END = "<|endoftext|>"
 ENOUGH = 100          # fewer documents than this are each cut in three, instead of being dealt out whole
 GROUP = 1 << 23       # characters that are tokenized at a time; a kill costs at most these
-FORMAT = 2            # of the shards; a change makes old ones invisible
+BLOCK = 1 << 20       # bytes of a shard that have a checksum of their own, looked at when they are first read
+FORMAT = 3            # of the shards; a change makes old ones invisible
 
 
 # ----------------------------------------------------------------------------------------------- text -> documents
@@ -234,8 +236,15 @@ def tokenize(folder, parts, tokenizer, source):
         for name in SPLITS:
             about = {"tokens": files[name].tell() // dtype.itemsize, "documents": files[f"{name} starts"].tell() // 8,
                      "dtype": dtype.name, "source": source, "tokenizer": tokenizer.hash,
-                     "vocab_size": tokenizer.vocab_size}
+                     "vocab_size": tokenizer.vocab_size, "checksums": checksums(names[name]),
+                     "checksums of starts": checksums(names[f"{name} starts"])}
             (folder / f"{name}.json").write_text(json.dumps(about, indent=1))
+
+
+def checksums(path):
+    """CRC-32 of each BLOCK of a file."""
+    with open(path, "rb") as f:
+        return [zlib.crc32(block) for block in iter(lambda: f.read(BLOCK), b"")]
 
 
 def groups(parts, characters):
@@ -271,28 +280,34 @@ class Shard:
         self.file = Path(folder) / f"{name}.bin"
         try:
             about = json.loads(self.file.with_suffix(".json").read_text())
-            self.tokens = np.memmap(self.file, about["dtype"], "r")
-            self.starts = np.fromfile(self.file.with_suffix(".starts.bin"), np.int64)
-            whole = (len(self.tokens), len(self.starts)) == (about["tokens"], about["documents"])
-        except (OSError, ValueError, KeyError, TypeError) as e:
+            self.tokens, starts = np.memmap(self.file, about["dtype"], "r"), self.file.with_suffix(".starts.bin")
+            self.starts, self.sums = np.fromfile(starts, np.int64), about["checksums"]
+            whole = (isinstance(about["tokenizer"], str)
+                     and (len(self.tokens), len(self.starts)) == (about["tokens"], about["documents"])
+                     and len(self.sums) == -(-self.tokens.nbytes // BLOCK)
+                     and checksums(starts) == about["checksums of starts"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             whole, about = False, {"tokenizer": tokenizer.hash, "problem": e}
-        expect(whole, self.file, "a damaged shard", "as many tokens and documents as its .json says",
-               f"delete {folder}; the next run makes it again")
+        self.expect(whole, "a damaged shard", "tokens and documents as its .json says")
         expect(about["tokenizer"] == tokenizer.hash, self.file, f"tokens of the tokenizer {about['tokenizer']}",
                f"{tokenizer.hash}, the one beside it", f"delete {folder}; the next run makes it again")
-        self.vocab_size = tokenizer.vocab_size
+        self.looked_at = np.zeros(len(self.sums), bool)
+
+    def expect(self, whole, got, want):
+        expect(whole, self.file, got, want, f"delete {self.file.parent}; the next run makes it again")
 
     def __len__(self):
         return len(self.tokens)
 
     def read(self, starts, length):
         """tokens[start:start + length] for each start, as rows of int64."""
-        rows = np.stack([self.tokens[s:s + length] for s in starts]).astype(np.int64)
-        worst = int(rows.max())
-        expect(worst < self.vocab_size, self.file, f"token id {worst}",
-               f"ids below {self.vocab_size}, the size of the vocabulary",
-               f"the shard is damaged: delete {self.file.parent}; the next run makes it again")
-        return rows
+        per = BLOCK // self.tokens.itemsize
+        for block in {b for s in starts for b in range(s // per, (s + length - 1) // per + 1)}:
+            if not self.looked_at[block]:
+                found = zlib.crc32(self.tokens[block * per:(block + 1) * per])
+                self.expect(found == self.sums[block], f"a damaged shard, from token {block * per} on", "its checksum")
+                self.looked_at[block] = True
+        return np.stack([self.tokens[s:s + length] for s in starts]).astype(np.int64)
 
 
 # ----------------------------------------------------------------------------------------------- shards -> batches

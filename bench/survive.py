@@ -1,0 +1,248 @@
+"""Is anything ever lost? python -m bench survive [--short]
+
+A small run is killed at random moments and goes on by the same command, until it ends with the weights of a run that
+nobody disturbed, to the bit; it is asked to stop; the files that it may write become too small; its files are damaged.
+
+    kills       kill -9 at random moments, from the start of the process to its end: after each the newest checkpoint is
+                whole and no older than the one before, and after the next start nothing is left over
+    stops       SIGTERM: exit status 0, a checkpoint of the last step, and how long that took
+    full disk   no file may grow beyond what a checkpoint needs: the run goes on, and ends like the others afterwards
+    damage      files of checkpoints, weights, tokenizers, shards and settings with bytes changed, cut off or made up:
+                what is loaded is what was written, or the error is a clear one
+
+Exit status: 0 if all of it held.
+"""
+import argparse
+import contextlib
+import hashlib
+import io
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+import tok
+from gpt import GPT
+from train import checkpoint, config, log
+from train.data import SPLITS, Shard
+
+STEPS = 120
+SETTINGS = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "device_batch": 4, "tokens_per_step": 64,
+            "steps": STEPS, "warmup": 10, "eval_every": 20, "eval_tokens": 200, "save_every": 2, "samples": 0,
+            "tokenizer": "char", "dropout": 0.1}
+PATIENCE = 60.0          # seconds after which a process or a load counts as hanging
+
+
+class Place:
+    """A folder with a text, and runs on it."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        words, rng = ["one", "two", "three", "four"], random.Random(0)
+        (self.folder / "text.txt").write_text(" ".join(rng.choices(words, k=2000)), encoding="utf-8")
+
+    def start(self, out, limit=None):
+        """The process of a run, which goes on if it has begun. limit: bytes that a file of it may have."""
+        flags = {**SETTINGS, "data": self.folder / "text.txt", "shards": self.folder / "shards",
+                 "out": self.folder / out, "resume": "auto"}
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        shrink = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
+        return subprocess.Popen([sys.executable, "-m", "train.run", *words], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, text=True, preexec_fn=shrink,
+                                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+
+    def finish(self, out, **how):
+        """(exit status, what it said, seconds) of a run that nobody disturbs."""
+        began, process = time.perf_counter(), self.start(out, **how)
+        said = process.communicate(timeout=PATIENCE)[1]
+        return process.returncode, said, time.perf_counter() - began
+
+    def weights(self, out):
+        """All of the newest checkpoint but the settings, in which the folder's name stands."""
+        folder, state = checkpoint.newest(self.folder / out)
+        return state["step"], *((folder / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer"))
+
+
+class Held:
+    """Counts what held, and keeps what did not."""
+
+    def __init__(self):
+        self.checks, self.broken = 0, []
+
+    def that(self, ok, what):
+        self.checks += 1
+        if not ok:
+            self.broken.append(what)
+        return ok
+
+    def report(self, name, text):
+        print(f"{name:10} {text}: {'all held' if not self.broken else f'{len(self.broken)} DID NOT HOLD'}", flush=True)
+        for what in self.broken[:5]:
+            print(f"           {what}")
+        return not self.broken
+
+
+def newest_step(out):
+    """The step of the newest checkpoint, whole; -1 if there is none."""
+    return checkpoint.newest(out)[1]["step"] if checkpoint.steps(out) else -1
+
+
+def left_over(out):
+    return [p.name for p in Path(out).rglob(".*")]
+
+
+def kills(place, want, seconds, n, rng):
+    """n times kill -9, in as many runs as that takes."""
+    held, runs, done = Held(), 0, 0
+    with tqdm(total=n, desc="kills", leave=False) as bar:
+        while done < n:
+            out, before, runs = f"killed-{runs}", -1, runs + 1
+            while True:
+                process = place.start(out)
+                try:
+                    process.communicate(timeout=rng.uniform(0.1, 1.0) * seconds if done < n else PATIENCE)
+                    break
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.communicate()
+                done, _ = done + 1, bar.update()
+                with contextlib.redirect_stderr(io.StringIO()) as said:
+                    step = newest_step(place.folder / out)
+                held.that(not said.getvalue(), f"run {runs}: a checkpoint was damaged: {said.getvalue()}")
+                held.that(step >= before, f"run {runs}: step {step} after a kill, {before} before it")
+                before = step
+            held.that(process.returncode == 0, f"run {runs}: exit status {process.returncode}")
+            held.that(place.weights(out) == want, f"run {runs}: other weights at the end")
+            held.that(not left_over(place.folder / out), f"run {runs}: {left_over(place.folder / out)} left over")
+            shutil.rmtree(place.folder / out)
+    return held.report("kills", f"{done} times kill -9 in {runs} runs of {STEPS} steps")
+
+
+def stops(place, want, n, rng):
+    """n times SIGTERM."""
+    held, took = Held(), []
+    for k in tqdm(range(n), desc="stops", leave=False):
+        out = place.folder / f"stopped-{k}"
+        process, file = place.start(out.name), out / "log.jsonl"
+        while process.poll() is None and not (file.exists() and '"loss"' in file.read_text()):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        began = time.perf_counter()
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=PATIENCE)[1]
+        took.append(time.perf_counter() - began)
+        held.that(process.returncode == 0, f"stop {k}: exit status {process.returncode}, {said[-200:]}")
+        last = max(e["step"] for e in log.read(file))
+        held.that(newest_step(out) == last, f"stop {k}: a checkpoint of step {newest_step(out)} after step {last}")
+        held.that(took[-1] < 2, f"stop {k}: {took[-1]:.1f} s")
+        if k % 10 == 0:
+            held.that(place.finish(out.name)[0] == 0 and place.weights(out.name) == want, f"stop {k}: other weights")
+        shutil.rmtree(out)
+    return held.report("stops", f"{n} times SIGTERM, at most {max(took):.2f} s to the exit")
+
+
+def full_disk(place, want):
+    """A run of which no checkpoint fits from some step on, and then all do again."""
+    held, out = Held(), place.folder / "full"
+    process = place.start("full")
+    while newest_step(out) < 10:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE)
+    before = newest_step(out)
+    limit = (checkpoint.newest(out)[0] / "optimizer.safetensors").stat().st_size - 1
+    status, said, _ = place.finish("full", limit=limit)
+    held.that(status == 1 and "could not be written" in said, f"exit status {status}: {said[-300:]}")
+    held.that(newest_step(out) == before, f"step {newest_step(out)} is the newest, {before} was")
+    held.that(max(e["step"] for e in log.read(out / "log.jsonl")) == STEPS, "the run did not go on")
+    held.that(not left_over(out), f"{left_over(out)} left over")
+    status, said, _ = place.finish("full")
+    held.that(status == 0 and place.weights("full") == want, f"exit status {status}, or other weights: {said[-300:]}")
+    return held.report("full disk", f"no checkpoint fits from step {before} on")
+
+
+def damaged(data, rng):
+    """data with a few bytes changed, put in, taken out, or cut off."""
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data) + 1)
+        data[at:at + rng.randint(0, 4)] = rng.randbytes(rng.randint(0, 4))
+    return bytes(data[:rng.randint(0, len(data))] if rng.random() < 0.2 else data)
+
+
+def damage(place, n, rng):
+    """n damaged files, one at a time, and what their readers make of them."""
+    held, loaded = Held(), 0
+    folder = shutil.copytree(checkpoint.newest(place.folder / "whole")[0], place.folder / "damaged")
+    shards = next(p for p in (place.folder / "shards").iterdir() if p.is_dir())
+    tokenizer, settings = tok.load(folder / "tokenizer.json"), place.folder / "whole" / "settings.yaml"
+
+    def digest(model):
+        return hashlib.sha256(b"".join(p.data.tobytes() for p in model.parameters())).hexdigest()
+
+    def read_shard():
+        found = [Shard(shards, name, tokenizer) for name in SPLITS]
+        return [(s.read(range(0, len(s) - 8, 8), 8).tolist(), s.starts.tolist()) for s in found]
+
+    readers = {folder / "run.json": lambda: checkpoint.checked(folder)["step"],
+               folder / "model.safetensors": lambda: checkpoint.checked(folder)["step"],
+               folder / "optimizer.safetensors": lambda: checkpoint.checked(folder)["step"],
+               folder / "tokenizer.json": lambda: tok.load(folder).hash,
+               folder / "config.json": lambda: digest(GPT.from_pretrained(folder)),
+               settings: lambda: config.checked(config.read_yaml(settings), "settings") and None,
+               **{shards / f"{name}{end}": read_shard for name in SPLITS for end in (".bin", ".json", ".starts.bin")}}
+    want = {path: read() for path, read in readers.items()}
+    whole = {path: path.read_bytes() for path in readers}
+
+    def hang(*_):
+        raise TimeoutError
+    signal.signal(signal.SIGALRM, hang)
+    for _ in tqdm(range(n), desc="damage", leave=False):
+        path = rng.choice(list(readers))
+        data = damaged(whole[path], rng)
+        path.write_bytes(data)
+        signal.alarm(int(PATIENCE))
+        try:
+            found = readers[path]()
+            loaded += 1
+            same = path.name in ("settings.yaml", "config.json") or found == want[path]  # others may be good ones too
+            held.that(same or data == whole[path], f"{path.name}: something else was loaded")
+        except (ValueError, OSError) as e:
+            held.that("got" in str(e) and "expected" in str(e), f"{path.name}: {e!r} explains nothing")
+        except BaseException as e:
+            held.that(False, f"{path.name}: {e!r}")
+        signal.alarm(0)
+        path.write_bytes(whole[path])
+    return held.report("damage", f"{n} damaged files, of which {loaded} were read and the others refused")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser("python -m bench survive", description=__doc__.split("\n\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="a tenth of everything, in less than a minute")
+    parser.add_argument("--kills", type=int, default=200, help="times kill -9")
+    parser.add_argument("--stops", type=int, default=50, help="times SIGTERM")
+    parser.add_argument("--damage", type=int, default=10_000, help="damaged files")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and of the damage")
+    args = parser.parse_args(argv)
+    share, rng = 20 if args.short else 1, random.Random(args.seed)
+    with tempfile.TemporaryDirectory(prefix="survive-") as folder:
+        place = Place(folder)
+        place.finish("first")                                # compiles, and makes the shards
+        status, said, seconds = place.finish("whole")
+        if status:
+            print(said, file=sys.stderr)
+            return 1
+        want = place.weights("whole")
+        print(f"a run of {STEPS} steps with a checkpoint at every second one takes {seconds:.1f} s", flush=True)
+        held = [kills(place, want, seconds, args.kills // share, rng), stops(place, want, args.stops // share, rng),
+                full_disk(place, want), damage(place, args.damage // share, rng)]
+    return 0 if all(held) else 1
