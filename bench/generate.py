@@ -191,12 +191,12 @@ def quality(folder, tokens):
     from train.step import evaluate
     (model, tokenizer), config = checkpoint.load(folder), Config(**checkpoint.newest(folder)[1]["config"])
     text = Validation(prepare(config, tokenizer).val, config.block_size, config.device_batch, tokens)
-    plain, kept = evaluate(model, text), {name: p.data for name, p in model.named_parameters()}
+    (plain, _), kept = evaluate(model, text), {name: p.data for name, p in model.named_parameters()}
     yield f"\n{folder}: loss on {text.tokens:,} tokens of its validation text\n{'float32':10}{plain:10.5f}"
     for how in ("bfloat16", "int8"):
         for name, p in model.named_parameters():
             p.data = rounded(name, kept[name], how)
-        found = evaluate(model, text)
+        found, _ = evaluate(model, text)
         yield f"{how:10}{found:10.5f}  {100 * (found / plain - 1):+.3f} %"
 
 

@@ -146,7 +146,7 @@ def stops(place, want, n, rng):
         if k % 10 == 0:
             held.that(place.finish(out.name)[0] == 0 and place.weights(out.name) == want, f"stop {k}: other weights")
         shutil.rmtree(out)
-    return held.report("stops", f"{n} times SIGTERM, at most {max(took):.2f} s to the exit")
+    return held.report("stops", f"{n} times SIGTERM, at most {max(took, default=0):.2f} s to the exit")
 
 
 def full_disk(place, want):

@@ -17,7 +17,7 @@ import tok
 from gpt import GPT, GPTConfig
 from minigrad import backend, gemm_cpu
 from nn import AdamW
-from train import checkpoint, log, precision, run, sample, step
+from train import checkpoint, log, precision, report, run, sample, step
 from train.config import Config
 from train.data import Validation, Windows, prepare
 
@@ -130,13 +130,17 @@ def test_a_verse_run_reports_bits_beside_the_entropy_of_the_source(home, tmp_pat
     out = train(home, tmp_path / "run", data="verse", couplets=400, block_size=96, device_batch=1, tokens_per_step=96,
                 steps=2)
     last = log.read(out / "log.jsonl")[-1]
-    assert last.keys() == {"step", "val_loss", "val_bits", "entropy_bits"}
+    assert last.keys() == {"step", "val_loss", "perplexity", "accuracy", "bits_per_byte", "val_bits", "entropy_bits"}
+    assert last["perplexity"] == pytest.approx(np.exp(last["val_loss"])) and 0 <= last["accuracy"] <= 1
     assert 20 < last["entropy_bits"] < 80 and last["val_bits"] > last["entropy_bits"]
     c = Config(**{**TINY, "data": "verse", "couplets": 400, "shards": str(home / "shards")})
     d = prepare(c)
     v = Validation(d.val, 96, 4, 200)
     texts = [d.tokenizer.decode(ids) for ids in v.documents()]
     assert v.tokens == sum(len(t) + 1 for t in texts)                # every couplet and the separator after it
+    size = sum(len(t.encode()) for t in texts)
+    assert v.bytes(d.tokenizer) == size
+    assert last["bits_per_byte"] * size == pytest.approx(last["val_loss"] * v.tokens / np.log(2))
     assert last["val_bits"] * len(texts) == pytest.approx(last["val_loss"] * v.tokens / np.log(2))
     assert "bits per couplet" in capsys.readouterr().out
 
@@ -375,17 +379,19 @@ def test_evaluation_is_the_mean_over_tokens_and_leaves_the_model_as_it_was(home,
     for p in model.parameters():
         p.data *= 20                                         # far from uniform, so that a padded row would show
     v = Validation(d.val, 90, 7, 2000)
-    loss = step.evaluate(model, v)
+    loss, accuracy = step.evaluate(model, v)
     assert model.training and all(p.grad is None for p in model.parameters())
     model.eval()
-    nats = []
+    nats, right = [], 0
     for x, y in v.batches():
         z = model(x).data
+        right += (z.argmax(-1) == y).sum()
         z -= z.max(-1, keepdims=True)
         p = np.take_along_axis(z, np.maximum(y, 0)[..., None], -1)[..., 0] - np.log(np.exp(z).sum(-1))
         nats.extend(-p[y >= 0])
     assert len(nats) == v.tokens and loss == pytest.approx(np.mean(nats), rel=1e-12)
-    assert loss == pytest.approx(step.evaluate(model, Validation(d.val, 90, 1, 2000)), rel=1e-12)
+    assert accuracy == right / v.tokens > 0
+    assert (loss, accuracy) == pytest.approx(step.evaluate(model, Validation(d.val, 90, 1, 2000)), rel=1e-12)
     assert not model.training
 
 
@@ -487,3 +493,20 @@ def test_config_fields_all_do_something():
     code = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "train").glob("*.py"))
     for f in dataclasses.fields(Config):
         assert re.search(rf"\b(config|c)\.{f.name}\b|\[\"{f.name}\"\]", code), f.name
+
+
+# --------------------------------------------------------------------------------------------------------- reports
+
+def test_runs_side_by_side(home, tmp_path, capsys):
+    runs = [str(train(home, tmp_path / name, lr=lr)) for name, lr in (("slow", 1e-4), ("fast", 1e-2))]
+    capsys.readouterr()
+    assert report.main([*runs, "--plot", str(tmp_path / "both.png")]) == 0
+    head, slow, fast, drawn = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in (slow, fast)] == ["slow", "fast"]
+    assert head.split()[:3] == ["run", "step", "validation"]
+    last = log.read(Path(runs[1], "log.jsonl"))[-1]
+    for number in (f"{last['val_loss']:.4f}", f"{last['perplexity']:.2f}", f"{last['bits_per_byte']:.3f}", "2 x 16"):
+        assert number in fast
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG") and "both.png is drawn" in drawn
+    assert report.main([str(tmp_path)]) == 2
+    assert "no log.jsonl in it; expected a run folder" in capsys.readouterr().err

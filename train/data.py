@@ -375,6 +375,14 @@ class Validation:
                 x[k, :b - a], y[k, :b - a] = row[:-1], row[1:]
             yield x, y
 
+    def bytes(self, tokenizer):
+        """How many bytes of UTF-8 the tokens stand for, without the separators between documents."""
+        ends, size = np.append(self.shard.starts[1:], len(self.shard)) - 1, 0
+        for a, b in self.rows:
+            ids = np.delete(self.shard.tokens[a:b], ends[slice(*np.searchsorted(ends, [a, b]))] - a)
+            size += len(tokenizer.decode(ids).encode())
+        return size
+
     def documents(self):
         """The token ids of every document that starts in a row, without its separator."""
         ends = np.append(self.shard.starts[1:], len(self.shard)) - 1

@@ -93,6 +93,7 @@ class Run:
     validation: Validation
     log: log.Log
     writer: checkpoint.Writer
+    bytes: int = 0                   # that the validation tokens stand for
     entropy: float | None = None     # bits per couplet of the source, on the validation couplets; None for other texts
     step: int = 0                    # updates made
     position: int = 0                # training windows seen
@@ -147,6 +148,7 @@ def set_up(config, out):
     run = Run(config, out, data, model, opt, windows, validation, log.Log(out / "log.jsonl", state["step"]),
               checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
               scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"])
+    run.bytes = validation.bytes(data.tokenizer)
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
         run.entropy = float(np.mean(nats)) / math.log(2)
@@ -222,9 +224,11 @@ def train(run, interrupt):
 
 
 def validate(run):
-    """Score the validation text in nats per token and, where the source is known, in bits per couplet beside it."""
-    loss = evaluate(run.model, run.validation)
-    run.metrics = {"step": run.step, "val_loss": loss}
+    """Score the validation text: nats per token, perplexity, bits per byte, and the share of next tokens that the model
+    thought the likeliest; where the source is known, in bits per couplet beside it."""
+    loss, accuracy = evaluate(run.model, run.validation)
+    run.metrics = {"step": run.step, "val_loss": loss, "perplexity": math.exp(min(loss, 700)), "accuracy": accuracy,
+                   "bits_per_byte": loss * run.validation.tokens / math.log(2) / max(1, run.bytes)}
     if run.entropy is not None:
         couplets = sum(1 for _ in run.validation.documents())
         bits = loss * run.validation.tokens / couplets / math.log(2)
@@ -244,7 +248,8 @@ def report(run):
     """What came out: the numbers, and the model's own words."""
     config, m = run.config, run.metrics
     print(f"\n{run.step:,} steps of {config.tokens_per_step:,} tokens, {run.seconds:.0f} s in this process")
-    print(f"validation loss {m['val_loss']:.4f} nats per token")
+    print(f"validation loss {m['val_loss']:.4f} nats per token, perplexity {m['perplexity']:.2f}, "
+          f"{m['bits_per_byte']:.3f} bits per byte, {m['accuracy']:.1%} of the next tokens right")
     if run.entropy is not None:
         print(f"{m['val_bits']:.2f} bits per couplet; the source that composed them needs {run.entropy:.2f}: "
               f"a gap of {m['val_bits'] / run.entropy - 1:.1%}")

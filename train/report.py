@@ -1,0 +1,75 @@
+"""python -m train.report RUN...: what runs have come to, side by side."""
+import argparse
+import sys
+from pathlib import Path
+
+from minigrad.check import expect
+from train import checkpoint, log
+
+COLUMNS = (("step", "step", "{:,}"), ("validation", "val_loss", "{:.4f}"), ("perplexity", "perplexity", "{:.2f}"),
+           ("bits/byte", "bits_per_byte", "{:.3f}"), ("accuracy", "accuracy", "{:.1%}"))
+
+
+def summary(folder):
+    """{column: text} of a run, from its log and its newest checkpoint."""
+    entries = log.read(Path(folder, "log.jsonl"))
+    scored = [e for e in entries if "val_loss" in e]
+    expect(scored, folder, "a log without a validation", "a run that has come to one")
+    best, last = min(scored, key=lambda e: e["val_loss"]), scored[-1]
+    speeds = sorted(e["tokens_per_s"] for e in entries if "tokens_per_s" in e)
+    found = {"run": Path(folder).name, **{title: form.format(last[key]) if key in last else "-"
+                                          for title, key, form in COLUMNS}}
+    found["best"] = f"{best['val_loss']:.4f} at {best['step']:,}"
+    found["tokens/s"] = f"{speeds[len(speeds) // 2]:,}" if speeds else "-"
+    if checkpoint.steps(folder):
+        c = checkpoint.newest(folder)[1]["config"]
+        found["model"] = f"{c['n_layer']} x {c['n_embd']}, {c['dtype']}"
+    return found
+
+
+def table(rows):
+    """[{column: text}] as lines."""
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    cells = [titles, *([row.get(title, "-") for title in titles] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(titles))]
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells)
+
+
+def plot(file, folders):
+    """Validation losses of all runs over the tokens' steps, in one picture."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(figsize=(8, 4.8), dpi=120, layout="constrained")
+    for folder in folders:
+        scored = [e for e in log.read(Path(folder, "log.jsonl")) if "val_loss" in e]
+        axes.plot([e["step"] for e in scored], [e["val_loss"] for e in scored], "o-", markersize=3, linewidth=1.4,
+                  label=f"{Path(folder).name}: {scored[-1]['val_loss']:.3f}")
+    axes.set(xlabel="step", ylabel="validation loss (nats per token)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(file)
+    plt.close(figure)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser("python -m train.report", description="What runs have come to, side by side.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--plot", metavar="FILE", help="draw their validation losses into FILE (.png, .svg, .pdf)")
+    args = parser.parse_args(argv)
+    try:
+        for folder in args.runs:
+            expect(Path(folder, "log.jsonl").is_file(), folder, "no log.jsonl in it", "a run folder")
+        print(table([summary(folder) for folder in args.runs]))
+        if args.plot:
+            plot(args.plot, args.runs)
+            print(f"{args.plot} is drawn")
+    except (ValueError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
