@@ -133,7 +133,8 @@ def test_a_wrong_yaml_file_is_explained(tmp_path, text, says):
 
 
 def test_the_configurations_that_come_with_the_project_are_valid_and_every_line_has_a_comment():
-    assert {"verse", "shakespeare-char", "gpt2-124m"} <= set(config.names())
+    assert {"verse", "shakespeare-char", "gpt1", "gpt2-124m", "gpt2-medium", "gpt2-large", "hindi-pretrain",
+            "hindi-poetry"} <= set(config.names())
     for name in config.names():
         text = config.config_file(name).read_text(encoding="utf-8")
         assert all("#" in line for line in text.splitlines() if line.strip()), name

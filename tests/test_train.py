@@ -130,7 +130,8 @@ def test_a_verse_run_reports_bits_beside_the_entropy_of_the_source(home, tmp_pat
     out = train(home, tmp_path / "run", data="verse", couplets=400, block_size=96, device_batch=1, tokens_per_step=96,
                 steps=2)
     last = log.read(out / "log.jsonl")[-1]
-    assert last.keys() == {"step", "val_loss", "perplexity", "accuracy", "bits_per_byte", "val_bits", "entropy_bits"}
+    assert last.keys() == {"step", "epoch", "val_loss", "perplexity", "accuracy", "bits_per_byte", "val_bits",
+                           "entropy_bits"}
     assert last["perplexity"] == pytest.approx(np.exp(last["val_loss"])) and 0 <= last["accuracy"] <= 1
     assert 20 < last["entropy_bits"] < 80 and last["val_bits"] > last["entropy_bits"]
     c = Config(**{**TINY, "data": "verse", "couplets": 400, "shards": str(home / "shards")})
@@ -191,6 +192,20 @@ def test_a_run_goes_on_with_more_steps_and_forgets_what_the_log_says_beyond(home
     assert run.main(["--resume", str(out), "--steps", "6"]) == 0
     assert [e["step"] for e in log.read(out / "log.jsonl")] == [0, 1, 2, 3, 4, 4, 5, 6, 6]
     assert Config(**checkpoint.newest(out)[1]["config"]).steps == 6
+
+
+def test_epochs_say_how_many_steps(home, tmp_path, capsys):
+    out = train(home, tmp_path / "run", epochs=0.5, tokens_per_step=128)
+    d = prepare(Config(**{**TINY, "data": str(home / "text.txt"), "shards": str(home / "shards")}))
+    per_epoch = Windows(d.train, 16, 0).per_epoch
+    steps = -(-per_epoch // 16)                              # of 8 windows, for half of them
+    assert checkpoint.newest(out)[1]["step"] == steps == Config(**checkpoint.newest(out)[1]["config"]).steps
+    assert log.read(out / "log.jsonl")[-1]["epoch"] == pytest.approx(8 * steps / per_epoch, abs=1e-3)
+    capsys.readouterr()
+    assert run.main(["--resume", str(out)]) == 2
+    assert f"all its {steps} steps; expected steps to go. Hint: --epochs 1" in capsys.readouterr().err
+    assert run.main(["--resume", str(out), "--epochs", "0.6"]) == 0
+    assert checkpoint.newest(out)[1]["step"] > steps
 
 
 def test_a_run_can_be_moved_and_its_text_too(home, tmp_path):
@@ -341,6 +356,25 @@ def test_init_starts_from_the_weights_and_the_tokenizer_of_another_run(home, tmp
     assert (second / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
     assert tok.load(second / "tokenizer.json").hash == tok.load(first / "tokenizer.json").hash
     assert "n_layer: 2" in (second / "settings.yaml").read_text()
+
+
+def test_init_with_another_tokenizer_keeps_the_tokens_that_both_have(home, tmp_path, capsys):
+    first = train(home, tmp_path / "first", steps=20, dropout=0.3)
+    other = tok.CharTokenizer.train((home / "text.txt").read_text() + "\nXYZ")
+    other.save(tmp_path / "other.json")
+    second = train(home, tmp_path / "second", init=first, tokenizer=tmp_path / "other.json", steps=0, dropout=0.1)
+    assert "of the 14 tokens of this tokenizer, 11 are among the 11 of" in capsys.readouterr().out
+    (a, old), (b, new) = checkpoint.load(first), checkpoint.load(second)
+    assert new.hash == other.hash and (b.config.vocab_size, b.config.dropout) == (14, 0.1)
+    for i, token in enumerate(new.vocab):
+        row = b.wte.weight.data[i]
+        if token in old.vocab:
+            np.testing.assert_array_equal(row, a.wte.weight.data[old.vocab.index(token)])
+        else:
+            assert 0 < np.abs(row - a.wte.weight.data.mean(0)).max() < 0.1
+    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
+        assert name == "wte.weight" or p.data.tobytes() == q.data.tobytes()
+    assert train(home, tmp_path / "third", init=second, steps=3)
 
 
 # ------------------------------------------------------------------------------------------------ not finite
@@ -508,5 +542,23 @@ def test_runs_side_by_side(home, tmp_path, capsys):
     for number in (f"{last['val_loss']:.4f}", f"{last['perplexity']:.2f}", f"{last['bits_per_byte']:.3f}", "2 x 16"):
         assert number in fast
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG") and "both.png is drawn" in drawn
+    assert report.main([runs[1], "--epochs"]) == 0
+    rows = capsys.readouterr().out.splitlines()[4:]
+    losses = [e["loss"] for e in log.read(Path(runs[1], "log.jsonl")) if "loss" in e]
+    assert [row.split()[1] for row in rows] == ["step", "0", "4", "6"]
+    assert rows[1].split()[2] == "-" and rows[2].split()[2] == f"{np.mean(losses[:4]):.4f}"
+    assert rows[3].split()[2:4] == [f"{np.mean(losses[4:]):.4f}", f"{last['val_loss']:.4f}"]
     assert report.main([str(tmp_path)]) == 2
     assert "no log.jsonl in it; expected a run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gpt1", "gpt2-medium", "hindi-poetry"])
+def test_the_recipes_run_in_small(home, tmp_path, name):
+    """Their settings as they are, but for the sizes."""
+    small = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=260, tokens_per_step=64, device_batch=2,
+                 eval_tokens=100, eval_every=2, samples=1, sample_tokens=5, epochs=0, steps=3, warmup=1)
+    out = train(home, tmp_path / "run", config=name, split="0.8,0.1,0.1", **small)
+    saved = checkpoint.newest(out)[1]["config"]
+    asked = yaml.safe_load((ROOT / "train" / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    for key in set(asked) - set(small) - {"data", "split", "preset"}:
+        assert saved[key] == asked[key] or float(saved[key]) == float(asked[key]), key

@@ -27,6 +27,23 @@ def summary(folder):
     return found
 
 
+def epochs(folder):
+    """[{column: text}], a row for every validation of a run: with the training loss and the time since the last one."""
+    entries, rows, losses, seconds = log.read(Path(folder, "log.jsonl")), [], [], 0.0
+    tokens = checkpoint.newest(folder)[1]["config"]["tokens_per_step"]
+    for e in entries:
+        if "loss" in e:
+            losses.append(e["loss"])
+            seconds += tokens / max(1, e["tokens_per_s"])
+        elif "val_loss" in e:
+            rows.append({"epoch": f"{e['epoch']:.2f}", "step": f"{e['step']:,}",
+                         "train loss": f"{sum(losses) / len(losses):.4f}" if losses else "-",
+                         "val loss": f"{e['val_loss']:.4f}", "perplexity": f"{e['perplexity']:.2f}",
+                         "minutes": f"{seconds / 60:.1f}"})
+            losses, seconds = [], 0.0
+    return rows
+
+
 def table(rows):
     """[{column: text}] as lines."""
     titles = list(dict.fromkeys(title for row in rows for title in row))
@@ -56,12 +73,15 @@ def plot(file, folders):
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m train.report", description="What runs have come to, side by side.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--epochs", action="store_true", help="for each of them, a table of its validations")
     parser.add_argument("--plot", metavar="FILE", help="draw their validation losses into FILE (.png, .svg, .pdf)")
     args = parser.parse_args(argv)
     try:
         for folder in args.runs:
             expect(Path(folder, "log.jsonl").is_file(), folder, "no log.jsonl in it", "a run folder")
         print(table([summary(folder) for folder in args.runs]))
+        for folder in args.runs if args.epochs else ():
+            print(f"\n{folder}\n{table(epochs(folder))}")
         if args.plot:
             plot(args.plot, args.runs)
             print(f"{args.plot} is drawn")

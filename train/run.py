@@ -29,6 +29,7 @@ from minigrad.profile import Profile
 from minigrad.recompute import recompute
 from nn import AdamW, cosine_with_warmup
 from train import checkpoint, log, verse
+from train.adapt import adapted
 from train.config import Config, describe, parse, to_yaml
 from train.data import Data, Validation, Windows, prepare
 from train.precision import Scale
@@ -115,27 +116,35 @@ def set_up(config, out):
     if config.resume:
         saved, state = checkpoint.newest(out)
         model, tokenizer = checkpoint.load(saved)
-        expect(state["step"] < config.steps, "--resume", f"a run that has made all its {config.steps} steps",
-               "steps to go", f"--steps {2 * config.steps}")
     elif config.init:
-        model, tokenizer = checkpoint.load(config.init)
+        model, theirs = checkpoint.load(config.init)
+        tokenizer = theirs if config.tokenizer in ("char", "bpe") else None              # a file is another one
         c = model.config
         expect(config.block_size <= c.block_size, "--block_size", config.block_size,
                f"at most {c.block_size}, the context of {config.init}")
         config = replace(config, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd, pre_norm=c.pre_norm,
-                         dropout=c.dropout, activation=c.activation)
+                         activation=c.activation)
     data = prepare(config, tokenizer)
     expect(state.get("source", data.source) == data.source, "--resume",
            f"other data than the run began with ({config.data})", "the same text",
            f"--init {out} starts a new run from these weights")
+    windows = Windows(data.train, config.block_size, config.seed, config.align)
+    if config.epochs:
+        config = replace(config, steps=math.ceil(config.epochs * windows.per_epoch * config.block_size
+                                                 / config.tokens_per_step))
+    expect(not config.resume or state["step"] < config.steps, "--resume",
+           f"a run that has made all its {config.steps} steps", "steps to go",
+           f"--epochs {2 * config.epochs:g}" if config.epochs else f"--steps {2 * config.steps}")
+    if config.init and not config.resume:
+        before = model.config.vocab_size
+        model, known = adapted(model, config.dropout, theirs, data.tokenizer, config.seed)
+        if known < data.tokenizer.vocab_size:
+            print(f"--init: of the {data.tokenizer.vocab_size:,} tokens of this tokenizer, {known:,} are among the "
+                  f"{before:,} of {config.init} and keep their embeddings; the others begin at the mean", flush=True)
     if model is None:
         model = GPT(GPTConfig(data.tokenizer.vocab_size, config.block_size, config.n_layer, config.n_head,
                               config.n_embd, config.dropout, config.pre_norm, activation=config.activation),
                     seed=config.seed)
-    expect(data.tokenizer.vocab_size <= model.config.vocab_size, "--init",
-           f"a checkpoint of {model.config.vocab_size} tokens",
-           f"at least {data.tokenizer.vocab_size}, the vocabulary of the data",
-           "--tokenizer FILE takes the one of the checkpoint")
     model.to(device_of(config), config.dtype).train()
     save_memory(model, config)
     warn_of_slow(config)
@@ -143,7 +152,6 @@ def set_up(config, out):
     if config.resume:
         checkpoint.load_optimizer(saved, opt)
 
-    windows = Windows(data.train, config.block_size, config.seed, config.align)
     validation = Validation(data.val, config.block_size, config.device_batch, config.eval_tokens)
     run = Run(config, out, data, model, opt, windows, validation, log.Log(out / "log.jsonl", state["step"]),
               checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
@@ -227,7 +235,8 @@ def validate(run):
     """Score the validation text: nats per token, perplexity, bits per byte, and the share of next tokens that the model
     thought the likeliest; where the source is known, in bits per couplet beside it."""
     loss, accuracy = evaluate(run.model, run.validation)
-    run.metrics = {"step": run.step, "val_loss": loss, "perplexity": math.exp(min(loss, 700)), "accuracy": accuracy,
+    run.metrics = {"step": run.step, "epoch": round(run.position / run.windows.per_epoch, 3), "val_loss": loss,
+                   "perplexity": math.exp(min(loss, 700)), "accuracy": accuracy,
                    "bits_per_byte": loss * run.validation.tokens / math.log(2) / max(1, run.bytes)}
     if run.entropy is not None:
         couplets = sum(1 for _ in run.validation.documents())
