@@ -5,6 +5,7 @@ import sys
 COMMANDS = {
     "ops": "the error of every op's gradient, by finite differences",
     "step": "a training step beside PyTorch's and beside what this machine could do at best",
+    "memory": "where the bytes of a training step are, beside a prediction, and what recompute saves",
     "scaling": "the cost of a token against context, width and depth, beside its formula",
     "generate": "new tokens per second beside transformers' and beside the memory's limit",
     "start": "from the start of a process to its first training step",

@@ -20,15 +20,15 @@ bytes, float16 keeps a whole copy beside it), gradients, two moments of AdamW:
     P (max(s, 4) + 3 w),   float16: P (2 + 4 + 12)                                                 [SZ3]
 What forward keeps for backward, for a token: per layer the two sums on the residual path (2 C entries), queries, keys
 and values (3 C), what attention gives (C) and the MLP's inside (4 C); mean and deviation of two layer norms, and the
-logarithm of attention's sum. What layer norm and GELU give is computed again. At the end the input and the output of
-the last layer norm, and what it keeps (in GPT-1, which has none, the embeddings, and the output):
-    A = L (10 s C + w (4 + H)) + 2 s C + 2 w                                                       [SZ4]
+logarithm of attention's sum. What layer norm and GELU give is computed again. At the end the input of the last layer
+norm, and what it keeps (in GPT-1, which has none, the embeddings), and the gradient that the head has found already:
+    A = L (10 s C + w (4 + H)) + s C + 2 w + w C                                                   [SZ4]
 With recompute (minigrad/recompute.py) a layer keeps its input alone, and one at a time has the rest as well:
-    A' = L s C + (9 s C + w (4 + H)) + 2 s C + 2 w                                                 [SZ5]
-On top comes what a step needs for a moment, the larger of two. In the head: the gradient dx of N' = B T rows, and a
-chunk of R rows of logits, with their gradient beside it if s = 2. In the last MLP on the way back: dy, GELU's output
-rebuilt, its gradient and the gradient of its input:
-    max(w N' C + w R V (+ s R V),  13 s N' C)                                                      [SZ6]
+    A' = L s C + (9 s C + w (4 + H)) + s C + 2 w + w C                                             [SZ5]
+On top comes what a step needs for a moment, the larger of two. In the head: its input, N' = B T rows of it, and a chunk
+of R rows of logits, with their gradient beside it if s = 2. In the last MLP on the way back: dy, GELU's output rebuilt,
+its gradient and the gradient of its input:
+    max(s N' C + w R V (+ s R V),  13 s N' C)                                                      [SZ6]
 In generation, keys and values of every position:
     K = 2 L s C                                                                                    [SZ7]
 """
@@ -83,7 +83,7 @@ def activations(c, dtype="float32", recompute=False):
     """Bytes that forward keeps for backward, for a token."""
     s, L, C = entry(dtype), c.n_layer, c.n_embd
     w = max(s, 4)
-    inside, end = 10 * s * C + w * (4 + c.n_head), 2 * s * C + 2 * w * c.pre_norm
+    inside, end = 10 * s * C + w * (4 + c.n_head), (s + w) * C + 2 * w * c.pre_norm
     return L * s * C + inside - s * C + end if recompute else L * inside + end                     # [SZ4,5]
 
 
@@ -92,7 +92,7 @@ def temporaries(c, tokens, dtype="float32"):
     from minigrad.fused.cross_entropy import rows_of_chunk
     s, C, V = entry(dtype), c.n_embd, c.vocab_size
     w, R = max(s, 4), min(tokens, rows_of_chunk(V, s))
-    return max(w * tokens * C + (w if s > 2 else w + s) * R * V, 13 * s * tokens * C)              # [SZ6]
+    return max(s * tokens * C + (w if s > 2 else w + s) * R * V, 13 * s * tokens * C)              # [SZ6]
 
 
 def training(c, rows, T, dtype="float32", recompute=False):

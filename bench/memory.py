@@ -1,0 +1,155 @@
+"""Where the memory of a training step is, and what recompute saves: python -m bench memory
+
+Counted are the arrays that are alive: parameters, gradients and moments in the optimiser's buffers; activations in the
+graph that forward leaves for backward; and on top of them, at the peak, what a step needs for a moment (workspace), as
+Python's tracemalloc sees it, which knows every array of NumPy. Beside each stands what gpt/sizes.py predicts. The
+interpreter and its libraries come on top.
+"""
+import argparse
+import statistics
+import sys
+import time
+import tracemalloc
+
+import numpy as np
+
+from bench.step import CONFIGS
+from gpt import GPT, GPTConfig, sizes
+from minigrad.recompute import recompute
+from minigrad.tensor import Loan, Promise, Tensor
+from nn import AdamW, clip_grad_norm
+
+MODES = {                # name: what of every block is computed again
+    "keep all": lambda block: [], "mlp again": lambda block: [block.mlp], "attention again": lambda block: [block.attn],
+    "blocks again": lambda block: [block],
+}
+MIB = 2 ** 20
+
+
+def held(y, without=()):
+    """Bytes of the distinct arrays that the graph under y holds, but for parameters, integers and those `without`."""
+    nodes, seen, arrays, others = [y.node], set(), {}, {id(base(a)) for a in without}
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for parent, *_ in node.parents:
+            if isinstance(parent, Tensor):
+                others.add(id(base(parent.data)))
+            else:
+                nodes.append(parent)
+        for a in node.saved:
+            a = a.array if isinstance(a, Loan) else a
+            if isinstance(a, np.ndarray) and a.dtype.kind != "i":
+                arrays[id(base(a))] = base(a)
+            elif isinstance(a, Promise):
+                nodes.append(a.node)
+    return sum(a.nbytes for i, a in arrays.items() if i not in others)
+
+
+def base(a):
+    """The array whose memory this one is a view of."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a
+
+
+def measure(c, rows, dtype, mode, steps=3):
+    """({part: bytes}, median seconds of a step)."""
+    model = GPT(c).to(dtype=dtype)
+    for block in model.h:
+        for part in MODES[mode](block):
+            part.around = recompute
+    opt, rng = AdamW(model.parameters()), np.random.default_rng(0)
+    ids = rng.integers(0, c.vocab_size, (rows, c.block_size + 1))
+    x, y = ids[:, :-1], ids[:, 1:]
+
+    def step():
+        model.loss(x, y).backward()
+        clip_grad_norm(opt, 1.0)
+        opt.step()
+        opt.zero_grad()
+
+    times = []
+    for _ in range(steps + 1):                               # the first one compiles, and finds memory cold
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    flat, = opt.flats
+    halves = 0 if flat.master is None else flat.master.nbytes
+    parts = {"parameters": flat.data.nbytes + halves, "gradients": flat.grads.nbytes,
+             "moments": sum(a.nbytes for a in flat.moments.values())}
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    loss = model.loss(x, y)
+    parts["activations"] = held(loss, [flat.grads, flat.data])
+    loss.backward()
+    clip_grad_norm(opt, 1.0)
+    opt.step()
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    parts["workspace"] = max(0, peak - parts["activations"])
+    return parts, statistics.median(times[1:])
+
+
+def predicted(c, rows, dtype, mode):
+    """The same by gpt/sizes.py; None for parts of blocks, for which it has no formula."""
+    if mode not in ("keep all", "blocks again"):
+        return None
+    tokens, s, again = rows * c.block_size, sizes.entry(dtype), mode == "blocks again"
+    at_work = again * tokens * (9 * s * c.n_embd + 4 * (4 + c.n_head))       # the one block that is computed again
+    return {**sizes.standing(c, dtype), "activations": tokens * sizes.activations(c, dtype, again) - at_work,
+            "workspace": sizes.temporaries(c, tokens, dtype) + at_work}
+
+
+def report(name, dtype, modes, steps):
+    shape, rows = CONFIGS[name]
+    c = GPTConfig(**shape)
+    print(f"\n{name}: {c.n_layer} layers of width {c.n_embd}, {rows} rows of {c.block_size} tokens, {dtype}; MiB, and "
+          "what is predicted")
+    titles = ("parameters", "gradients", "moments", "activations", "workspace")
+    print(f"{'':16}" + "".join(f"{title:>16}" for title in (*titles, "all")) + f"{'s a step':>10}")
+    first = None
+    for mode in modes:
+        parts, seconds = measure(c, rows, dtype, mode, steps)
+        want, total = predicted(c, rows, dtype, mode), sum(parts.values())
+        cells = [(parts[title], want and want[title]) for title in titles] + [(total, want and sum(want.values()))]
+        print(f"{mode:16}" + "".join(f"{a / MIB:8.0f} {f'({b / MIB:.0f})' if b else '':>7}" for a, b in cells)
+              + f"{seconds:10.3f}", flush=True)
+        first = first or (parts["activations"], total, seconds)
+        if mode != modes[0]:
+            print(f"{'':16}activations {1 - parts['activations'] / first[0]:.0%} less, all "
+                  f"{1 - total / first[1]:.0%} less, time {seconds / first[2] - 1:+.0%}")
+
+
+def largest(gib, again, dtype):
+    """The largest GPT-2 of L layers of width 64 L that trains with 8 rows of 1024 tokens, by gpt/sizes.py."""
+    def config(n):
+        return GPTConfig(50257, 1024, n, n, 64 * n)
+    n = sizes.largest(lambda n: n < 200 and sizes.training(config(n), 8, 1024, dtype, again) <= gib * sizes.GIB)
+    return config(n)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser("python -m bench memory", description=__doc__.split("\n\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char", "gpt2"], help="sizes")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how parameters are stored")
+    parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="what is computed again")
+    parser.add_argument("--steps", type=int, default=3, help="steps that are timed")
+    args = parser.parse_args(argv)
+    for name in args.config:
+        report(name, args.dtype, args.modes, args.steps)
+    print("\nthe largest GPT-2 (L layers of width 64 L) that trains with 8 rows of 1024 tokens in "
+          f"{args.dtype}, predicted:")
+    for gib in (4, 16):
+        for again in (False, True):
+            c = largest(gib, again, args.dtype)
+            print(f"    {gib:2} GiB, {'blocks again' if again else 'keep all':13} {c.n_layer} layers of width "
+                  f"{c.n_embd}, {sizes.parameters(c) / 1e6:,.0f} million parameters")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
