@@ -61,11 +61,14 @@ class Step:
         head = [*pack(self.wte), vector(np.zeros(c.vocab_size))]                         # (V, C) is (out, in)
         last = [vector(parameters[f"ln_f.{part}"].data if c.pre_norm else np.zeros(1)) for part in ("weight", "bias")]
         self.block, (*self.layers, self.head, self.last) = together([*layers, head, last])
-        self.addresses = np.array([addresses(arrays) for arrays in self.layers])
+        self.addresses, self.ends = np.array([addresses(arrays) for arrays in self.layers]), addresses(self.head)
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
         """The next token of every row."""
-        return self.read([[t] for t in tokens.tolist()], cache)
+        rows = np.arange(len(tokens) + 1)
+        logits = self.run(tokens, cache.positions(1)[:, 0], rows, rows[:-1], cache)
+        cache.lengths = cache.lengths + 1
+        return logits
 
     def read(self, prompts, cache):
         """Logits (B, V) after the next tokens of every row, lists of ids; CHUNK of them go through together."""
@@ -74,21 +77,22 @@ class Step:
         owner = np.repeat(np.arange(len(prompts)), lengths)  # (R,), of every token
         ends = np.cumsum(lengths)
         at = np.arange(len(owner)) - np.repeat(ends - lengths, lengths) + cache.lengths[owner]
-        tokens, c = np.concatenate(prompts), self.config
+        tokens, logits = np.concatenate(prompts), np.empty((len(prompts), self.config.vocab_size), np.float32)
         check(tokens, self.wte)
-        logits = np.empty((len(prompts), c.vocab_size), np.float32)
         for lo in range(0, len(owner), CHUNK):
             some = slice(lo, lo + CHUNK)
-            last = np.flatnonzero((lo < ends) & (ends <= lo + CHUNK))                    # rows that end here
-            x = np.zeros((len(owner[some]), up(c.n_embd)), np.float32)
-            x[:, :c.n_embd] = wide(self.wte[tokens[some]]) + wide(self.wpe[at[some]])
             begins = np.searchsorted(owner[some], np.arange(len(prompts) + 1))
-            logits[last] = _step(
-                pool.address(), pool.size(), x, c.n_embd, self.head[0], addresses(self.head), self.addresses,
-                *self.last, c.pre_norm, c.eps, INNER[c.activation], bits(cache.k), bits(cache.v), begins, at[some],
-                ends[last] - 1 - lo)
+            last = np.flatnonzero((lo < ends) & (ends <= lo + CHUNK))                    # rows that end here
+            logits[last] = self.run(tokens[some], at[some], begins, ends[last] - 1 - lo, cache)
         cache.lengths = cache.lengths + lengths
         return logits
+
+    def run(self, tokens, at, begins, wanted, cache):
+        """Logits after those tokens that are wanted; of row b there are begins[b] to begins[b + 1], at positions at."""
+        c, x = self.config, np.zeros((len(tokens), up(self.config.n_embd)), np.float32)
+        x[:, :c.n_embd] = wide(self.wte[tokens]) + wide(self.wpe[at])
+        return _step(pool.address(), pool.size(), x, c.n_embd, self.head[0], self.ends, self.addresses, *self.last,
+                     c.pre_norm, c.eps, INNER[c.activation], bits(cache.k), bits(cache.v), begins, at, wanted)
 
 
 def packed(w, int8):
