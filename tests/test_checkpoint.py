@@ -197,6 +197,18 @@ def test_a_full_disk_stops_no_training(home, tmp_path, monkeypatch, capsys):  # 
     assert list(checkpoint.steps(out)) == [12, 8]
 
 
+def test_a_writer_that_breaks_is_heard_of(tmp_path, monkeypatch):
+    """Whatever it is: the thread's own traceback, and no silence at the end."""
+    def broken(path, arrays):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(pretrained, "write_tensors", broken)
+    monkeypatch.setattr(threading, "excepthook", lambda seen: None)
+    run = Run(tmp_path, background=True)
+    run.save(1)
+    assert run.writer.wait() == "ValueError('a bug')" and not checkpoint.steps(tmp_path)
+
+
 FULL = """if True:
     import resource, signal, sys
     from train import log

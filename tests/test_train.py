@@ -239,6 +239,7 @@ def test_auto_begins_and_goes_on_by_the_same_command(home, tmp_path, monkeypatch
     out, more = tmp_path / "run", ["--resume", "auto", "--out", str(tmp_path / "run")]
     out.mkdir()
     (out / "log.jsonl").write_text('{"step": 0, "val_loss": 9}\n{"step": 1, "lo')
+    assert run.main([*flags(home, steps=9, n_embd=17), *more]) == 2 and (out / "log.jsonl").exists()
     with monkeypatch.context() as m:
         stop_after(m, 5)
         assert run.main([*flags(home, steps=9), *more]) == 130

@@ -44,7 +44,7 @@ NEEDED = {"step", "position", "config", "tokenizer", "source", "files"}
 def open_folder(config):
     """The folder of the run, proved to be writable before any work. A run that is there already is not overwritten."""
     if config.resume:
-        out = Path(config.out)
+        out = Path(config.out)                               # with auto there may be nothing yet, or but a log
     elif config.out:
         out = Path(config.out)
         expect(not has_run(out), "--out", f"{config.out!r}, which holds a run", "a new folder",
@@ -61,18 +61,14 @@ def open_folder(config):
         except OSError as e:
             raise ValueError(f"{flag}: got {str(folder)!r} ({e.strerror}); expected a folder that can be written. "
                              f"Hint: {flag} FOLDER") from None
+    if config.resume == "auto" and not steps(out):           # stopped before its first checkpoint
+        (out / "log.jsonl").unlink(missing_ok=True)
     return out
 
 
 def has_run(folder):
     """A run that failed before its first step left no log, and its folder is free."""
     return (folder / "log.jsonl").exists() or bool(steps(folder))
-
-
-def forget(out):
-    """Make way in the folder of a run that was stopped before its first checkpoint."""
-    with contextlib.suppress(FileNotFoundError):
-        Path(out, "log.jsonl").unlink()
 
 
 def steps(out):
@@ -127,6 +123,9 @@ class Writer:
             self.failed = (f"the checkpoint of step {state['step']} could not be written ({e.strerror or e}); {kept}, "
                            "and the run goes on")
             print(f"\n{self.failed}", file=sys.stderr, flush=True)
+        except BaseException as e:                           # in a thread nobody else would hear of it
+            self.failed = repr(e)
+            raise
 
     def put(self, arrays, config, tokenizer, state):
         """All files into a hidden folder, and then its rename."""

@@ -99,16 +99,14 @@ examples:
 def parse(argv=None):
     """The command line -> a checked Config."""
     flags = _read_flags(argv)
-    if not (resume := flags.get("resume", "")):
-        return build({**_expand(read_yaml(config_file(flags.get("config", Config.config)))), **_expand(flags)})
+    resume, name = flags.get("resume", ""), flags.get("config", Config.config)
     if auto := resume == "auto":
-        out = flags.pop("out", "") or f"runs/{Path(flags.get('config', Config.config)).stem}"
-        if not checkpoint.steps(out):
-            checkpoint.forget(out)
-            return build({**_expand(read_yaml(config_file(flags.get("config", Config.config)))), **_expand(flags),
-                          "out": out, "resume": ""})
-        flags.pop("config", None)
-        resume = out
+        out = flags.get("out") or f"runs/{Path(name).stem}"
+        flags, resume = {**flags, "out": out}, out if checkpoint.steps(out) else ""
+    if not resume:
+        return build({**_expand(read_yaml(config_file(name))), **_expand(flags)})
+    if auto:                                                 # the same command as the one that it began with
+        flags = {key: value for key, value in flags.items() if key not in ("config", "out")}
     for key in ("config", "out"):
         expect(key not in flags, f"--{key}", f"both --{key} and --resume", "one of them",
                "--resume takes the settings and the folder of the run itself")

@@ -45,7 +45,9 @@ def main(argv=None):
                "an NVIDIA GPU and CuPy", 'pip install "cupy-cuda12x[ctk]" or "cupy-cuda13x[ctk]", by the CUDA version '
                "of the driver (this package's extras cuda12, cuda13); without a GPU leave --backend away")
         out = checkpoint.open_folder(config)
-        if config.resume == "auto" and checkpoint.newest(out)[1]["step"] >= config.steps:
+        if config.resume == "auto" and not checkpoint.steps(out):
+            config = replace(config, resume="")
+        elif config.resume == "auto" and checkpoint.newest(out)[1]["step"] >= config.steps:
             print(f"{out} has made all its {config.steps} steps")
             return 0
         print(f"{describe(config)}\nrun folder {out}", flush=True)
