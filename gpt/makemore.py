@@ -39,9 +39,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from gpt import pretrained
 from gpt.decode import evaluating
 from gpt.model import GPT, GPTConfig
-from gpt.pretrained import replace as replace_file
 from minigrad import Tensor, backend, no_grad
 from minigrad.check import expect
 from minigrad.fused.cross_entropy import cross_entropy
@@ -312,9 +312,7 @@ def story(names, steps=1000, seed=0):
 
 def keep(model, name, path):
     """Write a model to a file."""
-    from safetensors.numpy import save_file
-    arrays = {n: np.ascontiguousarray(a) for n, a in state(model).items()}
-    replace_file(Path(path), lambda temporary: save_file(arrays, temporary, {"model": name}))
+    pretrained.replace(Path(path), lambda temporary: pretrained.write_tensors(temporary, state(model), model=name))
 
 
 def load(path, names):

@@ -80,9 +80,10 @@ def config_of(model, end=None):
             "dtype": model.wte.weight.dtype.name, "bos_token_id": end, "eos_token_id": end}
 
 
-def write_tensors(path, arrays):
-    """A safetensors file of {name: array}: what its library writes, without its copy of everything."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+def write_tensors(path, arrays, **about):
+    """A safetensors file of {name: array}, and words about them: what its library writes, without its copy of
+    everything."""
+    header, end = {"__metadata__": {"format": "pt", **about}}, 0
     for name, a in arrays.items():
         header[name] = {"dtype": NAMES[a.dtype.name], "shape": a.shape, "data_offsets": [end, end + a.nbytes]}
         end += a.nbytes
@@ -277,7 +278,7 @@ def from_nanogpt(checkpoint, folder):
     Its matrices are (out, in); names may begin with torch.compile's _orig_mod; biases may be left out, and are 0 then.
     """
     from gpt.model import GPTConfig
-    a, c = checkpoint["model_args"], None
+    a = checkpoint["model_args"]
     c = GPTConfig(a["vocab_size"], a["block_size"], a["n_layer"], a["n_head"], a["n_embd"], a.get("dropout") or 0.0)
     theirs = {name.removeprefix("_orig_mod.").removeprefix("transformer."): w.detach().float().numpy()
               for name, w in checkpoint["model"].items()}

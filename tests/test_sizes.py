@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.memory import held
 from gpt import GPT, GPTConfig, sizes
 from gpt.cache import Cache
 from gpt.presets import PARAMETERS, PRESETS
-from minigrad import Tensor, no_grad
+from minigrad import no_grad
 from minigrad.recompute import recompute
-from minigrad.tensor import Promise, probe
+from minigrad.tensor import probe
 from nn import init
 
 
@@ -47,30 +48,6 @@ def test_published_sizes(name):
     assert all(p.grad is not None and np.isfinite(p.grad).all() and p.grad.any() for p in model.parameters())
 
 
-def kept(y):
-    """Bytes of the arrays that the graph under y holds, without parameters and without the ids."""
-    nodes, seen, arrays, parameters = [y.node], set(), {}, set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        for parent, *_ in node.parents:
-            if isinstance(parent, Tensor):
-                parameters.add(id(base(parent.data)))
-            else:
-                nodes.append(parent)
-        arrays |= {id(base(a)): base(a) for a in node.saved if isinstance(a, np.ndarray) and a.dtype.kind != "i"}
-        nodes += [a.node for a in node.saved if isinstance(a, Promise)]
-    return sum(a.nbytes for i, a in arrays.items() if i not in parameters)
-
-
-def base(a):
-    while isinstance(a.base, np.ndarray):
-        a = a.base
-    return a
-
-
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("pre_norm", [True, False])
@@ -82,7 +59,7 @@ def test_activations_are_what_the_graph_holds(dtype, pre_norm, activation, again
     if again:
         for block in model.h:
             block.around = recompute
-    found = kept(model.hidden(np.zeros((4, 64), np.int64))) / 256
+    found = held(model.hidden(np.zeros((4, 64), np.int64))) / 256
     C, s = c.n_embd, sizes.entry(dtype)
     in_head = max(s, 4) * C                                # the head's gradient is none of hidden()
     at_work = 9 * s * C + max(s, 4) * (4 + c.n_head) if again else 0                   # one layer, later, in backward

@@ -10,7 +10,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tok import WordPieceTokenizer, load, wordpiece
+from tok import WordPieceTokenizer, base, load, wordpiece
 
 VERSE = "बंदउँ गुरु पद पदुम परागा। सुरुचि सुबास सरस अनुरागा॥ The cat sat on the mat; the cat, it's 12 days old. "
 HAND = WordPieceTokenizer(["[UNK]", "un", "able", "##able", "##aff", "##affable"], special_tokens=())
@@ -112,7 +112,7 @@ def test_save_and_load_give_the_same_tokenizer(tmp_path_factory, text, n):
 
 
 def test_the_cache_is_bounded(monkeypatch):
-    monkeypatch.setattr(wordpiece, "CACHED_WORDS", 3)
+    monkeypatch.setattr(base, "CACHED_WORDS", 3)
     t = WordPieceTokenizer(TRAINED.vocab)
     assert t.encode(VERSE) == TRAINED.encode(VERSE) == t.encode(VERSE) and len(t._cache) <= 3
 

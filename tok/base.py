@@ -31,6 +31,7 @@ def refusal(where, got, expected, hint=""):
 
 
 PIECE = 1 << 18                         # characters of a text that one thread encodes at a time
+CACHED_WORDS = 1 << 16
 LINES = regex.compile(r"(?<=\S)\n(?=\S)")
 KINDS = {}                              # kind -> class: load() looks here, and every class enters itself
 
@@ -273,6 +274,19 @@ def between_lines(text, size):
         yield text[start:found.end()]
         start = found.end()
     yield text[start:]
+
+
+def by_words(words, encode_word, cache):
+    """The ids of words, one after the other; each is encoded once while there is room in the cache, a dict."""
+    ids = []
+    for word in words:
+        part = cache.get(word)
+        if part is None:
+            if len(cache) >= CACHED_WORDS:
+                cache.clear()
+            part = cache[word] = encode_word(word)
+        ids += part
+    return ids
 
 
 def each_text(texts, where):

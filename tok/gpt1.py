@@ -20,7 +20,7 @@ import unicodedata
 import regex
 
 from tok import hf
-from tok.base import Tokenizer, check_text, read_json, refusal, shaped
+from tok.base import Tokenizer, by_words, check_text, read_json, refusal, shaped
 from tok.split import SIGN
 
 END_OF_WORD = "</w>"
@@ -28,7 +28,7 @@ WORD = regex.compile(rf"{SIGN}|(?:(?!{SIGN})\S)+")
 DROPPED = regex.compile(r"[\0\ufffd]|(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}]")
 CHINESE = regex.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
                         "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f])")
-CACHED_WORDS, FAR = 1 << 16, float("inf")
+FAR = float("inf")
 
 
 def clean(text):
@@ -60,15 +60,7 @@ class GPT1Tokenizer(Tokenizer):
                               f"{absent[0]!r} is not in the vocabulary" if absent else "")
 
     def _encode(self, text, at):
-        ids = []
-        for word in WORD.findall(clean(text)):
-            part = self._cache.get(word)
-            if part is None:
-                if len(self._cache) >= CACHED_WORDS:
-                    self._cache.clear()
-                part = self._cache[word] = self.encode_word(word)
-            ids += part
-        return ids
+        return by_words(WORD.findall(clean(text)), self.encode_word, self._cache)
 
     def encode_word(self, word):
         """The ids of one word."""

@@ -31,14 +31,13 @@ from itertools import pairwise
 from tqdm import tqdm
 
 from tok import hf, split_cpu, wordpiece_cpu
-from tok.base import Tokenizer, check_special, check_text, refusal, shaped, write_text
+from tok.base import Tokenizer, by_words, check_special, check_text, refusal, shaped, write_text
 from tok.corpus import words_of
 from tok.split import WHITE, WORDPIECE
 
 INSIDE = "##"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST = 100                                            # characters of a word that is looked at
-CACHED_WORDS = 1 << 16
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -64,17 +63,8 @@ class WordPieceTokenizer(Tokenizer):
     # text -> ids -> text
 
     def _encode(self, text, at):
-        ids = []
-        for word in split_cpu.pieces(nfc(text), WORDPIECE):
-            if word[0] in WHITE:
-                continue
-            part = self._cache.get(word)
-            if part is None:
-                if len(self._cache) >= CACHED_WORDS:
-                    self._cache.clear()
-                part = self._cache[word] = self.encode_word(word)
-            ids += part
-        return ids
+        words = (word for word in split_cpu.pieces(nfc(text), WORDPIECE) if word[0] not in WHITE)
+        return by_words(words, self.encode_word, self._cache)
 
     def encode_word(self, word):
         """The ids of one word: the longest token, again and again."""

@@ -51,15 +51,14 @@ class GPT2:
 
     def stream(self, tokens=200, prompt="", **settings):
         """One such text in pieces, as it is written."""
-        new = (token.id for token, in stream(self.model, [self.begin(prompt)], tokens, stop=self.stop, **settings))
-        given = self.begin(prompt)[len(self.front):]
-        yield from self.tokenizer.decode_stream(chain(given, (i for i in new if i not in self.stop)))
+        ids = self.begin(prompt)
+        new = (token.id for token, in stream(self.model, [ids], tokens, stop=self.stop, **settings))
+        yield from self.tokenizer.decode_stream(chain(ids[len(self.front):], (i for i in new if i not in self.stop)))
 
     def begin(self, prompt):
         """The ids of a prompt, behind what stands in front of a document."""
         ids = [*self.front, *self.tokenizer.encode(prompt)]
-        expect(ids, "generate", "an empty prompt", "some text",
-               f"the tokenizer has no {END} to begin with")
+        expect(ids, "generate", "an empty prompt", "some text", f"the tokenizer has no {END} to begin with")
         return ids
 
     def text(self, row):
