@@ -16,7 +16,8 @@ setup(
         "cuda12": ["cupy-cuda12x[ctk]"],
         "cuda13": ["cupy-cuda13x[ctk]"],
         "hub": ["huggingface_hub"],
-        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers"],
+        "tensorboard": ["tensorboardX"],
+        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

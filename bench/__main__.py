@@ -11,6 +11,8 @@ COMMANDS = {
     "start": "from the start of a process to its first training step",
     "tok": "training and encoding beside tiktoken and Hugging Face's tokenizers",
     "survive": "kill -9, SIGTERM, a full disk, damaged files: is anything ever lost?",
+    "curve": "the losses of a run's first steps beside PyTorch's, from the same weights and batches",
+    "overhead": "what checkpoints, logging, validation and looking for NaN cost, beside a step",
     "ladder": "one GPT on names by scalars, by arrays and by kernels: the same losses",
     "planted": "breaks the code in random places and counts how often the tests notice",
 }

@@ -3,7 +3,7 @@
 Counted are the arrays that are alive: parameters, gradients and moments in the optimiser's buffers; activations in the
 graph that forward leaves for backward; and on top of them, at the peak, what a step needs for a moment (workspace), as
 Python's tracemalloc sees it, which knows every array of NumPy. Beside each stands what gpt/sizes.py predicts. The
-interpreter and its libraries come on top.
+interpreter and its libraries come on top. --largest counts them too: what the system gave a process at most.
 """
 import argparse
 import statistics
@@ -13,11 +13,13 @@ import tracemalloc
 
 import numpy as np
 
+from bench.floors import TINY
 from bench.step import CONFIGS
+from bench.turns import Side
 from gpt import GPT, GPTConfig, sizes
 from minigrad.recompute import recompute
 from minigrad.tensor import Loan, Promise, Tensor
-from nn import AdamW, clip_grad_norm
+from nn import AdamW, clip_grad_norm, init
 
 MODES = {                # name: what of every block is computed again
     "keep all": lambda block: [], "mlp again": lambda block: [block.mlp], "attention again": lambda block: [block.attn],
@@ -123,12 +125,62 @@ def report(name, dtype, modes, steps):
                   f"{1 - total / first[1]:.0%} less, time {seconds / first[2] - 1:+.0%}")
 
 
-def largest(gib, again, dtype):
-    """The largest GPT-2 of L layers of width 64 L that trains with 8 rows of 1024 tokens, by gpt/sizes.py."""
+ROWS, CONTEXT = 8, 1024          # of the largest models
+
+
+def largest(byte, again, dtype):
+    """The largest GPT-2 of L layers of width 64 L that trains with so many rows in so many bytes, by gpt/sizes.py."""
     def config(n):
-        return GPTConfig(50257, 1024, n, n, 64 * n)
-    n = sizes.largest(lambda n: n < 200 and sizes.training(config(n), 8, 1024, dtype, again) <= gib * sizes.GIB)
-    return config(n)
+        return GPTConfig(50257, CONTEXT, n, n, 64 * n)
+    def fits(n):
+        return n < 200 and sizes.training(config(n), ROWS, CONTEXT, dtype, again) <= byte
+    return config(sizes.largest(fits))
+
+
+def training(sizes, again, dtype):
+    """For a process of its own: a generator of training steps."""
+    with init.empty():                                       # memory is what counts here, not what is learned
+        model = GPT(GPTConfig(**sizes))
+    for p in model.parameters():
+        p.data[...] = 0.01
+    model.to(dtype=dtype)
+    for block in model.h if again else ():
+        block.around = recompute
+    opt, rng = AdamW(model.parameters()), np.random.default_rng(0)
+    while True:
+        ids = rng.integers(0, model.config.vocab_size, (ROWS, model.config.block_size + 1))
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        clip_grad_norm(opt, 1.0)
+        opt.step()
+        opt.zero_grad()
+        yield loss.item()
+
+
+def peak(c, again, dtype):
+    """(most bytes that a process has held that took two steps, seconds of the second)."""
+    side = Side("training", training, {"sizes": {k: getattr(c, k) for k in TINY}, "again": again, "dtype": dtype})
+    side.work(1, counts=False)
+    side.work(1)
+    side.close()
+    return (side.peak, side.seconds[0]) if side.seconds else (float("nan"), float("nan"))
+
+
+def show_largest(gibs, dtype):
+    """Train the largest models that are predicted to fit, and say what they took."""
+    libraries, _ = peak(GPTConfig(**TINY), False, dtype)
+    print(f"\nthe largest GPT-2 (L layers of width 64 L) that trains with {ROWS} rows of {CONTEXT} tokens in {dtype};\n"
+          f"the interpreter and its libraries, {libraries / MIB:.0f} MiB, are in the GiB")
+    print(f"{'':22}{'layers':>8}{'width':>7}{'million parameters':>20}{'predicted GiB':>15}{'measured':>10}"
+          f"{'s a step':>10}")
+    for gib in gibs:
+        for again in (False, True):
+            c = largest(gib * sizes.GIB - libraries, again, dtype)
+            want = sizes.training(c, ROWS, CONTEXT, dtype, again) + libraries
+            got, seconds = peak(c, again, dtype)
+            print(f"{gib:4g} GiB, {'blocks again' if again else 'keep all':12}{c.n_layer:8}{c.n_embd:7}"
+                  f"{sizes.parameters(c) / 1e6:20,.0f}{want / sizes.GIB:15.2f}{got / sizes.GIB:10.2f}{seconds:10.1f}",
+                  flush=True)
 
 
 def main(argv=None):
@@ -137,17 +189,14 @@ def main(argv=None):
     parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char", "gpt2"], help="sizes")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how parameters are stored")
     parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="what is computed again")
+    parser.add_argument("--largest", nargs="*", type=float, metavar="GIB", help="also train the largest models that fit "
+                        "into so many GiB, with recompute and without, each in a process of its own")
     parser.add_argument("--steps", type=int, default=3, help="steps that are timed")
     args = parser.parse_args(argv)
     for name in args.config:
         report(name, args.dtype, args.modes, args.steps)
-    print("\nthe largest GPT-2 (L layers of width 64 L) that trains with 8 rows of 1024 tokens in "
-          f"{args.dtype}, predicted:")
-    for gib in (4, 16):
-        for again in (False, True):
-            c = largest(gib, again, args.dtype)
-            print(f"    {gib:2} GiB, {'blocks again' if again else 'keep all':13} {c.n_layer} layers of width "
-                  f"{c.n_embd}, {sizes.parameters(c) / 1e6:,.0f} million parameters")
+    if args.largest:
+        show_largest(args.largest, args.dtype)
     return 0
 
 

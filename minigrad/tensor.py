@@ -70,14 +70,28 @@ def is_recording():
     return _recording.get() is True
 
 
-def probe(seen):
-    """A context in which seen(op name, input arrays, output arrays) is called after every forward."""
+def probe(seen, back=None):
+    """A context in which seen(op name, input arrays, output arrays) is called after every forward, and
+    back(op name, input arrays, gradients) after the backward of each."""
     def watch(name, forward, *backward):
+        if not backward:                                # no op
+            return (forward,)
+        inputs = []
+
         def then_seen(*arrays, **params):
             y, saved = forward(*arrays, **params)
+            if back:
+                inputs.extend(arrays)
             seen(name, arrays, y if isinstance(y, tuple) else (y,))
             return y, saved
-        return then_seen if backward else forward, *backward       # without a backward it is no op
+
+        def then_back(dy, *saved, into=None):
+            gradients = backward[0](dy, *saved, into=into)
+            slots = into or [None] * len(gradients)
+            back(name, inputs, [None if slot is SKIP else slot.array if g is DONE else g
+                                for slot, g in zip(slots, gradients, strict=True)])
+            return gradients
+        return then_seen, then_back if back else backward[0]
     return _set(kernels.watcher, watch)
 
 

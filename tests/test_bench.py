@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import floors, memory, scaling, start, step, tok, turns
+from bench import curve, floors, memory, overhead, scaling, start, step, tok, turns
 from bench import generate as writing
 from gpt import GPT, GPTConfig
 from gpt.sizes import GIB, parameters, training
@@ -477,6 +477,62 @@ def test_memory_is_where_it_is_predicted(dtype, monkeypatch, capsys):
 
 def test_the_largest_model_is_larger_with_recompute():
     for dtype in ("float32", "bfloat16"):
-        plain, again = (memory.largest(16, on, dtype) for on in (False, True))
+        plain, again = (memory.largest(16 * GIB, on, dtype) for on in (False, True))
         assert parameters(again) > parameters(plain)
         assert training(plain, 8, 1024, dtype) <= 16 * GIB
+
+
+def test_the_largest_model_is_trained_in_a_process_of_its_own(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "largest", lambda *_: GPTConfig(65, 128, 2, 2, 64))
+    memory.show_largest([1.5], "float32")
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert [row.split()[:3] for row in rows] == [["1.5", "GiB,", "keep"], ["1.5", "GiB,", "blocks"]]
+    assert all(0.05 < float(row.split()[-2]) < 1.5 for row in rows), rows
+
+
+# ------------------------------------------------------------------------------------------------ overhead, curve
+
+def test_what_safety_costs_is_a_line_each(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    shape = dict(vocab_size=65, block_size=16, n_layer=1, n_head=2, n_embd=16)
+    monkeypatch.setattr(overhead, "CONFIGS", {"char": (shape, 2)})
+    monkeypatch.setattr(overhead, "BLOCK", 0.02)
+    assert overhead.main(["--rounds", "3", "--json", "x.json"]) == 0
+    said = capsys.readouterr().out
+    for what in ("a checkpoint, in all", "of that the copy", "log.jsonl", "picture", "validation of 32,768 tokens",
+                 "statistics", "--check_finite"):
+        assert what in said, what
+    kept = json.loads((tmp_path / "x.json").read_text())
+    name, took, every = kept["found"][1]
+    assert name.strip() == "of that the copy" and took > 0 and every == 50
+    assert f"{1e3 * took:.3f}   {took / 50 / kept['step']:7.2%}, every 50 steps" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json"]
+
+
+def test_two_curves_of_one_run(tmp_path, capsys):
+    """The losses that PyTorch comes to are those of train.run itself, from the log of a run."""
+    pytest.importorskip("torch")
+    from train import log, run
+    small = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, device_batch=4, tokens_per_step=128, steps=4, warmup=2,
+                 tokenizer="char", samples=0, eval_tokens=100, shards=str(tmp_path / "shards"), label_smoothing=0.1,
+                 data=str(tmp_path / "text.txt"), dropout=0.0, clip=0.5, betas=[0.9, 0.99])
+    (tmp_path / "text.txt").write_text("one two three four five six seven " * 200)
+    (tmp_path / "small.yaml").write_text(json.dumps(small))          # JSON is YAML
+    assert run.main(["--config", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "run")]) == 0
+    want = [e["loss"] for e in log.read(tmp_path / "run" / "log.jsonl") if "loss" in e]
+    small["dropout"] = 0.5                                   # is turned off
+    (tmp_path / "small.yaml").write_text(json.dumps(small))
+    capsys.readouterr()
+    assert curve.main(["--config", str(tmp_path / "small.yaml"), "--json", str(tmp_path / "x.json"),
+                       "--plot", str(tmp_path / "x.png")]) == 0
+    kept = json.loads((tmp_path / "x.json").read_text())
+    assert kept["ours"] == want and kept["pytorch"] == pytest.approx(want, rel=1e-5)
+    assert f"{kept['ours'][3]:10.4f}{kept['pytorch'][3]:10.4f}" in capsys.readouterr().out
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_says_what_is_missing(capsys, monkeypatch):
+    assert curve.main(["--config", "nothing"]) == 2
+    assert "--config: got 'nothing'" in capsys.readouterr().err
+    monkeypatch.setattr(curve, "HAVE_TORCH", False)
+    assert curve.main([]) == 2 and "pip install torch" in capsys.readouterr().err

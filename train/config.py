@@ -36,6 +36,8 @@ class Config:
     recompute: int = setting(0, "of every so many blocks keep the input alone, and compute the rest again on the way "
                              "back: less memory, more time (0: of none, 1: of all)", low=0)
     recompute_part: str = setting("block", "of those blocks", choices=("block", "attention", "mlp"))
+    check_finite: bool = setting(False, "look at the result of every op, forward and backward, and stop at the first "
+                                 "that is not finite: slower, and says where it began")
     profile: int = setting(0, "steps to time op by op, after the first few: a table at the end, and OUT/profile.json",
                            low=0)
 
@@ -71,12 +73,19 @@ class Config:
     clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip", low=0)
     label_smoothing: float = setting(0.0, "share of the target that is spread over all tokens", low=0, below=1)
 
+    spike: str = setting("off", "where the loss leaps up or is no number: skip the update, or go back to the last "
+                         "checkpoint and on with other text", choices=("off", "skip", "back"))
+    spike_size: float = setting(6.0, "standard deviations above the mean of recent losses that make a leap", low=0)
+
     eval_every: int = setting(250, "steps between validations", opens="evaluation", low=1)
     save_every: int = setting(0, "steps between checkpoints (0: as between validations)", low=0)
     keep: int = setting(2, "newest checkpoints that stay, beside the best", low=1)
     background: bool = setting(True, "write checkpoints while training goes on, from a copy of parameters and moments")
     eval_tokens: int = setting(32_768, "about how many validation tokens are scored", low=1)
-    samples: int = setting(4, "texts written at the end", low=0)
+    stats_every: int = setting(0, "steps between statistics of every parameter: size, gradient, update (0: none)",
+                               low=0)
+    tensorboard: bool = setting(False, "also write the log as TensorBoard events, to OUT/tensorboard")
+    samples: int = setting(4, "texts written at the end, and one at every validation (0: none)", low=0)
     sample_prompt: str = setting("", "how they begin (empty: as a document does)")
     sample_tokens: int = setting(200, "their length", low=1)
     temperature: float = setting(0.8, "below 1 safer, above 1 wilder, 0 always the likeliest token", low=0)

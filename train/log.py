@@ -1,5 +1,6 @@
-"""Seeing a run: a progress bar, log.jsonl, and a plot of the loss."""
+"""Seeing a run: a progress bar, log.jsonl, TensorBoard's events, and a plot of the loss."""
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -11,15 +12,28 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from minigrad.check import expect
+from train import stats
+
 
 class Log:
-    """log.jsonl: one measurement a line, {"step", "loss", ...} of training, {"step", "val_loss", ...} of validation.
+    """log.jsonl: one measurement a line, each with its step.
+
+        {"loss", "lr", "norm", "tokens_per_s", "mfu"}        of every step; norm is null where it was infinite, "scale"
+                                                             is there in float16, "skipped" where no update was made
+        {"epoch", "val_loss", "perplexity", "accuracy", "bits_per_byte"}     of a validation
+        {"sample"}                                           what the model wrote then
+        {"stats": {parameter: [weight, gradient, update]}}   of train/stats.py, if asked for
+        {"back_from", "spike"}                               the run went back from that step to this one
+        {"failed"}                                           a checkpoint that could not be written, and why
 
     Where the disk is full, lines wait until there is room.
     """
 
-    def __init__(self, file, step=0):
-        """Begin after the given step: lines from beyond the checkpoint that a run resumes from are forgotten."""
+    def __init__(self, file, step=0, events=None):
+        """Begin after the given step: lines from beyond the checkpoint that a run resumes from are forgotten. events:
+        a folder for TensorBoard, to which the same is written."""
+        self.events = Events(events, step) if events else None
         self.file, self.waiting = Path(file), []
         kept = [entry for entry in read(file) if entry["step"] <= step] if step and self.file.exists() else []
         temporary = self.file.with_name(f".{self.file.name}.tmp")
@@ -27,6 +41,8 @@ class Log:
         os.replace(temporary, self.file)                     # a kill leaves the old one or the new
 
     def write(self, **entry):
+        if self.events:
+            self.events.write(entry)
         self.waiting.append(json.dumps(entry) + "\n")
         with contextlib.suppress(OSError), self.file.open("ab", buffering=0) as stream:
             end = stream.seek(0, os.SEEK_END)
@@ -40,15 +56,51 @@ class Log:
             self.waiting.clear()
 
 
+    def close(self):
+        if self.events:
+            self.events.writer.close()
+
+
 def read(file):
-    """The entries of a log; a last line that was cut off is left out."""
+    """The entries of a log; a last line that was cut off is left out, and so is what a run has gone back on."""
     entries = []
     for line in Path(file).read_text(encoding="utf-8").splitlines():
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError:
             break
+        if "back_from" in entry:
+            entries = [e for e in entries if e["step"] <= entry["step"]]
+        entries.append(entry)
     return entries
+
+
+class Events:
+    """TensorBoard's event files: numbers as scalars, statistics by kind and parameter, samples as text."""
+
+    def __init__(self, folder, step=0):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            expect(False, "--tensorboard", "no tensorboardX", "the package that writes event files",
+                   "pip install tensorboardX; to look at them: pip install tensorboard")
+        self.open = functools.partial(SummaryWriter, str(folder), flush_secs=10)
+        self.writer = self.open(purge_step=step + 1) if step else self.open()
+
+    def write(self, entry):
+        step = entry["step"]
+        if "back_from" in entry:
+            self.writer.close()
+            self.writer = self.open(purge_step=step + 1)
+        for name, value in entry.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self.writer.add_scalar(name, value, step)
+            elif isinstance(value, str):
+                self.writer.add_text(name, value, step)
+        for name, values in entry.get("stats", {}).items():
+            for kind, value in zip(stats.KINDS, values, strict=True):
+                if value is not None:
+                    self.writer.add_scalar(f"{kind}/{name}", value, step)
 
 
 def progress(steps, done):
@@ -71,13 +123,28 @@ def slow(message, after=1.5):
             print(f"  took {took:.0f} s", flush=True)
 
 
+class Picture:
+    """loss.png of a run, drawn anew as it goes on, in at most a hundredth of its time."""
+
+    def __init__(self, out):
+        self.file, self.log, self.title, self.next = Path(out, "loss.png"), Path(out, "log.jsonl"), Path(out).name, 0.0
+
+    def draw(self, last=False):
+        began = time.perf_counter()
+        if last or began >= self.next:
+            with contextlib.suppress(OSError):               # a full disk, again
+                plot(self.file, read(self.log), self.title)
+            now = time.perf_counter()
+            self.next = now + 100 * (now - began)
+
+
 def plot(file, entries, title=""):
     """Draw training and validation loss over steps, and the entropy of the source where it is known."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    train = [(e["step"], e["loss"]) for e in entries if "loss" in e]
+    train = [(e["step"], e["loss"]) for e in entries if e.get("loss") is not None]
     val = [e for e in entries if "val_loss" in e]
     figure, axes = plt.subplots(figsize=(8, 4.8), dpi=120, layout="constrained")
     if train:
@@ -99,8 +166,10 @@ def plot(file, entries, title=""):
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-    figure.savefig(file)
+    temporary = Path(file).with_name(f".{Path(file).name}")      # who looks meanwhile sees the old one
+    figure.savefig(temporary, format="png")
     plt.close(figure)
+    os.replace(temporary, file)
 
 
 def _smooth(values, share=0.01):

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from minigrad.check import expect
-from train import checkpoint, log
+from train import checkpoint, log, stats
 
 COLUMNS = (("step", "step", "{:,}"), ("validation", "val_loss", "{:.4f}"), ("perplexity", "perplexity", "{:.2f}"),
            ("bits/byte", "bits_per_byte", "{:.3f}"), ("accuracy", "accuracy", "{:.1%}"))
@@ -32,7 +32,7 @@ def epochs(folder):
     entries, rows, losses, seconds = log.read(Path(folder, "log.jsonl")), [], [], 0.0
     tokens = checkpoint.newest(folder)[1]["config"]["tokens_per_step"]
     for e in entries:
-        if "loss" in e:
+        if e.get("loss") is not None:
             losses.append(e["loss"])
             seconds += tokens / max(1, e["tokens_per_s"])
         elif "val_loss" in e:
@@ -74,6 +74,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser("python -m train.report", description="What runs have come to, side by side.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--epochs", action="store_true", help="for each of them, a table of its validations")
+    parser.add_argument("--samples", action="store_true", help="what they wrote at each validation")
+    parser.add_argument("--stats", action="store_true", help="the latest statistics of each of their parameters")
     parser.add_argument("--plot", metavar="FILE", help="draw their validation losses into FILE (.png, .svg, .pdf)")
     args = parser.parse_args(argv)
     try:
@@ -82,6 +84,14 @@ def main(argv=None):
         print(table([summary(folder) for folder in args.runs]))
         for folder in args.runs if args.epochs else ():
             print(f"\n{folder}\n{table(epochs(folder))}")
+        for folder in args.runs if args.samples else ():
+            for e in log.read(Path(folder, "log.jsonl")):
+                if "sample" in e:
+                    print(f"\n{folder}, step {e['step']:,}\n{e['sample']}")
+        for folder in args.runs if args.stats else ():
+            found = [e for e in log.read(Path(folder, "log.jsonl")) if "stats" in e]
+            expect(found, folder, "a log without statistics", "those of a run with --stats_every N")
+            print(f"\n{folder}, step {found[-1]['step']:,}\n{table(stats.rows(found[-1]['stats']))}")
         if args.plot:
             plot(args.plot, args.runs)
             print(f"{args.plot} is drawn")

@@ -1,10 +1,11 @@
 """Train a GPT: python -m train.run [--config NAME|FILE] [--SETTING VALUE ...]; --help shows every setting.
 
     OUT/settings.yaml                                 what was asked for; --config reads it back
-    OUT/log.jsonl, loss.png                           every step, every validation, and their plot
+    OUT/log.jsonl, loss.png                           every step, every validation, samples; a plot that grows
     OUT/checkpoints/STEP                              the last few and the best, with all that a resumed run needs
     OUT/model.safetensors, config.json, tokenizer.json    the newest weights, for train.sample and train.export
     OUT/samples.txt                                   what the model writes at the end
+    OUT/tensorboard                                   with --tensorboard: the log as TensorBoard reads it
     OUT/profile.json                                  with --profile N: the ops of N steps, for ui.perfetto.dev
 
 Exit status: 0 done, or stopped by SIGTERM, with a checkpoint; 130 stopped by Ctrl-C, with a checkpoint; 2 something
@@ -15,11 +16,12 @@ import os
 import signal
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from gpt import GPT, GPTConfig
 from gpt.decode import evaluating
@@ -28,12 +30,14 @@ from minigrad.check import expect
 from minigrad.profile import Profile
 from minigrad.recompute import recompute
 from nn import AdamW, cosine_with_warmup
-from train import checkpoint, log, verse
+from train import checkpoint, log, stats, utilisation, verse
 from train.adapt import adapted
 from train.config import Config, describe, parse, to_yaml
 from train.data import Data, Validation, Windows, prepare
+from train.finite import bad_parameter
 from train.precision import Scale
-from train.step import NotFinite, bad_parameter, evaluate, train_step
+from train.spikes import IN_A_ROW, Leap, Spikes
+from train.step import evaluate, train_step
 from train.text import GPT2, SEPARATOR
 
 
@@ -62,9 +66,12 @@ def main(argv=None):
     with Interrupt() as interrupt:
         with log.slow("compiling kernels, once: later runs find them in a cache"):
             warm_up(run)
+            run.ceiling = utilisation.ceiling(config.dtype, device_of(config))
+        print(f"products run at {run.ceiling / 1e9:,.0f} GFLOP/s here, of which mfu is the share that training uses",
+              flush=True)
         try:
             train(run, interrupt)
-        except NotFinite as e:
+        except Leap as e:
             if not bad_parameter(run.model):             # the update that would have spoiled them was not made
                 run.save()
             run.writer.wait()
@@ -72,9 +79,10 @@ def main(argv=None):
             print(f"error: {e}\nthe last good checkpoint {kept} {out}", file=sys.stderr)
             return 1
         finally:
-            failed = run.writer.wait()
-            with suppress(OSError):
-                log.plot(out / "loss.png", log.read(run.log.file), title=out.name)
+            if failed := run.writer.wait():
+                run.log.write(step=run.step, failed=failed)
+            run.log.close()
+            run.picture.draw(last=True)
     if run.profile.calls:
         show_profile(run)
     if run.step < run.config.steps:
@@ -103,12 +111,18 @@ class Run:
     scale: Scale = field(default_factory=Scale)
     metrics: dict | None = None      # the latest validation
     seconds: float = 0.0             # spent in training steps by this process
+    picture: log.Picture | None = None
+    ceiling: float = math.inf        # operations per second of a large product
+    spikes: Spikes = field(default_factory=Spikes)
+    leaps: list = field(default_factory=list)        # steps that leapt, and that none has come by since
     profile: Profile = field(default_factory=Profile)
 
     def save(self):
+        if failed := self.writer.wait():
+            self.log.write(step=self.step, failed=failed)
         self.writer.save(self.model, self.opt, self.data.tokenizer, {
             "step": self.step, "position": self.position, "metrics": self.metrics, "source": self.data.source,
-            "scale": self.scale.state(),
+            "scale": self.scale.state(), "spikes": self.spikes.state(),
             "config": asdict(self.config)})
 
 
@@ -155,9 +169,11 @@ def set_up(config, out):
         checkpoint.load_optimizer(saved, opt)
 
     validation = Validation(data.val, config.block_size, config.device_batch, config.eval_tokens)
-    run = Run(config, out, data, model, opt, windows, validation, log.Log(out / "log.jsonl", state["step"]),
+    run = Run(config, out, data, model, opt, windows, validation,
+              log.Log(out / "log.jsonl", state["step"], config.tensorboard and out / "tensorboard"),
               checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
-              scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"])
+              scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"], picture=log.Picture(out),
+              spikes=Spikes(*state.get("spikes", [])))
     run.bytes = validation.bytes(data.tokenizer)
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
@@ -212,17 +228,32 @@ def train(run, interrupt):
             began = time.perf_counter()
             batches = [run.windows.batch(run.position + k * rows, rows) for k in range(config.accumulation)]
             lr = cosine_with_warmup(run.step, config.lr, config.min_lr, min(config.warmup, config.steps), config.steps)
-            with run.profile if run.step in profiled else nullcontext():
-                scaled = {"scale": run.scale.value} if run.scale.moving else {}
-                loss, norm = train_step(run.model, run.opt, batches, lr, run.step, config, run.scale)
+            asked = config.stats_every and (run.step + 1) % config.stats_every == 0
+            before, extra = stats.copies(run.model) if asked else None, {}
+            if run.scale.moving:
+                extra["scale"] = run.scale.value
+            try:
+                with run.profile if run.step in profiled else nullcontext():
+                    loss, norm = train_step(run.model, run.opt, batches, lr, run.step, config, run.scale,
+                                            None if config.spike == "off" else run.spikes)
+                if run.leaps and run.step >= max(run.leaps):
+                    run.leaps.clear()
+            except Leap as leap:
+                if go_back(run, leap):
+                    bar.reset(config.steps)
+                    bar.update(run.step)
+                    continue
+                loss, norm, extra["skipped"] = leap.loss, math.inf, True
             run.step, run.position = run.step + 1, run.position + config.accumulation * rows
             seconds = time.perf_counter() - began
 
             speed, run.seconds = config.tokens_per_step / seconds, run.seconds + seconds
-            run.log.write(step=run.step, loss=loss, lr=lr, norm=norm if math.isfinite(norm) else None,
-                          tokens_per_s=round(speed), **scaled)
+            run.log.write(step=run.step, loss=number(loss), lr=lr, norm=number(norm), tokens_per_s=round(speed),
+                          mfu=round(utilisation.mfu(run.model.config, speed, run.ceiling), 4), **extra)
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
+            if asked and "skipped" not in extra:
+                run.log.write(step=run.step, stats=stats.statistics(run.model, before, extra.get("scale", 1.0)))
             if run.step < config.steps:
                 if run.step % config.eval_every == 0:
                     validate(run)
@@ -231,6 +262,35 @@ def train(run, interrupt):
     if run.step == config.steps:
         validate(run)
     run.save()
+
+
+def number(x):
+    """x, or None where it is none: JSON has no word for infinity."""
+    return x if math.isfinite(x) else None
+
+
+def go_back(run, leap):
+    """After a step that leapt: restore the newest checkpoint, to go on from there with the text behind this step
+    (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1), and return True; or return False, if the step is just to be
+    left out. Raises leap where neither is asked for, or where neither has helped."""
+    config = run.config
+    run.leaps.append(run.step)
+    if config.spike == "off" or bad_parameter(run.model) or len(run.leaps) > IN_A_ROW:
+        raise leap
+    run.writer.wait()
+    if config.spike == "skip" or not checkpoint.steps(run.out):
+        tqdm.write(f"{leap}: its update is skipped", file=sys.stderr)
+        return False
+    folder, state = checkpoint.newest(run.out)
+    saved, _ = checkpoint.load(folder)
+    for p, q in zip(run.model.parameters(), saved.parameters(), strict=True):
+        p.data[...] = q.data
+    checkpoint.load_optimizer(folder, run.opt)
+    run.log.write(step=state["step"], back_from=run.step, spike=number(leap.loss))
+    tqdm.write(f"{leap}: back to step {state['step']}, and on with other text", file=sys.stderr)
+    run.step, run.position = state["step"], run.position + config.accumulation * config.device_batch
+    run.scale, run.spikes = Scale.of(config.dtype, state["scale"]), Spikes(*state["spikes"])
+    return True
 
 
 def validate(run):
@@ -245,6 +305,20 @@ def validate(run):
         bits = loss * run.validation.tokens / couplets / math.log(2)
         run.metrics |= {"val_bits": bits, "entropy_bits": run.entropy}
     run.log.write(**run.metrics)
+    lines = [f"step {run.step:,}: validation loss {loss:.4f}, perplexity {run.metrics['perplexity']:.2f}"]
+    if run.config.samples and 0 < run.step < run.config.steps:
+        text, = write(run, 1)
+        run.log.write(step=run.step, sample=text)
+        lines += [f"    {line}" for line in text.splitlines()]
+    tqdm.write("\n".join(lines))
+    run.picture.draw()
+
+
+def write(run, n):
+    """n texts by the model as it is now."""
+    c = run.config
+    return GPT2(run.model, run.data.tokenizer).write(n, c.sample_tokens, c.sample_prompt, temperature=c.temperature,
+                                                     seed=c.seed)
 
 
 def show_profile(run):
@@ -265,8 +339,7 @@ def report(run):
         print(f"{m['val_bits']:.2f} bits per couplet; the source that composed them needs {run.entropy:.2f}: "
               f"a gap of {m['val_bits'] / run.entropy - 1:.1%}")
     if config.samples:
-        texts = GPT2(run.model, run.data.tokenizer).write(config.samples, config.sample_tokens, config.sample_prompt,
-                                                          temperature=config.temperature, seed=config.seed)
+        texts = write(run, config.samples)
         (run.out / "samples.txt").write_text(SEPARATOR.join(texts) + "\n", encoding="utf-8")
         print(f"\n{SEPARATOR.join(texts)}")
     print(f"\nall of it is in {run.out}; for more: python -m train.sample {run.out}")

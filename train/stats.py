@@ -1,0 +1,38 @@
+"""What a step did to each parameter: the size of its entries, of their gradients, and of what the update changed.
+
+All are root mean squares. The ratio of update to weight says more than a learning rate does: about 1e-3 is usual, 1e-5
+hardly learns, 1e-1 forgets. A gradient of 0 shows a part that nothing reaches.
+"""
+import math
+
+from minigrad import backend
+from minigrad.fused.adamw import sum_of_squares
+
+KINDS = ("weight", "gradient", "update")
+
+
+def copies(model):
+    """The parameters as they are before a step."""
+    return [p.data.copy() for p in model.parameters()]
+
+
+def statistics(model, before, scale=1.0):
+    """{name: [weight, gradient, update]} of the step that has just been made. before: copies(model); scale: how many
+    times too large the gradients are. They lie where they were summed until the next forward pass."""
+    return {name: [_rms(p.data), _rms(p.slot.array) / scale, _rms(backend.wide(p.data) - backend.wide(old))]
+            for (name, p), old in zip(model.named_parameters(), before, strict=True)}
+
+
+def _rms(a):
+    """None, which JSON has a word for, if it is no number."""
+    value = math.sqrt(float(sum_of_squares(a.reshape(-1))) / a.size)
+    return value if math.isfinite(value) else None
+
+
+def rows(found):
+    """[{column: text}] of statistics, for a table."""
+    def show(value):
+        return "-" if value is None else f"{value:.2e}"
+    return [{"parameter": name, **{kind: show(value) for kind, value in zip(KINDS, values)},
+             "update / weight": show(values[2] / values[0] if values[0] and values[2] is not None else None)}
+            for name, values in found.items()]
