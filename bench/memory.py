@@ -189,8 +189,8 @@ def main(argv=None):
     parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char", "gpt2"], help="sizes")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how parameters are stored")
     parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="what is computed again")
-    parser.add_argument("--largest", nargs="*", type=float, metavar="GIB", help="also train the largest models that fit "
-                        "into so many GiB, with recompute and without, each in a process of its own")
+    parser.add_argument("--largest", nargs="*", type=float, metavar="GIB", help="also train the largest models that "
+                        "fit into so many GiB, with recompute and without, each in a process of its own")
     parser.add_argument("--steps", type=int, default=3, help="steps that are timed")
     args = parser.parse_args(argv)
     for name in args.config:

@@ -15,7 +15,7 @@ import yaml
 
 import tok
 from gpt import GPT, GPTConfig
-from minigrad import backend, gemm_cpu
+from minigrad import backend, gemm_cpu, pool
 from nn import AdamW
 from train import checkpoint, finite, log, precision, report, run, sample, step
 from train.config import Config
@@ -150,6 +150,19 @@ def test_a_verse_run_reports_bits_beside_the_entropy_of_the_source(home, tmp_pat
 def test_recompute_changes_no_bit_of_a_run(home, tmp_path, part):
     plain = train(home, tmp_path / "plain", dropout=0.1)
     assert same_checkpoint(plain, train(home, tmp_path / part, dropout=0.1, recompute=1, recompute_part=part))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_number_of_threads_changes_no_bit_of_a_run(home, tmp_path, dtype):
+    """Wide enough that all products, attention and the optimiser are shared out among threads."""
+    before, size = pool.size(), dict(n_embd=128, n_head=4, block_size=64, tokens_per_step=512, dropout=0.1, steps=3)
+    try:
+        for threads in (1, 2, 3):
+            pool.set_size(threads)
+            train(home, tmp_path / str(threads), dtype=dtype, **size)
+    finally:
+        pool.set_size(before)
+    assert same_checkpoint(tmp_path / "1", tmp_path / "2") and same_checkpoint(tmp_path / "1", tmp_path / "3")
 
 
 def test_accumulation_changes_rounding_only(home, tmp_path):
