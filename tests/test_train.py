@@ -337,7 +337,8 @@ def test_user_errors_are_one_line_and_exit_2(home, tmp_path, capsys):
                           ({"tokenizer": tmp_path / "no.json"}, "no.json"),
                           ({"resume": tmp_path / "no"}, "--config and --resume"),
                           ({"preset": "gpt9"}, "gpt2-medium"),
-                          ({"init": tmp_path}, "a folder with model.safetensors")]:
+                          ({"init": tmp_path}, "a folder with model.safetensors"),
+                          ({"sample_prompt": "ONE"}, "'O'")]:
         assert run.main(flags(home, **{"out": tmp_path / "run", **changes})) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ") and says in said and said.count("\n") == 1, said

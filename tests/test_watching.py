@@ -209,6 +209,20 @@ def test_what_does_not_help_is_given_up(home, tmp_path, monkeypatch, capsys):
     assert all(e["loss"] is None for e in entries if e.get("skipped"))
 
 
+def test_where_every_checkpoint_is_damaged_there_is_no_way_back(home, tmp_path, monkeypatch, capsys):
+    def spoil(model, opt, batches, lr, n, *rest, real=step.train_step):
+        if n == 6:
+            for folder in checkpoint.steps(tmp_path / "run").values():
+                (folder / "model.safetensors").write_bytes(b"")
+            raise spikes.Leap("step 7: got loss 99", 99.0)
+        return real(model, opt, batches, lr, n, *rest)
+    monkeypatch.setattr(run, "train_step", spoil)
+    train(home, tmp_path / "run", expected=1, spike="back")
+    said = capsys.readouterr().err
+    assert "error: step 7: got loss 99; there is no way back" in said and "0 bytes; expected" in said
+    assert checkpoint.newest(tmp_path / "run")[1]["step"] == 6           # that of the weights as they were
+
+
 def test_before_the_first_checkpoint_a_leap_is_skipped(home, tmp_path, monkeypatch):
     leaping(monkeypatch, [2])
     entries = train(home, tmp_path / "run", spike="back")

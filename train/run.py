@@ -168,6 +168,8 @@ def set_up(config, out):
     if config.resume:
         checkpoint.load_optimizer(saved, opt)
 
+    if config.samples:
+        GPT2(model, data.tokenizer).begin(config.sample_prompt)      # refused now, or in the middle of the night
     validation = Validation(data.val, config.block_size, config.device_batch, config.eval_tokens)
     run = Run(config, out, data, model, opt, windows, validation,
               log.Log(out / "log.jsonl", state["step"], config.tensorboard and out / "tensorboard"),
@@ -229,21 +231,14 @@ def train(run, interrupt):
             batches = [run.windows.batch(run.position + k * rows, rows) for k in range(config.accumulation)]
             lr = cosine_with_warmup(run.step, config.lr, config.min_lr, min(config.warmup, config.steps), config.steps)
             asked = config.stats_every and (run.step + 1) % config.stats_every == 0
-            before, extra = stats.copies(run.model) if asked else None, {}
-            if run.scale.moving:
-                extra["scale"] = run.scale.value
-            try:
-                with run.profile if run.step in profiled else nullcontext():
-                    loss, norm = train_step(run.model, run.opt, batches, lr, run.step, config, run.scale,
-                                            None if config.spike == "off" else run.spikes)
-                if run.leaps and run.step >= max(run.leaps):
-                    run.leaps.clear()
-            except Leap as leap:
-                if go_back(run, leap):
-                    bar.reset(config.steps)
-                    bar.update(run.step)
-                    continue
-                loss, norm, extra["skipped"] = leap.loss, math.inf, True
+            before, scale = stats.copies(run.model) if asked else None, run.scale.value
+            with run.profile if run.step in profiled else nullcontext():
+                taken = attempt(run, batches, lr)
+            if taken is None:
+                bar.reset(config.steps)
+                bar.update(run.step)
+                continue
+            loss, norm, extra = taken
             run.step, run.position = run.step + 1, run.position + config.accumulation * rows
             seconds = time.perf_counter() - began
 
@@ -253,7 +248,7 @@ def train(run, interrupt):
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
             if asked and "skipped" not in extra:
-                run.log.write(step=run.step, stats=stats.statistics(run.model, before, extra.get("scale", 1.0)))
+                run.log.write(step=run.step, stats=stats.statistics(run.model, before, scale))
             if run.step < config.steps:
                 if run.step % config.eval_every == 0:
                     validate(run)
@@ -262,6 +257,19 @@ def train(run, interrupt):
     if run.step == config.steps:
         validate(run)
     run.save()
+
+
+def attempt(run, batches, lr):
+    """(loss, norm, what else to log) of a step, or None if the run has gone back instead."""
+    extra = {"scale": run.scale.value} if run.scale.moving else {}
+    try:
+        loss, norm = train_step(run.model, run.opt, batches, lr, run.step, run.config, run.scale,
+                                None if run.config.spike == "off" else run.spikes)
+    except Leap as leap:
+        return None if go_back(run, leap) else (leap.loss, math.inf, {**extra, "skipped": True})
+    if run.leaps and run.step >= max(run.leaps):
+        run.leaps.clear()
+    return loss, norm, extra
 
 
 def number(x):
@@ -281,11 +289,14 @@ def go_back(run, leap):
     if config.spike == "skip" or not checkpoint.steps(run.out):
         tqdm.write(f"{leap}: its update is skipped", file=sys.stderr)
         return False
-    folder, state = checkpoint.newest(run.out)
-    saved, _ = checkpoint.load(folder)
+    try:
+        folder, state = checkpoint.newest(run.out)
+        saved, _ = checkpoint.load(folder)
+        checkpoint.load_optimizer(folder, run.opt)
+    except ValueError as e:
+        raise Leap(f"{leap}; there is no way back: {e}", leap.loss) from None
     for p, q in zip(run.model.parameters(), saved.parameters(), strict=True):
-        p.data[...] = q.data
-    checkpoint.load_optimizer(folder, run.opt)
+        p.data[...] = backend.to_device(q.data, device_of(config))
     run.log.write(step=state["step"], back_from=run.step, spike=number(leap.loss))
     tqdm.write(f"{leap}: back to step {state['step']}, and on with other text", file=sys.stderr)
     run.step, run.position = state["step"], run.position + config.accumulation * config.device_batch
