@@ -16,7 +16,9 @@ setup(
         "cuda12": ["cupy-cuda12x[ctk]"],
         "cuda13": ["cupy-cuda13x[ctk]"],
         "hub": ["huggingface_hub"],
-        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers"],
+        "wiki": ["mwparserfromhell"],
+        "parquet": ["pyarrow"],
+        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "mwparserfromhell", "pyarrow"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

@@ -63,7 +63,7 @@ def source_files(data):
 def read_documents(file):
     """A .jsonl's texts, or any other file as one document."""
     pieces = (text for text, _ in corpus.pieces(corpus.Part(str(file))))
-    return pieces if corpus.has_lines(str(file)) else iter(["".join(pieces)])
+    return pieces if corpus.holds_many(str(file)) else iter(["".join(pieces)])
 
 
 def fingerprint(config):
