@@ -1,8 +1,14 @@
 """Text to documents, documents to shards, shards to batches: nothing lost, nothing leaked, everything explained."""
 import gzip
+import itertools
 import json
 import os
 import re
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +20,7 @@ from reference_data import path as reference
 import tok
 from train import data
 from train.config import Config
-from train.data import Shard, Validation, Windows, prepare
+from train.data import Ahead, Shard, Validation, Windows, prepare
 
 WORDS = ["राम", "नदी", "वन", "मन", "जल", "फूल"]
 
@@ -379,3 +385,52 @@ def test_each_block_of_a_shard_is_looked_at_once(tmp_path, monkeypatch):
     for start in (89, 96, 127):
         with pytest.raises(ValueError, match="from token 96 on; expected its checksum"):
             d.read([0, start], 8)
+
+
+# ---------------------------------------------------------------------------------------------------------- ahead
+
+@given(st.integers(0, 1000), st.integers(1, 9), st.integers(0, 5), st.integers(1, 12))
+@settings(max_examples=40)
+def test_batches_read_ahead_are_the_same(shard, position, rows, few, n):
+    windows = Windows(shard[0], 16, 3, align=True)
+    with closing(Ahead(windows.batches(position, rows), few)) as ahead:
+        for k, (x, y) in enumerate(itertools.islice(ahead, n)):
+            want = windows.batch(position + k * rows, rows)
+            assert (x == want[0]).all() and (y == want[1]).all() and x.dtype == np.int64
+
+
+def test_ahead_is_a_few_items_ahead_and_no_more():
+    made, wanted = [], threading.Semaphore(0)
+
+    def items():
+        for i in itertools.count():
+            made.append(i)
+            wanted.release()
+            yield i
+    with closing(Ahead(items(), 3)) as ahead:
+        for taken in range(1, 20):
+            assert next(ahead) == taken - 1
+        for _ in range(19 + 3):
+            assert wanted.acquire(timeout=10)
+        time.sleep(0.01)
+        assert len(made) == 19 + 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_ahead_hands_on_what_went_wrong_in_its_place():
+    def items():
+        yield 1
+        raise ValueError("a damaged shard")
+    with closing(Ahead(items(), 4)) as ahead:
+        assert next(ahead) == 1
+        with pytest.raises(ValueError, match="a damaged shard"):
+            next(ahead)
+    with closing(Ahead("abc", 2)) as ahead:
+        assert list(ahead) == list("abc")
+
+
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "raise ValueError", "sys.exit(3)", "pass"])
+def test_a_program_that_ends_does_not_wait_for_what_is_ahead(end):
+    """Nobody closes it, and it ends all the same."""
+    code = f"import itertools, sys; from train.data import Ahead; a = Ahead(itertools.count(), 3); next(a); {end}"
+    subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True)

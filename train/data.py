@@ -21,6 +21,8 @@ import itertools
 import json
 import os
 import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,6 +331,11 @@ class Windows:
         tokens = self.shard.read(starts, self.block_size + 1)
         return tokens[:, :-1], tokens[:, 1:]
 
+    def batches(self, position, rows):
+        """batch() from there on, without end."""
+        for first in itertools.count(position, rows):
+            yield self.batch(first, rows)
+
     def starts(self, epoch):
         """Where the windows of an epoch start, shuffled."""
         rng = stream(f"windows of epoch {epoch}", self.seed)
@@ -339,6 +346,27 @@ class Windows:
             begins = self.shard.starts[np.searchsorted(self.shard.starts, starts + 1, "right") - 1] - 1
             starts = np.where(starts - begins < self.block_size, begins, starts)
         return rng.permutation(starts)
+
+
+class Ahead:
+    """An iterator of which a thread makes the next few items while the last one is in use: same items, same order.
+
+    What goes wrong there is raised here, where the item would have come. close() ends the thread.
+    """
+
+    def __init__(self, items, few):
+        self.items, self.thread = iter(items), ThreadPoolExecutor(1, "ahead")
+        self.begun = deque(self.thread.submit(next, self.items) for _ in range(few))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.begun.append(self.thread.submit(next, self.items))
+        return self.begun.popleft().result()
+
+    def close(self):
+        self.thread.shutdown(cancel_futures=True)
 
 
 class Validation:
