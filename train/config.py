@@ -41,6 +41,7 @@ class Config:
 
     data: str = setting("verse", "a text file, a folder of .txt, .jsonl with a \"text\" field (file or folder), or the "
                         "word verse: Hindi couplets that the project composes itself", opens="data")
+    deduplicate: bool = setting(True, "leave out documents whose text has come before (not of verse)")
     couplets: int = setting(100_000, "how many couplets verse composes", low=1)
     split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text")
     tokenizer: str = setting("char", "char, bpe, or the file of a trained tokenizer", fixed=True)

@@ -7,13 +7,13 @@ none). So every document is predicted from the same start, the first token as we
 predicted too: the nats of a document and the separator after it are -log p(document).
 
 Documents are read again for every purpose and never held together, so they may be larger than memory; one document,
-which is a line of .jsonl or a whole .txt, may not. All cores tokenize, and a run that is killed meanwhile begins again
-where it was.
+which is a line of .jsonl, a row of .parquet, an article, or a whole .txt, may not. All cores tokenize, and a run that
+is killed meanwhile begins again where it was.
 
 A training window is a function of (seed, its number) alone. Nothing needs to be replayed after a resume, and the order
 does not depend on how many rows go through the model at once.
 
-Not here: downloads.
+Not here: texts that are nearly the same as others.
 """
 import functools
 import hashlib
@@ -23,7 +23,7 @@ import os
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,36 +35,33 @@ from minigrad.backend import stream
 from minigrad.check import expect
 from tok import corpus
 from train import verse
-
-try:
-    import fcntl
-except ImportError:                                          # Windows: two runs should not begin at one time there
-    fcntl = None
+from train.checkpoint import one_at_a_time
 
 SPLITS = ("train", "val", "test")
 END = "<|endoftext|>"
 ENOUGH = 100          # fewer documents than this are each cut in three, instead of being dealt out whole
 GROUP = 1 << 23       # characters that are tokenized at a time; a kill costs at most these
 BLOCK = 1 << 20       # bytes of a shard that have a checksum of their own, looked at when they are first read
-FORMAT = 3            # of the shards; a change makes old ones invisible
+FORMAT = 4            # of the shards, and of how texts are read; a change makes old ones invisible
 
 
 # ----------------------------------------------------------------------------------------------- text -> documents
 
-def source_files(data):
-    """The file, or the .txt and .jsonl files of a folder in the order of their names."""
+def source_files(config):
+    """The file, or the texts of a folder in the order of their names."""
+    data = config.data
     path = Path(data)
-    expect(path.exists(), "--data", f"{data!r}, which does not exist",
-           "a text file, a folder of .txt or .jsonl, a .jsonl file, or the word verse")
+    expect(path.exists(), "--data", f"{data!r}, which does not exist", "a file or folder of texts, or the word verse")
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.name.endswith(corpus.SUFFIXES))
-    expect(files, "--data", f"the folder {data!r} without any .txt or .jsonl", "at least one",
+    expect(files, "--data", f"the folder {data!r} without any text",
+           f"files that end with {', '.join(corpus.SUFFIXES)}",
            "folders inside it are not searched; other formats must be converted")
     return files
 
 
 def read_documents(file):
-    """A .jsonl's texts, or any other file as one document."""
-    pieces = (text for text, _ in corpus.pieces(corpus.Part(str(file))))
+    """The texts of a file that holds many, or all of it as one document."""
+    pieces = (text for text, _ in corpus.pieces(corpus.Part(str(file)), tok.base.cores()))
     return pieces if corpus.holds_many(str(file)) else iter(["".join(pieces)])
 
 
@@ -75,22 +72,41 @@ def fingerprint(config):
         some = "".join(verse.corpus(min(1000, config.couplets), config.seed))       # another grammar composes others
         digest.update(f"verse {config.couplets} {config.seed} {some}".encode())
     else:
-        for file in source_files(config.data):
-            digest.update(f"{file.suffix} {file.stat().st_size} ".encode())
+        digest.update(f"{config.deduplicate} ".encode())
+        for file in source_files(config):
+            digest.update(f"{corpus.kind_of(file)} {file.suffix} {file.stat().st_size} ".encode())
             with open(file, "rb") as f:
                 while block := f.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()[:16]
 
 
-def documents(config):
-    """All documents of --data, one by one."""
-    if config.data == "verse":
-        return iter(verse.corpus(config.couplets, config.seed))
-    found = (text for file in source_files(config.data) for text in read_documents(file) if not text.isspace() and text)
-    first = next(found, None)
-    expect(first is not None, "--data", f"{config.data!r} without any text", "some text to learn from")
-    return itertools.chain([first], found)
+class Documents:
+    """All documents of --data, one by one, as often as they are wanted.
+
+    Of those in files that have the same text, the first stands for all; verse is left as its source composes it.
+    """
+
+    def __init__(self, config):
+        self.config, self.dropped = config, 0                # how many were left out, once all were read
+
+    def __iter__(self):
+        c = self.config
+        if c.data == "verse":
+            yield from verse.corpus(c.couplets, c.seed)
+            return
+        found = (text for file in source_files(c) for text in read_documents(file) if text and not text.isspace())
+        seen, dropped, text = set(), 0, None
+        for text in found:
+            if c.deduplicate:
+                mark = hashlib.blake2b(text.encode(), digest_size=16).digest()
+                if mark in seen:
+                    dropped += 1
+                    continue
+                seen.add(mark)
+            yield text
+        expect(text is not None, "--data", f"{c.data!r} without any text", "some text to learn from")
+        self.dropped = dropped
 
 
 def split(texts, shares):
@@ -129,10 +145,10 @@ def prepare(config, tokenizer=None):
 
     Both the tokenizer and the shards are kept in the folder --shards, each under a hash of all that it depends on.
     """
-    source, kept = fingerprint(config), Path(config.shards)
+    source, kept, texts = fingerprint(config), Path(config.shards), Documents(config)
     kept.mkdir(parents=True, exist_ok=True)
     def parts():
-        return split(documents(config), config.split)
+        return split(texts, config.split)
 
     if tokenizer is None:
         tokenizer = choose_tokenizer(config, source, parts)
@@ -141,6 +157,9 @@ def prepare(config, tokenizer=None):
         expect(any(name == "train" for name, _ in parts()), "--data", "no text for training", "at least one document",
                "a larger first share in --split")
         write_shards(folder, parts(), tokenizer, source)
+    if texts.dropped:
+        print(f"{config.data}: {texts.dropped:,} documents left out, whose text had come before "
+              "(--deduplicate false keeps them)", flush=True)
     return Data(tokenizer, *(Shard(folder, name, tokenizer) for name in SPLITS), source)
 
 
@@ -260,19 +279,6 @@ def groups(parts, characters):
             group, size = [], 0
     if group:
         yield group
-
-
-@contextmanager
-def one_at_a_time(folder):
-    """Other processes that want the same wait here. The system ends the waiting if this one is killed."""
-    handle = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        if fcntl:
-            os.close(handle)
 
 
 class Shard:
