@@ -15,6 +15,7 @@ does not depend on how many rows go through the model at once.
 
 Not here: texts that are nearly the same as others.
 """
+import difflib
 import functools
 import hashlib
 import itertools
@@ -34,7 +35,7 @@ import tok
 from minigrad.backend import stream
 from minigrad.check import expect
 from tok import corpus
-from train import verse
+from train import catalogue, verse
 from train.checkpoint import one_at_a_time
 
 SPLITS = ("train", "val", "test")
@@ -48,10 +49,15 @@ FORMAT = 4            # of the shards, and of how texts are read; a change makes
 # ----------------------------------------------------------------------------------------------- text -> documents
 
 def source_files(config):
-    """The file, or the texts of a folder in the order of their names."""
+    """The file, the texts of a folder in the order of their names, or what the catalogue has under that name."""
     data = config.data
     path = Path(data)
-    expect(path.exists(), "--data", f"{data!r}, which does not exist", "a file or folder of texts, or the word verse")
+    if not path.exists() and data in catalogue.SOURCES:
+        path = catalogue.fetch(data, config.downloads)
+    near = difflib.get_close_matches(path.name.partition(".")[0], catalogue.SOURCES, 1)
+    expect(path.exists(), "--data", f"{data!r}, which does not exist",
+           "a file or folder of texts, a name that python -m train.catalogue lists, or the word verse",
+           f"--data {near[0]} downloads it" if near else "")
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.name.endswith(corpus.SUFFIXES))
     expect(files, "--data", f"the folder {data!r} without any text",
            f"files that end with {', '.join(corpus.SUFFIXES)}",
