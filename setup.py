@@ -17,7 +17,9 @@ setup(
         "cuda13": ["cupy-cuda13x[ctk]"],
         "hub": ["huggingface_hub"],
         "tensorboard": ["tensorboardX"],
-        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX"],
+        "wiki": ["mwparserfromhell"],
+        "parquet": ["pyarrow"],
+        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell", "pyarrow"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

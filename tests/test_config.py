@@ -151,7 +151,7 @@ def test_help_shows_every_setting_with_the_values_of_the_chosen_config(capsys):
     with pytest.raises(SystemExit) as stop:
         parse(["--config", "shakespeare-char", "--help"])
     shown = capsys.readouterr().out
-    assert stop.value.code == 0 and "examples:" in shown and "tinyshakespeare.txt" in shown
+    assert stop.value.code == 0 and "examples:" in shown and "[tinyshakespeare]" in shown
     for name in FIELDS:
         assert f"--{name} " in shown
 

@@ -1,4 +1,5 @@
 """Texts out of files: nobody notices where a file was cut, nor how many counted."""
+import bz2
 import gzip
 import io
 import json
@@ -29,7 +30,7 @@ def counted(words):
 
 
 def write(path, text):
-    (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(text.encode())
+    corpus.PACKED.get(path.suffix, open)(path, "wb").write(text.encode())
     return str(path)
 
 
@@ -88,7 +89,7 @@ def test_a_text_comes_in_pieces(tmp_path):
         assert max(len(piece.encode()) for piece in Files(path)) <= 2 * 500
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.bz2", "a.jsonl", "a.jsonl.gz", "a.jsonl.bz2"])
 def test_every_kind_of_file(tmp_path, name):
     path = write(tmp_path / name, as_lines([PROSE, "x"]) + "\n \n" if "jsonl" in name else PROSE)
     (tmp_path / "notes.md").write_text("no text")
@@ -124,6 +125,53 @@ def test_progress_changes_nothing(tmp_path, capsys):
     path = write(tmp_path / "a.txt", PROSE)
     assert list(Files(path, progress=True)) == list(Files(path))
     assert "read: 100%" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------------------------- parquet
+
+def table(path, **columns):
+    """A .parquet file with two rows in each of its groups."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+    write_table(pa.table(columns), path, row_group_size=2)
+    return str(path)
+
+
+def test_rows_of_parquet(tmp_path):
+    texts = [PROSE, None, "क", "", "x\ny"]
+    path = table(tmp_path / "a.parquet", id=list(range(5)), text=texts)
+    want = [text for text in texts if text is not None]
+    assert list(Files(path)) == list(Files(tmp_path)) == want
+    assert sum(size for _, size in corpus.pieces(Part(path))) <= os.path.getsize(path)
+    assert counted(Files(path, processes=2).words(SPLITS["indic"])) == Counter(
+        word for text in want for word in regex.findall(SPLITS["indic"], text))
+
+
+def test_row_groups_are_read_as_they_are_wanted(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path, taken = table(tmp_path / "a.parquet", text=[f"{i}" for i in range(9000)]), []
+
+    def counted_batches(self, *args, real=parquet.ParquetFile.iter_batches, **columns):
+        for rows in real(self, *args, **columns):
+            taken.append(len(rows))
+            yield rows
+    with mock.patch.object(parquet.ParquetFile, "iter_batches", counted_batches):
+        assert next(corpus.pieces(Part(path)))[0] == "0" and sum(taken) <= 1000
+        assert [text for text, _ in corpus.pieces(Part(path))] == [f"{i}" for i in range(9000)]
+
+
+def test_parquet_without_texts(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match='got the columns id, words; expected a column "text"'):
+        list(Files(table(tmp_path / "a.parquet", id=[1], words=["a"])))
+    with pytest.raises(ValueError, match="b.parquet, row 0: got int; expected str"):
+        list(Files(table(tmp_path / "b.parquet", text=[1, 2])))
+    path = tmp_path / "b.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="got a damaged .parquet"):
+        list(Files(path))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match="Hint: pip install pyarrow$"):
+        list(Files(path))
 
 
 # ----------------------------------------------------------------------------------------------------- a bounded number
@@ -166,6 +214,8 @@ def test_memory_stays_what_it_was():
     ("a.jsonl", b'{"text": "\\ud800"}', r"a.jsonl, byte 0: got the lone surrogate U\+D800"),
     ("a.txt.gz", b"no gzip", "a.txt.gz: got a damaged .gz"),
     ("a.txt.gz", gzip.compress(os.urandom(9999))[:-2000], "a.txt.gz: got a damaged .gz|expected UTF-8"),
+    ("a.txt.bz2", b"no bzip2", "a.txt.bz2: got a damaged .bz2"),
+    ("a.jsonl.bz2", bz2.compress(b'{"text": "a"}')[:-3], "a.jsonl.bz2: got a damaged .bz2"),
     ("a.md", b"", "got a folder without texts; expected files that end with .txt, .jsonl"),
 ])
 def test_files_without_texts(tmp_path, name, content, says):

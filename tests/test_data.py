@@ -1,8 +1,15 @@
 """Text to documents, documents to shards, shards to batches: nothing lost, nothing leaked, everything explained."""
+import bz2
 import gzip
+import itertools
 import json
 import os
 import re
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +21,7 @@ from reference_data import path as reference
 import tok
 from train import data
 from train.config import Config
-from train.data import Shard, Validation, Windows, prepare
+from train.data import Ahead, Shard, Validation, Windows, prepare
 
 WORDS = ["राम", "नदी", "वन", "मन", "जल", "फूल"]
 
@@ -93,7 +100,7 @@ def test_folders_of_text_and_jsonl(tmp_path):
     write_jsonl(folder / "b.jsonl", couplets(150))
     (folder / "a.txt").write_text("नमस्ते\r\n", encoding="utf-8")
     (folder / "notes.md").write_text("not read")
-    assert list(data.documents(config(tmp_path))) == ["नमस्ते\r\n", *couplets(150)]
+    assert list(data.Documents(config(tmp_path))) == ["नमस्ते\r\n", *couplets(150)]
     d = prepare(config(tmp_path, tokenizer="bpe", vocab_size=300))
     end = d.tokenizer.special["<|endoftext|>"]
     stream = d.train.tokens.tolist()
@@ -213,7 +220,7 @@ def test_documents_may_be_packed(tmp_path):
         f.write("".join(json.dumps({"text": t}) + "\n" for t in couplets(150)))
     with gzip.open(tmp_path / "text" / "b.txt.gz", "wt", encoding="utf-8") as f:
         f.write("one\ntwo\n")
-    assert list(data.documents(config(tmp_path))) == [*couplets(150), "one\ntwo\n"]
+    assert list(data.Documents(config(tmp_path))) == [*couplets(150), "one\ntwo\n"]
 
 
 def test_damaged_shards_are_refused(tmp_path):
@@ -237,7 +244,7 @@ def test_damaged_shards_are_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------------- bad input
 
 def test_missing_path(tmp_path):
-    with pytest.raises(ValueError, match="--data: got .*text', which does not exist; expected a text file"):
+    with pytest.raises(ValueError, match="--data: got .*text', which does not exist; expected a file or folder"):
         prepare(config(tmp_path))
 
 
@@ -250,7 +257,7 @@ def test_empty_file(tmp_path, content):
 
 def test_empty_folder(tmp_path):
     (tmp_path / "text").mkdir()
-    with pytest.raises(ValueError, match="without any .txt or .jsonl"):
+    with pytest.raises(ValueError, match="without any text; expected files that end with .txt, .jsonl"):
         prepare(config(tmp_path))
 
 
@@ -379,3 +386,129 @@ def test_each_block_of_a_shard_is_looked_at_once(tmp_path, monkeypatch):
     for start in (89, 96, 127):
         with pytest.raises(ValueError, match="from token 96 on; expected its checksum"):
             d.read([0, start], 8)
+
+
+# ---------------------------------------------------------------------------------------------------------- ahead
+
+@given(st.integers(0, 1000), st.integers(1, 9), st.integers(0, 5), st.integers(1, 12))
+@settings(max_examples=40)
+def test_batches_read_ahead_are_the_same(shard, position, rows, few, n):
+    windows = Windows(shard[0], 16, 3, align=True)
+    with closing(Ahead(windows.batches(position, rows), few)) as ahead:
+        for k, (x, y) in enumerate(itertools.islice(ahead, n)):
+            want = windows.batch(position + k * rows, rows)
+            assert (x == want[0]).all() and (y == want[1]).all() and x.dtype == np.int64
+
+
+def test_ahead_is_a_few_items_ahead_and_no_more():
+    made, wanted = [], threading.Semaphore(0)
+
+    def items():
+        for i in itertools.count():
+            made.append(i)
+            wanted.release()
+            yield i
+    with closing(Ahead(items(), 3)) as ahead:
+        for taken in range(1, 20):
+            assert next(ahead) == taken - 1
+        for _ in range(19 + 3):
+            assert wanted.acquire(timeout=10)
+        time.sleep(0.01)
+        assert len(made) == 19 + 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_ahead_hands_on_what_went_wrong_in_its_place():
+    def items():
+        yield 1
+        raise ValueError("a damaged shard")
+    with closing(Ahead(items(), 4)) as ahead:
+        assert next(ahead) == 1
+        with pytest.raises(ValueError, match="a damaged shard"):
+            next(ahead)
+    with closing(Ahead("abc", 2)) as ahead:
+        assert list(ahead) == list("abc")
+
+
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "raise ValueError", "sys.exit(3)", "pass"])
+def test_a_program_that_ends_does_not_wait_for_what_is_ahead(end):
+    """Nobody closes it, and it ends all the same."""
+    code = f"import itertools, sys; from train.data import Ahead; a = Ahead(itertools.count(), 3); next(a); {end}"
+    subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True)
+
+
+# ---------------------------------------------------------------------------------------------------- each text once
+
+def kept(d):
+    """{split: the documents in its shard}."""
+    return {name: [d.tokenizer.decode(s.tokens[a:b - 1]) for a, b in zip(s.starts, [*s.starts[1:], len(s)])]
+            for name, s in zip(data.SPLITS, (d.train, d.val, d.test), strict=True)}
+
+
+def test_a_text_that_came_before_is_left_out(tmp_path, capsys):
+    (tmp_path / "text").mkdir()
+    write_jsonl(tmp_path / "text" / "a.jsonl", couplets(150) + couplets(30))
+    write_jsonl(tmp_path / "text" / "b.jsonl", couplets(7) + couplets(5, seed=1))
+    d = prepare(config(tmp_path))
+    assert capsys.readouterr().out.count("37 documents left out") == 1
+    assert sorted(itertools.chain(*kept(d).values())) == sorted(couplets(150) + couplets(5, seed=1))
+    assert list(data.Documents(config(tmp_path))) == couplets(150) + couplets(5, seed=1)
+    every = prepare(config(tmp_path, deduplicate=False))
+    assert sum(map(len, kept(every).values())) == 192 and every.source != d.source and not capsys.readouterr().out
+    assert kept(prepare(config(tmp_path))) == kept(d) and not capsys.readouterr().out         # nothing was read again
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=60))
+def test_each_text_comes_once_where_it_came_first(tmp_path_factory, texts):
+    folder = tmp_path_factory.mktemp("once")
+    write_jsonl(folder / "a.jsonl", texts)
+    documents = data.Documents(Config(data=str(folder)))
+    assert list(documents) == list(dict.fromkeys(texts)) and documents.dropped == len(texts) - len(set(texts))
+    assert list(documents) == list(dict.fromkeys(texts)) and documents.dropped == len(texts) - len(set(texts))
+
+
+def test_verse_is_left_as_its_source_composes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.verse, "corpus", lambda n, seed: iter(["a", "b", "a"]))
+    assert list(data.Documents(config(tmp_path, data="verse"))) == ["a", "b", "a"]
+
+
+def test_a_killed_run_leaves_out_the_same(tmp_path, monkeypatch):
+    """What came before the kill counts as having come before."""
+    (tmp_path / "text").mkdir()
+    write_jsonl(tmp_path / "text" / "a.jsonl", couplets(150) + couplets(120))
+    monkeypatch.setattr(data, "GROUP", 500)
+    want = prepare(config(tmp_path))
+    again, calls = config(tmp_path, shards=str(tmp_path / "again")), []
+
+    def killed(self, texts, real=tok.CharTokenizer.encode_batch):
+        calls.append(texts)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, texts)
+    monkeypatch.setattr(tok.CharTokenizer, "encode_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(again)
+    got = prepare(again)
+    assert kept(got) == kept(want) and sum(map(len, calls)) == 150 + len(calls[3])
+
+
+def test_no_document_moves_when_texts_of_any_kind_are_added(tmp_path):
+    pytest.importorskip("mwparserfromhell")
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    def pages(texts):
+        return "<mediawiki>" + "".join(f"<page><title>{i}</title><ns>0</ns><text>{text}</text></page>"
+                                       for i, text in enumerate(texts)) + "</mediawiki>"
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "w.xml").write_text(pages(couplets(150)), encoding="utf-8")
+    write_table(pa.table({"text": couplets(150, seed=1)}), folder / "p.parquet")
+    few = kept(prepare(config(tmp_path)))
+    assert sum(map(len, few.values())) == 300 and all(few.values())
+    (folder / "w.xml").write_text(pages(couplets(300)), encoding="utf-8")
+    write_table(pa.table({"text": couplets(9, seed=2) + couplets(150, seed=1)}), folder / "p.parquet")
+    (folder / "a.jsonl.bz2").write_bytes(bz2.compress(
+        "".join(json.dumps({"text": text}) + "\n" for text in couplets(99, seed=3)).encode()))
+    many = kept(prepare(config(tmp_path)))
+    assert all(set(few[name]) <= set(many[name]) for name in data.SPLITS) and sum(map(len, many.values())) == 558

@@ -27,6 +27,8 @@ ONLY_IN = {
     "numba": lambda path: path.name.endswith("_cpu.py") or "tok" in path.relative_to(ROOT).parts,
     "llvmlite": lambda path: path.name.endswith("_cpu.py"),
     "torch": lambda path: path.relative_to(ROOT).parts[0] == "bench",
+    "mwparserfromhell": lambda path: path.name == "wiki.py",
+    "pyarrow": lambda path: path.name == "corpus.py",
     "matplotlib": lambda path: path.relative_to(ROOT).parts[0] in ("train", "bench") or path.name == "analysis.py",
 }
 

@@ -81,8 +81,9 @@ def analyse(args):
 def parser():
     top = argparse.ArgumentParser(
         prog="python -m tok", description=__doc__.split(": ", 1)[1].capitalize(),
-        epilog="FILES are .txt or .jsonl (field text), also as .gz, folders of them, or - for stdin. TOKENIZER is a "
-        "file that train wrote, or a tokenizer.json of Hugging Face. Each command has its own --help.")
+        epilog="FILES are .txt, .jsonl (field text), .parquet (column text) or .xml (a dump of Wikipedia), also as .gz "
+        "or .bz2, folders of them, or - for stdin. TOKENIZER is a file that train wrote, or a tokenizer.json of "
+        "Hugging Face. Each command has its own --help.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(f, *uses):

@@ -1,11 +1,13 @@
 """Texts in files, of any size: read a piece at a time, and their words counted by several processes.
 
-A .txt file is one text, a .jsonl file has one in the field "text" of each line, and either may be packed as .gz.
+A .txt file is one text, a .jsonl file has one in the field "text" of each line, a .xml file is a dump of Wikipedia
+(wiki.py), and each may be packed as .gz or .bz2. A .parquet file has a text in each row, in the column "text".
 
 A text comes in pieces of about a megabyte, and a large file is shared out among processes. No word may notice. So a
 piece ends where every pattern of split.py cuts, whatever else stands there: after a line break that has no white space
 on either side, or before the space between two letters, Latin or Devanagari.
 """
+import bz2
 import gzip
 import json
 import multiprocessing
@@ -20,12 +22,13 @@ import numpy as np
 import regex
 from tqdm import tqdm
 
-from tok import bpe_cpu, split_cpu
+from tok import bpe_cpu, split_cpu, wiki
 from tok.base import check_text, each_text, refusal
 from tok.split import WHITE
 
 PIECE, PART = 1 << 20, 1 << 25                          # bytes that are read at a time; that are worth a process
-SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+PACKED = {".gz": gzip.open, ".bz2": bz2.open}
+SUFFIXES = (".txt", ".jsonl", ".xml", ".parquet", *(a + b for a in (".txt", ".jsonl", ".xml") for b in PACKED))
 SPACE = b"|".join(regex.escape(c.encode()) for c in WHITE)
 LETTER = rb"(?:[A-Za-z]|\xe0\xa4[\x84-\xb9])"
 CUT = rb"(?<!^|%b)\n(?!%b)(?=[\x00-\x7f]|(?s:...))|(?<=%b)(?= %b)" % (SPACE, SPACE, LETTER, LETTER)
@@ -43,8 +46,8 @@ class Part(NamedTuple):
 class Files:
     """The texts of files and folders, or of stdin as "-": an iterable of str, and what train() may be given for texts.
 
-    processes: how many count words at most. A script that asks for more than one must be importable without effect, as
-    multiprocessing says.
+    processes: how many read and count words at most. A script that asks for more than one must be importable without
+    effect, as multiprocessing says.
     """
 
     def __init__(self, *names, processes=1, progress=False):
@@ -54,16 +57,17 @@ class Files:
         """Every text, in pieces."""
         with closing(self._bar()) as bar:
             for path in self.paths:
-                for piece, size in pieces(Part(path)):
+                for piece, size in pieces(Part(path), self.processes):
                     yield piece
                     bar.update(size)
 
     def words(self, split, normalize=None):
         """bpe_cpu.Words of all texts, normalized first, by a pattern of split_cpu."""
         processes = min(self.processes, self._size() // PART)
-        if processes < 2:
+        parts = [part for path in self.paths for part in parts_of(path)] if processes > 1 else []
+        if len(parts) < 2:
             return count(self, split, normalize, bpe_cpu.Words())
-        found, parts = bpe_cpu.Words(), [part for path in self.paths for part in parts_of(path)]
+        found = bpe_cpu.Words()
         spawn = multiprocessing.get_context("spawn")
         with closing(self._bar()) as bar, ProcessPoolExecutor(processes, spawn) as pool:
             for done in as_completed([pool.submit(count_part, part, split, normalize) for part in parts]):
@@ -123,7 +127,7 @@ def sources(names):
 
 def parts_of(path):
     """Parts of a file that can be counted one by one."""
-    if path == "-" or path.endswith(".gz"):
+    if path == "-" or Path(path).suffix in PACKED or kind_of(path) in (".xml", ".parquet"):
         return [Part(path)]
     size, edges = Path(path).stat().st_size, [0]
     with open(path, "rb") as f:
@@ -131,27 +135,39 @@ def parts_of(path):
             seen = min(start, LONGEST)
             f.seek(start - seen)
             data = f.read(PIECE + seen)
-            end = data.find(b"\n", seen) + 1 if has_lines(path) else _end(FIRST_CUT.search(data, pos=seen))
+            end = data.find(b"\n", seen) + 1 if kind_of(path) == ".jsonl" else _end(FIRST_CUT.search(data, pos=seen))
             if end and start - seen + end > edges[-1]:
                 edges.append(start - seen + end)
     return [Part(path, a, b) for a, b in zip(edges, [*edges[1:], size])]
 
 
-def pieces(part):
-    """(text, bytes read for it) of a part, piece by piece."""
-    lines = has_lines(part.path)
-    for at, data, size in _rows(part) if lines else _pieces(part):
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as e:
-            raise refusal(f"{part.path}, byte {at + e.start}", f"0x{data[e.start]:02x}", "UTF-8",
-                          f"if it is Latin-1: iconv -f ISO-8859-1 -t UTF-8 {part.path} > fixed.txt") from None
-        yield (text_of(text, part.path, at) if lines else text), size
+def pieces(part, processes=1):
+    """(text, bytes read for it) of a part: each text where a file holds many, else piece by piece."""
+    kind = kind_of(part.path)
+    if kind == ".xml":
+        yield from wiki.articles(part.path, _blocks(part), processes)
+    elif kind == ".parquet":
+        yield from rows_of(part.path)
+    else:
+        lines = kind == ".jsonl"
+        for at, data, size in _rows(part) if lines else _pieces(part):
+            try:
+                text = data.decode()
+            except UnicodeDecodeError as e:
+                raise refusal(f"{part.path}, byte {at + e.start}", f"0x{data[e.start]:02x}", "UTF-8",
+                              f"if it is Latin-1: iconv -f ISO-8859-1 -t UTF-8 {part.path} > fixed.txt") from None
+            yield (text_of(text, part.path, at) if lines else text), size
 
 
-def has_lines(path):
-    """Is each line of it a text?"""
-    return path.endswith((".jsonl", ".jsonl.gz"))
+def kind_of(path):
+    """.jsonl, .xml or .parquet, which hold many texts; anything else is one text."""
+    path = Path(path)
+    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+
+
+def holds_many(path):
+    """Is each of its pieces a text?"""
+    return kind_of(path) in (".jsonl", ".xml", ".parquet")
 
 
 def text_of(line, path, at):
@@ -166,6 +182,27 @@ def text_of(line, path, at):
         got = f"a line that is not JSON ({e})"
     line = 1 + sum(data.count(b"\n") for data, _ in _blocks(Part(path, 0, at)))
     raise refusal(f"{path}:{line}", got, '{"text": "..."}', "every line is one document")
+
+
+def rows_of(path):
+    """(text, bytes read for it) of each row of a .parquet file that has a text."""
+    try:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise refusal(path, "a .parquet file, and no package that reads it", "pyarrow", "pip install pyarrow") from None
+    try:
+        with ParquetFile(path) as file:
+            columns, per_row = file.schema_arrow.names, Path(path).stat().st_size / max(1, file.metadata.num_rows)
+            if "text" not in columns:
+                raise refusal(path, f"the columns {', '.join(columns)}", 'a column "text"')
+            for row, text in enumerate(text for rows in file.iter_batches(1000, columns=["text"])
+                                       for text in rows.column(0).to_pylist()):
+                if text is not None:
+                    check_text(text, f"{path}, row {row}")
+                    yield text, int((row + 1) * per_row) - int(row * per_row)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise refusal(path, f"a damaged .parquet ({e})", "a whole one") from None
 
 
 def _pieces(part):
@@ -199,9 +236,10 @@ def _rows(part):
 
 def _blocks(part):
     """(bytes of the part, bytes of the file that they took)."""
+    packed = Path(part.path).suffix
     try:
         with sys.stdin.buffer if part.path == "-" else open(part.path, "rb") as raw:
-            f = gzip.open(raw) if part.path.endswith(".gz") else raw
+            f = PACKED[packed](raw) if packed in PACKED else raw
             f.seek(part.start) if part.start else None
             left = float("inf") if part.end is None else part.end - part.start
             before = 0
@@ -210,8 +248,10 @@ def _blocks(part):
                 at = raw.tell() if f is not raw else before + len(data)
                 yield data, at - before
                 before = at
-    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-        raise refusal(part.path, f"a damaged .gz ({e})", "a whole one") from None
+    except (EOFError, OSError, zlib.error) as e:
+        if getattr(e, "errno", None):                        # the disk, and not the content
+            raise
+        raise refusal(part.path, f"a damaged {packed} ({e})", "a whole one") from None
 
 
 def _end(found):

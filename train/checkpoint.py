@@ -35,6 +35,11 @@ import tok
 from gpt import GPT, pretrained
 from minigrad.check import expect
 
+try:
+    import fcntl
+except ImportError:                                          # Windows: two runs should not begin at one time there
+    fcntl = None
+
 FOLDER, WEIGHTS = "checkpoints", ("model.safetensors", "config.json", "tokenizer.json")
 NEEDED = {"step", "position", "config", "tokenizer", "source", "files"}
 
@@ -210,6 +215,19 @@ def to_disk(path):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder):
+    """Other processes that want the same wait here. The system ends the waiting if this one is killed."""
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if fcntl:
+            os.close(handle)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

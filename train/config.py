@@ -41,8 +41,11 @@ class Config:
     profile: int = setting(0, "steps to time op by op, after the first few: a table at the end, and OUT/profile.json",
                            low=0)
 
-    data: str = setting("verse", "a text file, a folder of .txt, .jsonl with a \"text\" field (file or folder), or the "
-                        "word verse: Hindi couplets that the project composes itself", opens="data")
+    data: str = setting("verse", "a text file, .jsonl with a \"text\" field, .parquet with a \"text\" column, a dump "
+                        "of Wikipedia (.xml, .xml.bz2), a folder of such files, a name that python -m train.catalogue "
+                        "lists, or the word verse: Hindi couplets that the project composes itself", opens="data")
+    downloads: str = setting("runs/downloads", "where texts of the catalogue are kept")
+    deduplicate: bool = setting(True, "leave out documents whose text has come before (not of verse)")
     couplets: int = setting(100_000, "how many couplets verse composes", low=1)
     split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text")
     tokenizer: str = setting("char", "char, bpe, or the file of a trained tokenizer", fixed=True)
@@ -99,7 +102,7 @@ FIELDS = {f.name: f for f in fields(Config)}
 EXAMPLES = """\
 examples:
   python -m train.run                                            Hindi couplets on a CPU: the whole project in one run
-  python -m train.run --config shakespeare-char --data tinyshakespeare.txt
+  python -m train.run --config shakespeare-char                  Shakespeare by characters; downloads 1.1 MB once
   python -m train.run --data my_texts/ --tokenizer bpe --vocab_size 2000 --steps 3000
   python -m train.run --resume runs/verse --steps 4000           go on where a run stopped, further
   python -m train.sample runs/verse --prompt "..."               let the result write"""

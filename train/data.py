@@ -7,21 +7,24 @@ none). So every document is predicted from the same start, the first token as we
 predicted too: the nats of a document and the separator after it are -log p(document).
 
 Documents are read again for every purpose and never held together, so they may be larger than memory; one document,
-which is a line of .jsonl or a whole .txt, may not. All cores tokenize, and a run that is killed meanwhile begins again
-where it was.
+which is a line of .jsonl, a row of .parquet, an article, or a whole .txt, may not. All cores tokenize, and a run that
+is killed meanwhile begins again where it was.
 
 A training window is a function of (seed, its number) alone. Nothing needs to be replayed after a resume, and the order
 does not depend on how many rows go through the model at once.
 
-Not here: downloads.
+Not here: texts that are nearly the same as others.
 """
+import difflib
 import functools
 import hashlib
 import itertools
 import json
 import os
 import zlib
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,38 +35,40 @@ import tok
 from minigrad.backend import stream
 from minigrad.check import expect
 from tok import corpus
-from train import verse
-
-try:
-    import fcntl
-except ImportError:                                          # Windows: two runs should not begin at one time there
-    fcntl = None
+from train import catalogue, verse
+from train.checkpoint import one_at_a_time
 
 SPLITS = ("train", "val", "test")
 END = "<|endoftext|>"
 ENOUGH = 100          # fewer documents than this are each cut in three, instead of being dealt out whole
 GROUP = 1 << 23       # characters that are tokenized at a time; a kill costs at most these
 BLOCK = 1 << 20       # bytes of a shard that have a checksum of their own, looked at when they are first read
-FORMAT = 3            # of the shards; a change makes old ones invisible
+FORMAT = 4            # of the shards, and of how texts are read; a change makes old ones invisible
 
 
 # ----------------------------------------------------------------------------------------------- text -> documents
 
-def source_files(data):
-    """The file, or the .txt and .jsonl files of a folder in the order of their names."""
+def source_files(config):
+    """The file, the texts of a folder in the order of their names, or what the catalogue has under that name."""
+    data = config.data
     path = Path(data)
+    if not path.exists() and data in catalogue.SOURCES:
+        path = catalogue.fetch(data, config.downloads)
+    near = difflib.get_close_matches(path.name.partition(".")[0], catalogue.SOURCES, 1)
     expect(path.exists(), "--data", f"{data!r}, which does not exist",
-           "a text file, a folder of .txt or .jsonl, a .jsonl file, or the word verse")
+           "a file or folder of texts, a name that python -m train.catalogue lists, or the word verse",
+           f"--data {near[0]} downloads it" if near else "")
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.name.endswith(corpus.SUFFIXES))
-    expect(files, "--data", f"the folder {data!r} without any .txt or .jsonl", "at least one",
+    expect(files, "--data", f"the folder {data!r} without any text",
+           f"files that end with {', '.join(corpus.SUFFIXES)}",
            "folders inside it are not searched; other formats must be converted")
     return files
 
 
 def read_documents(file):
-    """A .jsonl's texts, or any other file as one document."""
-    pieces = (text for text, _ in corpus.pieces(corpus.Part(str(file))))
-    return pieces if corpus.has_lines(str(file)) else iter(["".join(pieces)])
+    """The texts of a file that holds many, or all of it as one document."""
+    pieces = (text for text, _ in corpus.pieces(corpus.Part(str(file)), tok.base.cores()))
+    return pieces if corpus.holds_many(str(file)) else iter(["".join(pieces)])
 
 
 def fingerprint(config):
@@ -73,22 +78,41 @@ def fingerprint(config):
         some = "".join(verse.corpus(min(1000, config.couplets), config.seed))       # another grammar composes others
         digest.update(f"verse {config.couplets} {config.seed} {some}".encode())
     else:
-        for file in source_files(config.data):
-            digest.update(f"{file.suffix} {file.stat().st_size} ".encode())
+        digest.update(f"{config.deduplicate} ".encode())
+        for file in source_files(config):
+            digest.update(f"{corpus.kind_of(file)} {file.suffix} {file.stat().st_size} ".encode())
             with open(file, "rb") as f:
                 while block := f.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()[:16]
 
 
-def documents(config):
-    """All documents of --data, one by one."""
-    if config.data == "verse":
-        return iter(verse.corpus(config.couplets, config.seed))
-    found = (text for file in source_files(config.data) for text in read_documents(file) if not text.isspace() and text)
-    first = next(found, None)
-    expect(first is not None, "--data", f"{config.data!r} without any text", "some text to learn from")
-    return itertools.chain([first], found)
+class Documents:
+    """All documents of --data, one by one, as often as they are wanted.
+
+    Of those in files that have the same text, the first stands for all; verse is left as its source composes it.
+    """
+
+    def __init__(self, config):
+        self.config, self.dropped = config, 0                # how many were left out, once all were read
+
+    def __iter__(self):
+        c = self.config
+        if c.data == "verse":
+            yield from verse.corpus(c.couplets, c.seed)
+            return
+        found = (text for file in source_files(c) for text in read_documents(file) if text and not text.isspace())
+        seen, dropped, text = set(), 0, None
+        for text in found:
+            if c.deduplicate:
+                mark = hashlib.blake2b(text.encode(), digest_size=16).digest()
+                if mark in seen:
+                    dropped += 1
+                    continue
+                seen.add(mark)
+            yield text
+        expect(text is not None, "--data", f"{c.data!r} without any text", "some text to learn from")
+        self.dropped = dropped
 
 
 def split(texts, shares):
@@ -127,10 +151,10 @@ def prepare(config, tokenizer=None):
 
     Both the tokenizer and the shards are kept in the folder --shards, each under a hash of all that it depends on.
     """
-    source, kept = fingerprint(config), Path(config.shards)
+    source, kept, texts = fingerprint(config), Path(config.shards), Documents(config)
     kept.mkdir(parents=True, exist_ok=True)
     def parts():
-        return split(documents(config), config.split)
+        return split(texts, config.split)
 
     if tokenizer is None:
         tokenizer = choose_tokenizer(config, source, parts)
@@ -139,6 +163,9 @@ def prepare(config, tokenizer=None):
         expect(any(name == "train" for name, _ in parts()), "--data", "no text for training", "at least one document",
                "a larger first share in --split")
         write_shards(folder, parts(), tokenizer, source)
+    if texts.dropped:
+        print(f"{config.data}: {texts.dropped:,} documents left out, whose text had come before "
+              "(--deduplicate false keeps them)", flush=True)
     return Data(tokenizer, *(Shard(folder, name, tokenizer) for name in SPLITS), source)
 
 
@@ -260,19 +287,6 @@ def groups(parts, characters):
         yield group
 
 
-@contextmanager
-def one_at_a_time(folder):
-    """Other processes that want the same wait here. The system ends the waiting if this one is killed."""
-    handle = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        if fcntl:
-            os.close(handle)
-
-
 class Shard:
     """One split on disk: the stream of tokens, memory-mapped, and where its documents start."""
 
@@ -329,6 +343,11 @@ class Windows:
         tokens = self.shard.read(starts, self.block_size + 1)
         return tokens[:, :-1], tokens[:, 1:]
 
+    def batches(self, position, rows):
+        """batch() from there on, without end."""
+        for first in itertools.count(position, rows):
+            yield self.batch(first, rows)
+
     def starts(self, epoch):
         """Where the windows of an epoch start, shuffled."""
         rng = stream(f"windows of epoch {epoch}", self.seed)
@@ -339,6 +358,27 @@ class Windows:
             begins = self.shard.starts[np.searchsorted(self.shard.starts, starts + 1, "right") - 1] - 1
             starts = np.where(starts - begins < self.block_size, begins, starts)
         return rng.permutation(starts)
+
+
+class Ahead:
+    """An iterator of which a thread makes the next few items while the last one is in use: same items, same order.
+
+    What goes wrong there is raised here, where the item would have come. close() ends the thread.
+    """
+
+    def __init__(self, items, few):
+        self.items, self.thread = iter(items), ThreadPoolExecutor(1, "ahead")
+        self.begun = deque(self.thread.submit(next, self.items) for _ in range(few))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.begun.append(self.thread.submit(next, self.items))
+        return self.begun.popleft().result()
+
+    def close(self):
+        self.thread.shutdown(cancel_futures=True)
 
 
 class Validation:
