@@ -19,7 +19,8 @@ setup(
         "tensorboard": ["tensorboardX"],
         "wiki": ["mwparserfromhell"],
         "parquet": ["pyarrow"],
-        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell", "pyarrow"],
+        "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
+                 "pyarrow"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )
