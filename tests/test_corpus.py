@@ -224,3 +224,5 @@ def test_files_without_texts(tmp_path, name, content, says):
         list(Files(tmp_path))
     with pytest.raises(ValueError, match="no such file"):
         Files(tmp_path / "missing")
+    with pytest.raises(OSError, match="directory"):          # what the system says is not about the content
+        next(corpus.pieces(Part(str(tmp_path))))

@@ -70,8 +70,10 @@ def write(path, text):
 
 
 PAGES = [page("राम", RAM), page("रामचन्द्र", "#REDIRECT [[राम]]", extra='<redirect title="राम" />'),
-         page("रघु", "#पुनर्प्रेषित [[राम]]"), page("वार्ता:राम", "बातचीत", ns=1), page("साँचा:x", "y", ns=10),
-         page("ठूँठ", "{{आधार}}\n[[श्रेणी:राजा]]\n== सन्दर्भ ==\n"), page("A & B", "AT&T is <b>big</b>.")]
+         page("राघव", "देखें राम", extra='<redirect title="राम" />'), page("रघु", "#पुनर्प्रेषित [[राम]]"),
+         page("वार्ता:राम", "बातचीत", ns=1), page("साँचा:x", "y", ns=10),
+         page("ठूँठ", "{{आधार}}\n[[श्रेणी:राजा]]\n== सन्दर्भ ==\n"),
+         page("A & B", "AT&T is <b>big</b>.")]
 
 
 @pytest.mark.parametrize("name", ["a.xml", "a.xml.bz2", "a.xml.gz"])
@@ -102,9 +104,23 @@ def test_several_processes_keep_the_order(tmp_path, monkeypatch):
     monkeypatch.setattr(wiki, "BATCH", 500)
     alone, together = list(Files(path)), list(Files(path, processes=2))
     assert alone == together and len(alone) == 300 and alone[7].startswith("लेख 7\nयह 7 है।")
+    assert sum(size for _, size in corpus.pieces(corpus.Part(path))) == (tmp_path / "a.xml").stat().st_size
     half = iter(Files(path, processes=2))
     assert next(half) == alone[0]
     half.close()                                             # nobody waits for the rest
+
+
+def test_processes_are_given_no_more_than_they_can_do():
+    taken = []
+
+    def found():
+        for i in range(100):
+            taken.append(i)
+            yield set(), [(f"{i}", "शब्द", 1)]
+    texts = wiki.stripped(found(), 2)
+    assert [next(texts)[0] for _ in range(9)] == [f"{i}\nशब्द" for i in range(9)]
+    texts.close()
+    assert len(taken) == 9 + 2 * 2
 
 
 def test_memory_is_that_of_a_few_articles(tmp_path):
@@ -135,6 +151,7 @@ def test_memory_is_that_of_a_few_articles(tmp_path):
     ("a <math>x^2</math> b<syntaxhighlight lang=c>int</syntaxhighlight>", "a b"),
     ("== A ==\n=== B ===\n== C ==\nc\n=== D ===\n== E ==\n* <ref>x</ref>", "C\nc"),
     ("== A ==\n=== B ===\nb", "A\nB\nb"),
+    ("<div>[[File:a.jpg|thumb|x]]b<ref>c</ref>''[[Category:d]]e''</div>", "be"),
     ("a\n\n\n\n\nb", "a\n\nb"),
     ("&amp;nbsp; &#2309;", "&nbsp; अ"),
 ])

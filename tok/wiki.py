@@ -1,6 +1,6 @@
 """The articles of a Wikipedia dump (pages-articles) as text to read, each with its title as the first line.
 
-An article is a page of the main namespace that is no redirect; one without a sentence of its own is left out. Of its
+An article is a page of the main namespace that is no redirect; one without a text of its own is left out. Of its
 markup mwparserfromhell makes a tree. Links and what is emphasised become their words; templates, tables, footnotes,
 files, categories, links to other languages, comments, and headings with nothing under them go.
 

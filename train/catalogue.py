@@ -187,7 +187,7 @@ def published(name, file):
     except LOST as e:
         refuse(name, file, f"{e} for {source.sums}")
     end = re.escape(source.url.rpartition("latest")[2])
-    found = re.search(rf"^([0-9a-f]{{40}})  \S+-\d+{end}$", lines, re.M)
+    found = re.search(rf"^([0-9a-f]{{40}})  \S+{end}$", lines, re.M)
     if not found:
         refuse(name, file, f"no checksum of it in {source.sums} (a new dump may be in the making)")
     return found[1]
