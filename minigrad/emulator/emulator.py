@@ -124,7 +124,7 @@ class Argument(ctypes.Structure):
 def argument(a, want, who):
     """(Argument, the object that owns its memory), of the type that the kernel wants."""
     pointer, kind = want.startswith("*"), want.lstrip("*c")
-    if pointer and a is None:
+    if pointer and type(a) is np.uintp and a == 0:
         return Argument(None, 0, 1, 1, 0), None
     a = a if isinstance(a, np.ndarray) and a.ndim or not pointer else np.asarray(a)
     got = type_name(a.dtype) if hasattr(a, "dtype") else type(a).__name__
