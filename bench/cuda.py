@@ -8,6 +8,7 @@ nvidia-cuda-runtime-cu12), else by nvcc. Neither needs a GPU or a driver.
 import argparse
 import ctypes
 import importlib.util
+import itertools
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from minigrad.kernels import FUSED, REAL, text
+from minigrad.kernels import FUSED, REAL, SIZES, text
 
 STEMS = sorted(path.stem for path in FUSED.glob("*.cu"))
 KERNEL = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
@@ -34,17 +35,18 @@ def compiler():
     return nvcc and ("nvcc", nvcc, None)
 
 
-def ptxas(how, stem, real, arch):
+def ptxas(how, stem, defines, arch):
     """The compiler's report on fused/STEM.cu; raises RuntimeError with its errors."""
     kind, path, include = how
+    named = [f"-D{name}={value}" for name, value in defines.items()]
     code, name = text(stem + ".cu"), f"{stem}.cu"
     if kind == "nvrtc":
-        return nvrtc(path, code, name, ["--std=c++17", f"-DREAL={real}", f"-arch={arch}", "-ftz=true", f"-I{include}",
+        return nvrtc(path, code, name, ["--std=c++17", *named, f"-arch={arch}", "-ftz=true", f"-I{include}",
                                         "--ptxas-options=-v"])
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, name)
         source.write_text(code)
-        done = subprocess.run([path, "-std=c++17", f"-DREAL={real}", f"-arch={arch}", "-ftz=true", "-Xptxas=-v",
+        done = subprocess.run([path, "-std=c++17", *named, f"-arch={arch}", "-ftz=true", "-Xptxas=-v",
                                "-cubin", source, "-o", Path(folder, "out")], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -68,11 +70,13 @@ def nvrtc(path, code, name, options):
 def table(how, stems=STEMS, archs=("sm_80", "sm_90")):
     """Yield (stem, kernel, element type, architecture, registers, bytes spilled, bytes of shared memory)."""
     for stem in stems:
-        for real in REAL.values() if "REAL" in text(stem + ".cu") else ["float"]:
-            for arch in archs:
-                for name, stack, stores, loads, registers, shared in KERNEL.findall(ptxas(how, stem, real, arch)):
-                    spilled = sum(map(int, (stack, stores, loads)))
-                    yield stem, name, real, arch, int(registers), spilled, int(shared or 0)
+        reals = REAL.values() if "REAL" in text(stem + ".cu") else ["float"]
+        for real, sizes, arch in itertools.product(reals, SIZES.get(stem, ({},)), archs):
+            defines = {"REAL": real, **sizes}
+            for name, stack, stores, loads, registers, shared in KERNEL.findall(ptxas(how, stem, defines, arch)):
+                spilled = sum(map(int, (stack, stores, loads)))
+                which = " ".join([real, *(f"{size}" for size in sizes.values())])
+                yield stem, name, which, arch, int(registers), spilled, int(shared or 0)
 
 
 def main(argv):
@@ -86,9 +90,9 @@ def main(argv):
         print("bench cuda: found neither NVRTC nor nvcc. Hint: pip install nvidia-cuda-nvrtc-cu12 "
               "nvidia-cuda-runtime-cu12", file=sys.stderr)
         return 1
-    print(f"{'kernel':32} {'entries':14} {'arch':6} {'registers':>9} {'spilled':>8} {'shared':>7}    (by {how[0]})")
+    print(f"{'kernel':32} {'entries':18} {'arch':6} {'registers':>9} {'spilled':>8} {'shared':>7}    (by {how[0]})")
     spilled = 0
     for stem, name, real, arch, registers, spills, shared in table(how, args.stems, args.arch.split(",")):
-        print(f"{stem + '.' + name:32} {real:14} {arch:6} {registers:9} {spills:8} {shared:7}")
+        print(f"{stem + '.' + name:32} {real:18} {arch:6} {registers:9} {spills:8} {shared:7}")
         spilled += spills
     return int(spilled > 0)

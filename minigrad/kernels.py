@@ -90,6 +90,7 @@ def kernel(*devices):
 # ------------------------------------------------------------------------------------------------ CUDA
 
 REAL = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+SIZES = {"attention": tuple({"HEAD": size} for size in (16, 32, 64, 128))}       # beside the element types
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.M)
 FUSED = Path(__file__).parent / "fused"
 
@@ -100,14 +101,17 @@ def has_instance(*arrays):
 
 
 @functools.cache
-def cuda(stem, dtype):
-    """The kernels of fused/STEM.cu for entries of this dtype:  cuda(stem, dtype).NAME[grid, block](*arguments)"""
-    return Program(stem, REAL[np.dtype(dtype).name])
+def cuda(stem, dtype, **defines):
+    """The kernels of fused/STEM.cu for entries of this dtype:  cuda(stem, dtype).NAME[grid, block](*arguments)
+
+    defines: other names whose values the text wants to know when it is compiled.
+    """
+    return Program(stem, (("REAL", REAL[np.dtype(dtype).name]), *defines.items()))
 
 
 class Program:
-    def __init__(self, stem, real):
-        self.stem, self.defines = stem, (("REAL", real),)
+    def __init__(self, stem, defines):
+        self.stem, self.defines = stem, defines
 
     def __getattr__(self, name):
         launcher = Launcher(self, name)

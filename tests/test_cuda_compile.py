@@ -4,6 +4,7 @@ import re
 import pytest
 
 from bench import cuda
+from minigrad.emulator.emulator import KERNEL
 from minigrad.kernels import FUSED, text
 
 HOW = cuda.compiler()
@@ -13,8 +14,7 @@ HOW = cuda.compiler()
 @pytest.mark.parametrize("stem", cuda.STEMS)
 def test_kernels_compile_without_spills(stem):
     rows = list(cuda.table(HOW, [stem]))
-    kernels = set(re.findall(r"__global__ void (\w+)", (FUSED / f"{stem}.cu").read_text()))
-    assert {name for _, name, *_ in rows} == kernels
+    assert {name for _, name, *_ in rows} == set(KERNEL.findall((FUSED / f"{stem}.cu").read_text()))
     assert not [row for row in rows if row[5] > 0], rows
 
 
@@ -28,6 +28,12 @@ def test_a_pasted_text_keeps_its_line_numbers():
     pasted, own = text("relu.cu").split("\n"), (FUSED / "relu.cu").read_text().split("\n")
     start = pasted.index('#line 3 "relu.cu"')
     assert pasted[start + 1:] == own[2:]
+
+
+def test_lines_are_as_short_as_elsewhere():
+    for path in [*FUSED.glob("*.cu*"), *FUSED.parent.glob("emulator/*")]:
+        if path.is_file():
+            assert all(len(line) <= 120 for line in path.read_text().split("\n")), path
 
 
 def test_sums_do_not_depend_on_who_comes_first():

@@ -121,7 +121,7 @@ struct Array {
 
 constexpr size_t REGION = size_t(1) << 32, MIDDLE = REGION / 4;      // an array begins at MIDDLE of its region
 constexpr int STACKS = 0, DYNAMIC = 1, FIRST = 2, REGIONS = 34;
-constexpr size_t STACK = 64 << 10, STRIDE = STACK + 320;             // so that stacks do not meet in the same cache lines
+constexpr size_t STACK = 64 << 10, STRIDE = STACK + 320;             // not all in the same cache lines
 constexpr unsigned MOST_THREADS = 1024;
 constexpr size_t MOST_SHARED = 227 << 10;
 
@@ -295,10 +295,10 @@ inline Array* find(const void* address, size_t bytes, Kind kind, bool aligned, c
     Array& a = m.arrays[region];
     size_t at = (const char*)address - a.begin;
     if (at + bytes > a.bytes || at > a.bytes) {
-        if (!a.begin)
-            stop(where, "%s %zu bytes at %p, far outside every array", kind == READ ? "reads" : "writes", bytes, address);
-        stop(where, "%s bytes %zd to %zd of %s, which has %zu", kind == READ ? "reads" : "writes", ssize_t(at),
-             ssize_t(at + bytes) - 1, name_of(a), a.bytes);
+        const char* does = kind == READ ? "reads" : "writes";
+        if (!a.begin) stop(where, "%s %zu bytes at %p, far outside every array", does, bytes, address);
+        stop(where, "%s bytes %zd to %zd of %s, which has %zu", does, ssize_t(at), ssize_t(at + bytes) - 1,
+             name_of(a), a.bytes);
     }
     if (aligned && (uintptr_t)address % bytes)
         stop(where, "%zu bytes at byte %zu of %s: the address is no multiple of %zu", bytes, at, name_of(a), bytes);
@@ -316,13 +316,14 @@ void touch(const void* address, size_t bytes, Kind kind) {
 
 // ------------------------------------------------------------------------------------------------ waiting
 
+int next_lane(const Warp& w) { return m.reversed ? 31 - __builtin_clz(w.runnable) : __builtin_ctz(w.runnable); }
+
 // Another lane of the warp that can go on, or the scheduler.
 void wait() {
     Fiber* me = m.current;
     Warp& w = m.warps[me->number / 32];
     if (w.runnable) {
-        int next = m.reversed ? 31 - __builtin_clz(w.runnable) : __builtin_ctz(w.runnable);
-        m.current = &m.fibers[me->number / 32 * 32 + next];
+        m.current = &m.fibers[me->number / 32 * 32 + next_lane(w)];
         me->context.leave_for(m.current->context);
     } else {
         me->context.leave_for(m.scheduler);
@@ -336,8 +337,10 @@ const Words* meet(unsigned mask, const char* what, const void* mine, int words) 
     Warp& w = m.warps[me->number / 32];
     unsigned bit = 1u << me->number % 32;
     const void* where = __builtin_return_address(0);
-    if (!(mask & bit)) stop(where, "calls %s with mask %08x, in which its own lane %u is missing", what, mask, me->number % 32);
-    if (unsigned gone = mask & w.done) stop(where, "waits in %s for lane %d, which has left", what, __builtin_ctz(gone));
+    if (!(mask & bit))
+        stop(where, "calls %s with mask %08x, in which its own lane %u is missing", what, mask, me->number % 32);
+    if (unsigned gone = mask & w.done)
+        stop(where, "waits in %s for lane %d, which has left", what, __builtin_ctz(gone));
     me->mask = mask, me->waits_in = what, me->where = where;
     if (words) memcpy(me->words, mine, words * 4);
     w.in_warp |= bit, w.runnable &= ~bit;
@@ -478,7 +481,7 @@ void run_block() {
             Warp& w = m.warps[i];
             while (w.runnable) {
                 moved = true;
-                m.current = &m.fibers[i * 32 + (m.reversed ? 31 - __builtin_clz(w.runnable) : __builtin_ctz(w.runnable))];
+                m.current = &m.fibers[i * 32 + next_lane(w)];
                 m.scheduler.leave_for(m.current->context);
                 if (m.failed) return;
             }
@@ -572,7 +575,7 @@ int cuemu_launch(const char* name, void (*body)(void**), const unsigned* grid, c
     if (m.fibers.size() != m.threads) m.fibers.resize(m.threads), m.warps.resize((m.threads + 31) / 32);
     if (m.now > 1u << 30) {                                 // the clock begins again
         m.now = 0;
-        for (Array* a = m.arrays; a < m.arrays + REGIONS; a++) std::fill(a->records.begin(), a->records.end(), Record());
+        for (Array& a : m.arrays) std::fill(a.records.begin(), a.records.end(), Record());
         std::fill(m.fixed.records.begin(), m.fixed.records.end(), Record());
     }
     m.launched = ++m.now;
@@ -612,7 +615,9 @@ void __tsan_func_exit() {}
     void __tsan_read##n(void* p) { cuemu::touched(p, n, cuemu::READ, true, __builtin_return_address(0)); } \
     void __tsan_write##n(void* p) { cuemu::touched(p, n, cuemu::WRITE, true, __builtin_return_address(0)); } \
     void __tsan_unaligned_read##n(void* p) { cuemu::touched(p, n, cuemu::READ, false, __builtin_return_address(0)); } \
-    void __tsan_unaligned_write##n(void* p) { cuemu::touched(p, n, cuemu::WRITE, false, __builtin_return_address(0)); } \
+    void __tsan_unaligned_write##n(void* p) { \
+        cuemu::touched(p, n, cuemu::WRITE, false, __builtin_return_address(0)); \
+    } \
     void __tsan_volatile_read##n(void* p) { cuemu::touched(p, n, cuemu::READ, true, __builtin_return_address(0)); } \
     void __tsan_volatile_write##n(void* p) { cuemu::touched(p, n, cuemu::WRITE, true, __builtin_return_address(0)); }
 HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)

@@ -120,7 +120,9 @@ template<class T> T atomicAdd(T* p, T v) { return cuemu::atomic(p, [&](T old) { 
 template<class T> T atomicMax(T* p, T v) { return cuemu::atomic(p, [&](T old) { return old > v ? old : v; }); }
 template<class T> T atomicMin(T* p, T v) { return cuemu::atomic(p, [&](T old) { return old < v ? old : v; }); }
 template<class T> T atomicExch(T* p, T v) { return cuemu::atomic(p, [&](T) { return v; }); }
-template<class T> T atomicCAS(T* p, T was, T v) { return cuemu::atomic(p, [&](T old) { return old == was ? v : old; }); }
+template<class T> T atomicCAS(T* p, T was, T v) {
+    return cuemu::atomic(p, [&](T old) { return old == was ? v : old; });
+}
 
 // ------------------------------------------------------------------------------------------------ types and functions
 
@@ -211,7 +213,8 @@ template<class... A> const char* signature(void (*)(A...)) {
     return text;
 }
 
-template<class... A, size_t... I> CUEMU_SILENT void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+template<class... A, size_t... I>
+CUEMU_SILENT void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
     kernel(*(std::remove_cv_t<A>*)arguments[I]...);
 }
 template<class... A> CUEMU_SILENT void call(void (*kernel)(A...), void** arguments) {

@@ -2,18 +2,19 @@
 #include "common.cuh"
 
 // g, m and v are float. What is kept beside p: nothing for float, rest (int16) for bfloat16, master (float) for half.
-template<class E> __device__ __forceinline__ float whole(const E* p, const float* master, const short* rest, long long i) {
-    if (rest) return __uint_as_float(((uint32_t)((const unsigned short*)p)[i] << 16) + (uint32_t)(int)rest[i]);    // [AW7]
+__device__ __forceinline__ float whole(const T* p, const float* master, const short* rest, long long i) {
+    const unsigned short* high = (const unsigned short*)p;
+    if (rest) return __uint_as_float((uint32_t(high[i]) << 16) + (uint32_t)(int)rest[i]);   // [AW7]
     return master ? master[i] : float(p[i]);
 }
 
-template<class E> __device__ __forceinline__ void keep(float w, E* p, float* master, short* rest, long long i) {
+__device__ __forceinline__ void keep(float w, T* p, float* master, short* rest, long long i) {
     if (rest) {
         uint32_t u = __float_as_uint(w), high = (u + 0x8000u) >> 16;                     // [AW6]
         ((unsigned short*)p)[i] = (unsigned short)high;
         rest[i] = (short)(u - (high << 16));
     } else {
-        p[i] = E(w);
+        p[i] = T(w);
         if (master) master[i] = w;
     }
 }

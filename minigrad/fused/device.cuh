@@ -23,8 +23,8 @@ __device__ __forceinline__ void store16(void* p, uint4 v) { *(uint4*)p = v; }
 
 // 16 bytes from global to shared memory, without waiting for them.
 __device__ __forceinline__ void copy16_async(void* shared, const void* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(shared)), "l"(global)
-                 : "memory");
+    uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template<int LEFT> __device__ __forceinline__ void wait_copies() {

@@ -12,7 +12,7 @@ extern "C" __global__ void forward(const long long* ids, const T* w, int C, T* y
     }
 }
 
-// ids, sorted, with the rows of dy that they belong to. The block of the first of some equal ids adds up the rows of all.
+// ids, sorted, with the rows of dy that they belong to. The block of the first of equal ids adds up the rows of all.
 extern "C" __global__ void backward(const long long* ids, const long long* rows, const T* dy, int N, int C, float* dw) {
     int first = blockIdx.x;
     if (first && ids[first] == ids[first - 1]) return;

@@ -4,8 +4,12 @@
 constexpr float C = 0.7978845608028654f, A = 0.044715f;                 // sqrt(2 / pi), and the cubic term's weight
 constexpr float ROOT_HALF = 0.7071067811865476f, PER_ROOT_2PI = 0.3989422804014327f;
 
-__device__ __forceinline__ float gate(float v) { return 1.0f / (1.0f + expf(-2.0f * C * (v + A * (v * v * v)))); }  // [GE3,4]
-__device__ __forceinline__ float distribution(float v) { return 0.5f * (1.0f + erff(v * ROOT_HALF)); }              // [GE1]
+__device__ __forceinline__ float gate(float v) {
+    return 1.0f / (1.0f + expf(-2.0f * C * (v + A * (v * v * v))));                      // [GE3,4]
+}
+__device__ __forceinline__ float distribution(float v) {
+    return 0.5f * (1.0f + erff(v * ROOT_HALF));                                          // [GE1]
+}
 
 __device__ __forceinline__ float tanh_slope(float v) {
     float s = gate(v);

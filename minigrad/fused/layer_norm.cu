@@ -27,10 +27,10 @@ extern "C" __global__ void forward(const T* x, const T* w, const T* b, float eps
     if (threadIdx.x == 0) mu[blockIdx.x] = m, rstd[blockIdx.x] = r;
 }
 
-// Block c goes through rows [c per, (c + 1) per). Its share of dw and db lies in shared memory, where an entry belongs to
-// one thread, and ends as row c of parts (blocks, 2, D): whoever adds those rows up always does it in the same order.
-extern "C" __global__ void backward(const T* dy, const T* x, const T* w, const float* mu, const float* rstd, int N, int D,
-                                    int per, T* dx, float* parts) {
+// Block c goes through rows [c per, (c + 1) per). Its share of dw and db lies in shared memory, where an entry belongs
+// to one thread, and ends as row c of parts (blocks, 2, D): add_rows() adds those up, always in the same order.
+extern "C" __global__ void backward(const T* dy, const T* x, const T* w, const float* mu, const float* rstd, int N,
+                                    int D, int per, T* dx, float* parts) {
     float *dw = (float*)dynamic_shared(), *db = dw + D;
     for (PACKS(i, D)) for (int k = i; k < min(D, i + PACK); k++) dw[k] = db[k] = 0.0f;
     float dyv[PACK], v[PACK], scale[PACK];
