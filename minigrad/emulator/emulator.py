@@ -8,7 +8,10 @@ What would be undefined on a GPU raises a Fault that names kernel, block, thread
 it was meant for, a race between threads, a barrier that not all reach, a deadlock, a misaligned vector, a read of
 shared memory that nobody has written, an argument of the wrong type.
 
-To step through a kernel: gdb --args python -m pytest tests/test_cuda_layer_norm.py, then break forward.
+To step through a kernel:
+    CXXFLAGS=-O0 gdb -d minigrad/fused --args python -m pytest tests/test_cuda_ops.py -k "float32 and layer_norm"
+    (gdb) break layer_norm.cu:9
+    (gdb) run
 
 Not seen: bank conflicts, fences between blocks, anything about time.
 """
@@ -33,7 +36,7 @@ HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "g++")
 CHECKS = ("-fsanitize=thread,alignment,bounds",)                          # hooks into cuemu.cpp, not into a library
 FLAGS = ("-std=c++17", "-O2", "-gdwarf-4", "-march=native", "-fPIC", "-fno-exceptions", "-fno-rtti",
-         "-fno-strict-aliasing", "-ffp-contract=fast", "-Wno-unknown-pragmas")
+         "-fno-strict-aliasing", "-ffp-contract=fast", "-Wno-unknown-pragmas", *os.environ.get("CXXFLAGS", "").split())
 NO_COMPILER = f"emulated kernels need a C++ compiler, and {COMPILER!r} was not found. Hint: install g++, or set CXX"
 SHARED, MOST_SHARED = 48 << 10, 227 << 10          # bytes of shared memory: without asking, and at most
 
