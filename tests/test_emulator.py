@@ -63,6 +63,19 @@ def test_warps_exchange_values(backwards, early):
     np.testing.assert_allclose(y[4, 16:24], x[16:24].sum(), rtol=1e-5)
 
 
+@in_every_schedule
+def test_lanes_that_run_ahead_do_not_overwrite_what_others_have_yet_to_hear(backwards, early):
+    ahead = kernel("""
+        int i = threadIdx.x;
+        float first = __shfl_xor_sync(~0u, x[i], 16), s = 0;
+        if (i < 16) for (int k = 0; k < 5; k++) s += __shfl_xor_sync(0xffff, x[i], 1);
+        y[i] = first + s;""", "const float* x, float* y")
+    x, y = np.arange(32, dtype="f"), np.zeros(32, "f")
+    with schedule(backwards, early):
+        ahead((1,), (32,), (x, y))
+    np.testing.assert_array_equal(y, x[np.arange(32) ^ 16] + np.where(x < 16, 5 * x[np.arange(32) ^ 1], 0))
+
+
 def test_atomic_operations():
     count = kernel("atomicAdd(n, 1); atomicMax(most, (int)threadIdx.x);", "int* n, int* most")
     n, most = np.zeros(1, "i4"), np.zeros(1, "i4")
