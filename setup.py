@@ -9,8 +9,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["minigrad", "minigrad.ops", "minigrad.fused", "nn", "gpt", "tok", "train", "train.configs", "bench"],
-    package_data={"minigrad.fused": ["*.cu", "*.cuh", "*.h"], "train.configs": ["*.yaml"]},
+    packages=["minigrad", "minigrad.ops", "minigrad.fused", "minigrad.emulator", "nn", "gpt", "tok", "train",
+              "train.configs", "bench"],
+    package_data={"minigrad.fused": ["*.cu", "*.cuh"], "minigrad.emulator": ["*.h", "*.cuh", "*.cpp"],
+                  "train.configs": ["*.yaml"]},
     install_requires=["numpy>=2.1", "numba>=0.61", "regex", "PyYAML", "safetensors", "tqdm", "matplotlib", "ml_dtypes"],
     extras_require={
         "cuda12": ["cupy-cuda12x[ctk]"],

@@ -68,6 +68,11 @@ def asnumpy(x):
     return x.get() if on_gpu(x) else np.asarray(x)
 
 
+def cuda_module(text, defines):
+    """CuPy's module of the kernels in a CUDA text."""
+    return cupy().RawModule(code=text, options=("--std=c++17", *(f"-D{name}={value}" for name, value in defines)))
+
+
 def dtype_of(name):
     """The storage dtype called "float64", "float32", "float16" or "bfloat16"."""
     if str(name) == "bfloat16":

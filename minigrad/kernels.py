@@ -6,18 +6,22 @@
 
 A kernel file binds the op's name to its pair:  layer_norm = forward, backward.
 MINIGRAD_KERNELS=reference, or `with using("reference")`, turns kernels off, so that a debugger steps through
-the formula.
+the formula. "emulated" runs the CUDA kernels on NumPy arrays, without a GPU: slowly, and with every access checked.
 """
 import functools
 import importlib
 import os
+import re
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
+
+import numpy as np
 
 from minigrad import backend
 from minigrad.check import expect
 
-MODES = ("auto", "reference")
+MODES = ("auto", "reference", "emulated")
 _mode = ContextVar("mode", default=os.environ.get("MINIGRAD_KERNELS", "auto"))
 expect(_mode.get() in MODES, "MINIGRAD_KERNELS", repr(_mode.get()), f"one of {', '.join(MODES)}")
 
@@ -39,16 +43,22 @@ def using(mode):
 
 def choose(op, arrays):
     """The (forward, backward) that will run op on these arrays."""
-    device = backend.device_of(arrays, op.name)
+    device = device_for(arrays, op.name)
     pair = device in op.kernels and compiled(op.module, device, op.name) or (op.reference, op.reference_backward)
     if watch := watcher.get():
         pair = watch(op.name, *pair)
     return pair
 
 
+def device_for(arrays, who):
+    """Whose kernels may run: "gpu" also where its emulator stands in."""
+    device = backend.device_of(arrays, who)
+    return "gpu" if _mode.get() == "emulated" else device
+
+
 def compiled(module, device, name):
     """What MODULE_DEVICE.py calls by this name; None where kernels are switched off or cannot be compiled."""
-    return _pair(module, device, name) if _mode.get() == "auto" else None
+    return _pair(module, device, name) if _mode.get() != "reference" else None
 
 
 @functools.cache
@@ -67,7 +77,7 @@ def kernel(*devices):
     def wrap(reference):
         @functools.wraps(reference)
         def call(*arrays, **params):
-            device = backend.device_of(arrays, reference.__name__)
+            device = device_for(arrays, reference.__name__)
             f = device in devices and compiled(reference.__module__, device, reference.__name__) or reference
             if watch := watcher.get():
                 f, = watch(reference.__name__, f)
@@ -75,3 +85,88 @@ def kernel(*devices):
         call.reference = reference
         return call
     return wrap
+
+
+# ------------------------------------------------------------------------------------------------ CUDA
+
+REAL = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+SIZES = {"attention": tuple({"HEAD": size} for size in (16, 32, 64, 128))}       # beside the element types
+INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.M)
+FUSED = Path(__file__).parent / "fused"
+
+
+def has_instance(*arrays):
+    """Are the arrays of one dtype, and one that CUDA kernels are compiled for?"""
+    return arrays[0].dtype.name in REAL and all(a.dtype == arrays[0].dtype for a in arrays)
+
+
+@functools.cache
+def cuda(stem, dtype, **defines):
+    """The kernels of fused/STEM.cu for entries of this dtype:  cuda(stem, dtype).NAME[grid, block](*arguments)
+
+    defines: other names whose values the text wants to know when it is compiled.
+    """
+    return Program(stem, (("REAL", REAL[np.dtype(dtype).name]), *defines.items()))
+
+
+class Program:
+    def __init__(self, stem, defines):
+        self.stem, self.defines = stem, defines
+
+    def __getattr__(self, name):
+        launcher = Launcher(self, name)
+        setattr(self, name, launcher)
+        return launcher
+
+    @functools.cached_property
+    def on_gpu(self):
+        return backend.cuda_module(text(self.stem + ".cu"), self.defines)
+
+    @functools.cached_property
+    def emulated(self):
+        from minigrad.emulator import emulator
+        return emulator.compile(text(self.stem + ".cu", keep=("device.cuh",)), self.defines, self.stem + ".cu")
+
+
+class Launcher:
+    """launcher[grid, block, shared bytes](*arguments). Python's int and float become CUDA's int and float; a grid with
+    no blocks in it does nothing. The arrays decide whether a GPU or the emulator runs it."""
+
+    def __init__(self, program, name):
+        self.program, self.name, self.functions = program, name, {}
+
+    def __getitem__(self, where):
+        def launch(*arguments):
+            grid, block, shared = (*where, 0)[:3]
+            grid = grid if isinstance(grid, tuple) else (grid,)
+            if 0 in grid:
+                return
+            on_gpu = any(map(backend.on_gpu, arguments))
+            if (on_gpu, shared) not in self.functions:
+                function = (self.program.on_gpu if on_gpu else self.program.emulated).get_function(self.name)
+                if shared > 48 << 10:                   # more has to be asked for
+                    function.max_dynamic_shared_size_bytes = shared
+                self.functions[on_gpu, shared] = function
+            self.functions[on_gpu, shared](grid, (block,), tuple(map(number, arguments)), shared_mem=shared)
+        return launch
+
+
+def number(a):
+    """A Python number, or None for no array, as an argument of a kernel; arrays and NumPy's numbers as they are."""
+    return np.uintp(0) if a is None else np.int32(a) if type(a) is int else np.float32(a) if type(a) is float else a
+
+
+def text(name, keep=()):
+    """The text of fused/NAME with our own #includes pasted in, but for those to keep.
+
+    CuPy keeps compiled code under a name made from the text that it is given: it would not see an edit in a file that
+    the text includes, and would run yesterday's code.
+    """
+    def paste(found):
+        if found[1] in keep:
+            return found[0]
+        line = own[:found.start()].count("\n") + 2
+        return f'#line 1 "{found[1]}"\n{text(found[1], keep)}\n#line {line} "{name}"'
+
+    own = (FUSED / name).read_text()
+    return INCLUDE.sub(paste, own)

@@ -266,7 +266,7 @@ for op in softmax, log_softmax:
         ((0, 3), {}), ((2, 0), {}), ((2, 0, 3), dict(axis=0))]]
     CASES += [Case(op, [rows], smooth=False, **along) for rows in [
         TIES, np.array([[1e4, 0, -1e4], [-np.inf, 0, 1], [1e30, -1e30, 1e30]]), EXTREMES, EXTREMES[:-1],
-        np.array([[0, np.nan, 1], [0, 0, 0]])]]
+        np.array([[0, np.nan, 1], [0, 0, 0]]), np.array([[-1e3, -1001, -1002]])]]      # 0 would be a wrong maximum
 
 CASES += [Case(relu, [shape], torch=lambda t, x: t.relu(x), apart=0.1) for shape in [(3, 4), (2, 1, 3), (), (2, 0)]]
 CASES += [Case(relu, [EXTREMES], torch=lambda t, x: t.relu(x), smooth=False)]
@@ -336,6 +336,7 @@ CASES += [
     Case(cross_entropy, [(0, 3), np.zeros(0, int)], wide=True),
     Case(cross_entropy, [np.array([[1e4, -1e4, 0], [1e30, 0, 1], [3, 3, 3]]), np.array([1, 0, 2])], wide=True,
          smooth=False, torch=torch_loss),
+    Case(cross_entropy, [np.array([[-1e3, -1001, -1002]]), np.array([1])], wide=True, smooth=False, torch=torch_loss),
 ]
 CASES += [Case(linear_cross_entropy, [x, w, np.array(y)], params, wide=True,
                torch=lambda t, x, w, y, **params: torch_loss(t, x @ w.T, y, **params)) for x, w, y, params in [

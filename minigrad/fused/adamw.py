@@ -56,7 +56,7 @@ def keep(w, p, master):
         p[...] = w
 
 
-@kernel("cpu")
+@kernel("cpu", "gpu")
 def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
     """One step on flat arrays: p, m, v and master (see masters()) are updated in place."""
     w, g = whole(p, master), wide(g) * scale
@@ -80,7 +80,7 @@ def sgd(p, g, b, master, *, lr, momentum=0.0, decay=0.0, nesterov=False, scale=1
     keep(w, p, master)
 
 
-@kernel("cpu")
+@kernel("cpu", "gpu")
 def sum_of_squares(g):
     """sum_i g_i^2 in float64, as an array of no dimensions: infinite or NaN if an entry is."""
     xp = xp_of(g)

@@ -30,7 +30,7 @@ from minigrad.fused.dropout import keep_mask
 from minigrad.tensor import op
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def attention(qkv, *, n_head, dropout=None):
     """y = softmax(q k^T / sqrt(D), causal) v for every head.  qkv (B, T, 3C) -> (B, T, C)
 

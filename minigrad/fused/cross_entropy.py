@@ -29,7 +29,7 @@ CHUNK = 1 << 20      # logits per chunk; 4 MB of float32 stay in cache between t
 ROWS = 256           # rows per chunk, at least, in float32: fewer would not repay reading w again
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def cross_entropy(logits, targets, *, label_smoothing=0.0, into=(None, SKIP)):
     """L = mean over rows of -sum_k t_k log softmax(z)_k.  logits (..., V), targets (...) integers -> scalar"""
     return mean_loss(rows_loss, logits, targets, label_smoothing, into)
@@ -41,7 +41,7 @@ def _(dy, g, n, shape, dtype):
     return (g * (dy / n)).reshape(shape).astype(dtype, copy=False), None                 # [CE5]
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def linear_cross_entropy(x, w, targets, *, label_smoothing=0.0, into=(None, None, SKIP)):
     """L = cross_entropy(x w^T, targets).  x (..., C), w (V, C), targets (...) integers -> scalar"""
     return in_chunks(product, rows_loss, x, w, targets, label_smoothing, into)

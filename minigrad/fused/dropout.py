@@ -36,7 +36,7 @@ ADVANCE = 0x9E3779B9, 0xBB67AE85
 LOW = 0xFFFFFFFF
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def dropout(x, *, p, key):
     """y = x m / (1 - p), m_i = 0 with probability p. key = (seed, step, micro, site) decides m. p = 0 returns x."""
     check(p, key, x.size)

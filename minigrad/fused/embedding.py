@@ -17,7 +17,7 @@ from minigrad.check import expect
 from minigrad.tensor import DONE, SKIP, op
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def embedding(ids, w):
     """y = w[ids]"""
     check(ids, w)

@@ -25,7 +25,7 @@ from minigrad.tensor import op
 C, A = math.sqrt(2 / math.pi), 0.044715
 
 
-@op(kernels=("cpu",), cheap=True)
+@op(kernels=("cpu", "gpu"), cheap=True)
 def gelu(x, *, approximate="tanh"):
     """y = x Phi(x), or GPT's y = x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2"""
     check(approximate)

@@ -26,7 +26,7 @@ from minigrad.check import expect
 from minigrad.tensor import op
 
 
-@op(kernels=("cpu",), cheap=True)
+@op(kernels=("cpu", "gpu"), cheap=True)
 def layer_norm(x, w, b, *, eps=1e-5):
     """y = w (x - mean(x)) / sqrt(var(x) + eps) + b, over the last axis.  x (..., D), w (D,), b (D,) -> (..., D)"""
     check_widths(x, w, b)

@@ -11,7 +11,7 @@ from minigrad.backend import xp_of
 from minigrad.tensor import op
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def relu(x):
     """y = max(x, 0)"""
     y = xp_of(x).maximum(x, 0)                                                           # [RE1]

@@ -24,7 +24,7 @@ from minigrad.backend import wide, xp_of
 from minigrad.tensor import op
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def softmax(x, *, axis=-1):
     """p_i = exp(x_i) / sum_k exp(x_k) along axis"""
     if not x.size:
@@ -42,7 +42,7 @@ def _(dp, p, axis):
     return ((pw * (dpw - (pw * dpw).sum(axis, keepdims=True))).astype(p.dtype, copy=False),)     # [SM3]
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def log_softmax(x, *, axis=-1):
     """y_i = x_i - log sum_k exp(x_k) along axis"""
     if not x.size:

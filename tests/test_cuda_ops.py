@@ -1,0 +1,131 @@
+"""CUDA kernels, run by the emulator: the table of opcases.py in every dtype and schedule, gradients, a training run."""
+import numpy as np
+import pytest
+from opcases import CASES
+from test_ops import close, floats, run, some_dy
+
+from gpt import GPT, GPTConfig
+from minigrad import Tensor, kernels, using
+from minigrad.backend import dtype_of, moment
+from minigrad.emulator import emulator
+from minigrad.fused.adamw import adamw, masters, sum_of_squares
+from minigrad.tensor import SKIP, propagate
+from nn import AdamW, clip_grad_norm
+
+pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
+
+TOL = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}               # relative to the largest entry
+KERNELS = [c for c in CASES if "gpu" in c.op.kernels]
+every_case = pytest.mark.parametrize("case", KERNELS, ids=str)
+every_dtype = pytest.mark.parametrize("dtype", TOL)
+in_every_schedule = pytest.mark.parametrize("backwards, early", emulator.SCHEDULES)
+
+
+@pytest.fixture(autouse=True)
+def _extremes_are_meant():
+    with np.errstate(all="ignore"):
+        yield
+
+
+def no_denormals(a):
+    """CuPy has kernels compiled with -ftz=true: float32's denormals count as 0, and so in the emulator."""
+    return np.where(np.abs(a) < 2.0 ** -126, 0, a).astype(a.dtype) if floats(a) else a
+
+
+@every_case
+@every_dtype
+def test_kernel_agrees_with_the_reference(case, dtype):
+    arrays = [no_denormals(a) for a in case.arrays(dtype)]
+    want = run(case.op, arrays, case.params, "reference")
+    for backwards, early in emulator.SCHEDULES[:2] if dtype == "float32" else emulator.SCHEDULES[:1]:
+        with emulator.schedule(backwards, early):
+            close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"emulated {dtype}")
+
+
+@pytest.mark.parametrize("dtype", TOL)
+@pytest.mark.parametrize("n, step", [(1, 1), (1000, 1), (1003, 7)])
+def test_adamw(dtype, n, step):
+    rng, got = np.random.default_rng(0), {}
+    start = [rng.standard_normal(n).astype(dtype_of(dtype)), *rng.standard_normal((2, n)).astype("f"),
+             rng.random(n).astype("f")]
+    for mode in ("reference", "emulated"):
+        p, g, m, v = (a.copy() for a in start)
+        master = masters(p)
+        with using(mode):
+            adamw(p, g, m, v, master, lr=0.1, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, step=step, scale=0.5)
+            got[mode] = [p, m, v, sum_of_squares(g), *([] if master is None or dtype == "bfloat16" else [master])]
+    close(got["emulated"], got["reference"], TOL[dtype], "adamw")
+
+
+@pytest.mark.parametrize("case", [c for c in KERNELS if c.smooth], ids=str)
+def test_gradients_by_finite_differences(case):
+    """The backward kernel against differences of the forward kernel, in float32, along one random direction."""
+    arrays, rng = case.arrays("float32"), np.random.default_rng(2)
+    along = [rng.uniform(-1, 1, a.shape).astype("f") if floats(a) else None for a in arrays]
+    with using("emulated"):
+        forward, backward = kernels.choose(case.op, arrays)
+        y, saved = forward(*arrays, **case.params)
+        v = np.asarray(some_dy(y))
+        got = backward(v, *saved, into=tuple(None if floats(a) else SKIP for a in arrays))
+        slope = sum((da.astype("f8") * d).sum() for da, d in zip(got, along, strict=True) if d is not None)
+
+        def value(h):
+            moved = [a if d is None else a + np.float32(h) * d for a, d in zip(arrays, along, strict=True)]
+            return (forward(*moved, **case.params)[0].astype("f8") * v).sum()
+
+        h = 2.0 ** -6
+        differences = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+    size = sum(np.abs(da.astype("f8") * d).sum() for da, d in zip(got, along, strict=True) if d is not None)
+    noise = 2.0 ** -24 / h * np.abs(y.astype("f8") * v).sum()             # each entry of y is rounded to float32
+    assert abs(slope - differences) <= 2e-4 * size + 4 * noise
+
+
+@every_case
+def test_gradients_arrive_in_slots(case):
+    """Once and twice: they add up. One at a time: the others are skipped."""
+    arrays = case.arrays("float32")
+    with using("emulated"):
+        returned = run(case.op, arrays, case.params, "emulated")[-len(arrays):]
+        wanted = [k for k, a in enumerate(arrays) if floats(a)]
+        for which in [wanted] + [[k] for k in wanted] * (len(wanted) > 1):
+            args = [Tensor(a, requires_grad=k in which) if floats(a) else a for k, a in enumerate(arrays)]
+            for times in (1, 2):
+                y = case.op(*args, **case.params)
+                propagate([(y, some_dy(y.data))])
+                for k in which:
+                    if np.isfinite(returned[k]).all():
+                        close([args[k].grad], [times * returned[k]], 4 * TOL["float32"], f"argument {k}")
+
+
+def losses(mode, dtype, steps):
+    """Of a GPT with two layers that learns one sequence by heart, with dropout."""
+    config = GPTConfig(vocab_size=61, block_size=16, n_layer=2, n_head=2, n_embd=24, dropout=0.1)
+    model = GPT(config, seed=0).to(dtype=dtype)
+    opt, seen = AdamW(model.parameters(), lr=1e-2), []
+    data = np.random.default_rng(0).integers(0, 61, (2, 17))
+    with using(mode):
+        for step in range(steps):
+            with moment(seed=1, step=step, micro=0):
+                loss = model.loss(data[:, :-1], data[:, 1:])
+                loss.backward()
+            clip_grad_norm(opt, 1.0)
+            opt.step()
+            opt.zero_grad()
+            seen.append(float(loss.data))
+    return np.array(seen)
+
+
+@pytest.mark.parametrize("dtype, tol", [("float32", 1e-4), ("float16", 1e-2), ("bfloat16", 5e-2)])
+def test_training_follows_the_reference(dtype, tol, monkeypatch):
+    want = losses("reference", dtype, 20)
+    launched, run = set(), emulator.Kernel.__call__
+
+    def counted(kernel, *args, **how):
+        launched.add(kernel.name)
+        run(kernel, *args, **how)
+
+    monkeypatch.setattr(emulator.Kernel, "__call__", counted)
+    got = losses("emulated", dtype, 20)
+    assert launched >= {"forward", "backward", "drop", "rows", "add_rows", "adamw", "squares"}
+    np.testing.assert_allclose(got, want, rtol=tol)
+    assert got[-1] < got[0] - 1                                           # it did learn
