@@ -14,6 +14,7 @@ import minigrad.fused.gelu
 import minigrad.fused.linear
 import minigrad.fused.softmax  # noqa: F401  (each fills the table)
 from minigrad import kernels, using
+from minigrad.emulator import emulator
 from minigrad.fused.attention import attention
 from minigrad.fused.dropout import counter_and_keys, dropout, philox
 from minigrad.tensor import Op
@@ -70,19 +71,21 @@ def test_without_numba_the_references_run():
     assert done.stdout == "trained\n", done.stderr
 
 
-@pytest.mark.parametrize("mode", ["auto", "reference"])
+@pytest.mark.parametrize("mode", ["auto", "reference", "emulated"])
 @pytest.mark.parametrize("place", range(11))
 def test_a_word_at_the_threshold_stays(mode, place):
     """[DR6] says >=: p = word / 2^32 keeps the entry, one step more drops it. By chance nobody would ever see it."""
-    key = (12345, 6, 7, 8)
+    if mode == "emulated" and not emulator.available():
+        pytest.skip(emulator.NO_COMPILER)
+    key, dtype = (12345, 6, 7, 8), "float32" if mode == "emulated" else "float64"
     counter, keys = counter_and_keys(key)
     word = philox((place // 4, *counter), keys)[place % 4]
     with using(mode):
         for p, kept in ((word / 2 ** 32, True), ((word + 1) / 2 ** 32, False)):
-            assert (dropout(np.ones(11), p=p, key=key).data[place] > 0) == kept
+            assert (dropout(np.ones(11, dtype), p=p, key=key).data[place] > 0) == kept
             # Through attention: one head, T = 4, so entry 4 i + j of the mask is the weight of j in position i. v is
             # a one-hot of j: y_ij is the weight itself. Entries 0, 4, 5, 8, 9, 10 lie on or below the diagonal.
             i, j = divmod(place, 4)
             if j <= i < 4:
-                qkv = np.concatenate([np.zeros((4, 8)), np.eye(4)], 1)[None]
+                qkv = np.concatenate([np.zeros((4, 8)), np.eye(4)], 1)[None].astype(dtype)
                 assert (attention(qkv, n_head=1, dropout=(p, key)).data[0, i, j] > 0) == kept
