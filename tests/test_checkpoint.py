@@ -225,3 +225,17 @@ def test_a_log_waits_for_room(tmp_path):
     subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "log")], cwd=ROOT, check=True)
     entries = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [e["step"] for e in entries] == list(range(40))
+
+
+def test_a_checkpoint_says_which_code_wrote_it(tmp_path, monkeypatch):
+    """The same for equal files; another one for any change in them, and for a file that has moved."""
+    run = Run(tmp_path / "run")
+    run.save(1)
+    assert checkpoint.newest(tmp_path / "run")[1]["versions"]["code"] == checkpoint.code()
+    (tmp_path / "train").mkdir()
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "train" / "checkpoint.py"))
+    found = set()
+    for name, text in (("a.py", "x = 1"), ("a.py", "x = 2"), ("b.py", "x = 2"), ("b.cu", "int x;"), ("b.txt", "")):
+        (tmp_path / "train" / name).write_text(text)
+        found.add(checkpoint.code.__wrapped__())
+    assert len(found) == 4                                   # a text is no code

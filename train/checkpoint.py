@@ -17,6 +17,7 @@ of the arrays, while training goes on; at most one copy is held, so a save waits
 fails, because the disk is full for instance, the run says so and goes on, and what was there stays.
 """
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -203,8 +204,19 @@ def sha256(path):
 
 def versions():
     """What made the checkpoint, for whoever wonders in a year."""
-    return {"python": platform.python_version(), "machine": platform.machine(),
+    return {"code": code(), "python": platform.python_version(), "machine": platform.machine(),
             **{name: version(name) for name in ("numpy", "numba", "safetensors")}}
+
+
+@functools.cache
+def code():
+    """A hash of this project's own files: runs that have the same one ran the same code, whatever it was called."""
+    digest, top = hashlib.sha256(), Path(__file__).parent.parent
+    for package in ("minigrad", "nn", "gpt", "tok", "train"):
+        for path in sorted((top / package).rglob("*.*")):
+            if path.suffix in (".py", ".cu", ".cuh", ".h", ".cpp"):
+                digest.update(f"{path.relative_to(top).as_posix()} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def to_disk(path):
