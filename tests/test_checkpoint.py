@@ -227,6 +227,17 @@ def test_a_log_waits_for_room(tmp_path):
     assert [e["step"] for e in entries] == list(range(40))
 
 
+def test_nothing_is_left_over_of_a_run_killed_at_its_very_end(home, tmp_path, capsys):  # noqa: F811
+    """Its last checkpoint was there, its picture was being drawn; the same command finds nothing to do but to tidy."""
+    out = train(home, tmp_path / "run")
+    for name in (".loss.png.tmp", ".log.jsonl.tmp", ".model.safetensors.tmp"):
+        (out / name).write_bytes(b"half")
+    (out / "checkpoints" / ".00000006").mkdir()
+    (out / ".mine").write_text("not ours")
+    assert run.main([*flags(home, out=out), "--resume", "auto"]) == 0
+    assert "has made all its 6 steps" in capsys.readouterr().out and hidden(out) == [out / ".mine"]
+
+
 def test_a_checkpoint_says_which_code_wrote_it(tmp_path, monkeypatch):
     """The same for equal files; another one for any change in them, and for a file that has moved."""
     run = Run(tmp_path / "run")

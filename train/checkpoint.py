@@ -77,6 +77,14 @@ def has_run(folder):
     return (folder / "log.jsonl").exists() or bool(steps(folder))
 
 
+def tidy(out):
+    """Remove what a killed run was just writing: under its own name it was not there yet."""
+    for left in Path(out, FOLDER).glob(".*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for name in (*WEIGHTS, "log.jsonl", "loss.png"):
+        Path(out, f".{name}.tmp").unlink(missing_ok=True)
+
+
 def steps(out):
     """{step: folder} of all checkpoints, the newest first."""
     found = {}
@@ -93,8 +101,7 @@ class Writer:
     def __init__(self, out, keep=2, background=True):
         self.out, self.keep, self.background = Path(out), keep, background
         self.thread, self.failed, self.newest = None, "", None
-        for left in Path(out, FOLDER).glob(".*"):            # of a save that was cut off
-            shutil.rmtree(left, ignore_errors=True)
+        tidy(out)
 
     def save(self, model, opt, tokenizer, state):
         """Begin to write a checkpoint of this moment."""

@@ -166,7 +166,7 @@ def plot(file, entries, title=""):
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-    temporary = Path(file).with_name(f".{Path(file).name}")      # who looks meanwhile sees the old one
+    temporary = Path(file).with_name(f".{Path(file).name}.tmp")      # who looks meanwhile sees the old one
     figure.savefig(temporary, format="png")
     plt.close(figure)
     os.replace(temporary, file)

@@ -53,6 +53,7 @@ def main(argv=None):
         if config.resume == "auto" and not checkpoint.steps(out):
             config = replace(config, resume="")
         elif config.resume == "auto" and checkpoint.newest(out)[1]["step"] >= config.steps:
+            checkpoint.tidy(out)
             print(f"{out} has made all its {config.steps} steps")
             return 0
         print(f"{describe(config)}\nrun folder {out}", flush=True)
