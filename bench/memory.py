@@ -57,42 +57,46 @@ def base(a):
     return a
 
 
-def measure(c, rows, dtype, mode, steps=3):
-    """({part: bytes}, median seconds of a step)."""
+def measure(c, rows, dtype, modes, rounds=5):
+    """{mode: ({part: bytes}, seconds of a step in each round)}. The modes take turns, on one model."""
     model = GPT(c).to(dtype=dtype)
-    for block in model.h:
-        for part in MODES[mode](block):
-            part.around = recompute
     opt, rng = AdamW(model.parameters()), np.random.default_rng(0)
     ids = rng.integers(0, c.vocab_size, (rows, c.block_size + 1))
     x, y = ids[:, :-1], ids[:, 1:]
 
-    def step():
-        model.loss(x, y).backward()
+    def step(mode):
+        for block in model.h:
+            again = MODES[mode](block)
+            for part in (block, block.attn, block.mlp):
+                part.around = recompute if part in again else None
+        began = time.perf_counter()
+        loss = model.loss(x, y)
+        kept = held(loss, [flat.grads, flat.data]) if tracemalloc.is_tracing() else 0
+        loss.backward()
         clip_grad_norm(opt, 1.0)
         opt.step()
         opt.zero_grad()
+        return kept, time.perf_counter() - began
 
-    times = []
-    for _ in range(steps + 1):                               # the first one compiles, and finds memory cold
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
     flat, = opt.flats
+    for mode in modes:                                       # the first ones compile, and find memory cold
+        step(mode)
+    times = {mode: [] for mode in modes}
+    for _ in range(rounds):
+        for mode in modes:
+            times[mode].append(step(mode)[1])
     halves = 0 if flat.master is None else flat.master.nbytes
-    parts = {"parameters": flat.data.nbytes + halves, "gradients": flat.grads.nbytes,
-             "moments": sum(a.nbytes for a in flat.moments.values())}
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    loss = model.loss(x, y)
-    parts["activations"] = held(loss, [flat.grads, flat.data])
-    loss.backward()
-    clip_grad_norm(opt, 1.0)
-    opt.step()
-    peak = tracemalloc.get_traced_memory()[1] - before
-    tracemalloc.stop()
-    parts["workspace"] = max(0, peak - parts["activations"])
-    return parts, statistics.median(times[1:])
+    standing = {"parameters": flat.data.nbytes + halves, "gradients": flat.grads.nbytes,
+                "moments": sum(a.nbytes for a in flat.moments.values())}
+    found = {}
+    for mode in modes:
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        activations, _ = step(mode)
+        peak = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()
+        found[mode] = ({**standing, "activations": activations, "workspace": max(0, peak - activations)}, times[mode])
+    return found
 
 
 def predicted(c, rows, dtype, mode):
@@ -105,24 +109,24 @@ def predicted(c, rows, dtype, mode):
             "workspace": sizes.temporaries(c, tokens, dtype) + at_work}
 
 
-def report(name, dtype, modes, steps):
+def report(name, dtype, modes, rounds):
     shape, rows = CONFIGS[name]
     c = GPTConfig(**shape)
     print(f"\n{name}: {c.n_layer} layers of width {c.n_embd}, {rows} rows of {c.block_size} tokens, {dtype}; MiB, and "
           "what is predicted")
     titles = ("parameters", "gradients", "moments", "activations", "workspace")
     print(f"{'':16}" + "".join(f"{title:>16}" for title in (*titles, "all")) + f"{'s a step':>10}")
-    first = None
-    for mode in modes:
-        parts, seconds = measure(c, rows, dtype, mode, steps)
+    found = measure(c, rows, dtype, modes, rounds)
+    first, beside = found[modes[0]]
+    for mode, (parts, seconds) in found.items():
         want, total = predicted(c, rows, dtype, mode), sum(parts.values())
         cells = [(parts[title], want and want[title]) for title in titles] + [(total, want and sum(want.values()))]
         print(f"{mode:16}" + "".join(f"{a / MIB:8.0f} {f'({b / MIB:.0f})' if b else '':>7}" for a, b in cells)
-              + f"{seconds:10.3f}", flush=True)
-        first = first or (parts["activations"], total, seconds)
+              + f"{statistics.median(seconds):10.3f}", flush=True)
         if mode != modes[0]:
-            print(f"{'':16}activations {1 - parts['activations'] / first[0]:.0%} less, all "
-                  f"{1 - total / first[1]:.0%} less, time {seconds / first[2] - 1:+.0%}")
+            slower = statistics.median(a / b for a, b in zip(seconds, beside, strict=True)) - 1
+            print(f"{'':16}activations {1 - parts['activations'] / first['activations']:.0%} less, all "
+                  f"{1 - total / sum(first.values()):.0%} less, time {slower:+.0%}")
 
 
 ROWS, CONTEXT = 8, 1024          # of the largest models
@@ -187,14 +191,15 @@ def main(argv=None):
     parser = argparse.ArgumentParser("python -m bench memory", description=__doc__.split("\n\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char", "gpt2"], help="sizes")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how parameters are stored")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+                        help="how parameters are stored")
     parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="what is computed again")
     parser.add_argument("--largest", nargs="*", type=float, metavar="GIB", help="also train the largest models that "
                         "fit into so many GiB, with recompute and without, each in a process of its own")
-    parser.add_argument("--steps", type=int, default=3, help="steps that are timed")
+    parser.add_argument("--rounds", type=int, default=7, help="steps of each mode that are timed, in turns")
     args = parser.parse_args(argv)
     for name in args.config:
-        report(name, args.dtype, args.modes, args.steps)
+        report(name, args.dtype, args.modes, args.rounds)
     if args.largest:
         show_largest(args.largest, args.dtype)
     return 0

@@ -461,7 +461,11 @@ def test_writers_live_in_processes_of_their_own(folder, monkeypatch):
 def test_memory_is_where_it_is_predicted(dtype, monkeypatch, capsys):
     shape = dict(vocab_size=70, block_size=64, n_layer=4, n_head=2, n_embd=64)
     c = GPTConfig(**shape)
-    all_, again = (memory.measure(c, 3, dtype, mode, steps=1)[0] for mode in ("keep all", "blocks again"))
+    found = memory.measure(c, 3, dtype, list(memory.MODES), 2)
+    assert all(len(seconds) == 2 for _, seconds in found.values())
+    all_, again = (found[mode][0] for mode in ("keep all", "blocks again"))
+    for mode in ("mlp again", "attention again"):
+        assert again["activations"] < found[mode][0]["activations"] < all_["activations"]
     for mode, found in (("keep all", all_), ("blocks again", again)):
         want = memory.predicted(c, 3, dtype, mode)
         for part in ("parameters", "gradients", "moments"):              # padded to cache lines
