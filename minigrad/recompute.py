@@ -1,7 +1,15 @@
-"""Trade time for memory: keep a block's inputs, drop everything inside it, run it again in backward."""
-from minigrad import backend
+"""Trade time for memory: keep a block's inputs, drop everything inside it, run it again in backward.
+
+Not all of it has to run again. The second run is for what backward wants, and nobody wants what a block ends with: the
+sum on the residual path, whose gradient is dy and dy, and the product before it, whose gradients need what went in and
+not what came out. In a Transformer's block that product is a third of all. So the first run notes, call by call, where
+an op's saved arrays come from, and the second leaves out every call that is wanted by none.
+"""
+import numpy as np
+
+from minigrad import backend, kernels
 from minigrad.check import expect
-from minigrad.tensor import DONE, NOBODY, Node, Tensor, _parent, _result, is_recording, propagate, recording
+from minigrad.tensor import DONE, NOBODY, Node, Tensor, _parent, _result, _set, is_recording, propagate, recording
 
 
 def recompute(fn, *inputs):
@@ -11,13 +19,16 @@ def recompute(fn, *inputs):
     draws the dropout masks of the first, adds into the gradients of the parameters that fn uses, and hands on the
     gradients of the inputs. Under no_grad it is a plain call. Chen et al. 2016, arXiv:1604.06174.
 
+    What fn does may depend on its inputs, but not on the .data of what it computes: where the second run leaves a call
+    out, that is NaN.
+
     To the bit: unless an input has two or more consumers inside fn and another outside (or is itself a 16-bit leaf).
     Then the same terms are added up in another order.
     """
     if not is_recording():
         return fn(*inputs)
-    leaves, moment = {}, backend.now()
-    with recording(leaves):
+    leaves, moment, calls = {}, backend.now(), Calls()
+    with recording(leaves), calls.noted():
         y = fn(*(Tensor(t) if isinstance(t, Tensor) else t for t in inputs))
     outside = next((t.node.name for t in leaves.values() if t.node is not None), None)
     expect(outside is None, "recompute", f"a function that uses the result of an earlier {outside!r}",
@@ -38,7 +49,7 @@ def recompute(fn, *inputs):
 
         again = [entrance(k) if want else Tensor(a) if isinstance(t, Tensor) else a
                  for k, (want, a, t) in enumerate(zip(wanted, kept, inputs, strict=True))]
-        with recording(True), backend.moment(*moment):
+        with recording(True), backend.moment(*moment), calls.left_out():
             out = fn(*again)
         outputs, dys = (out, dy) if isinstance(out, tuple) else ((out,), (dy,))
         propagate([(t, g) for t, g in zip(outputs, dys, strict=True) if g is not None and t.node is not None])
@@ -51,3 +62,83 @@ def recompute(fn, *inputs):
         node = Node("recompute", backward, kept, parents, len(y))
         return tuple(_result(t.data, node, i) for i, t in enumerate(y))
     return _result(y.data, Node("recompute", backward, kept, parents))
+
+
+class Calls:
+    """The op calls of a first run, and which of them a second one can do without."""
+
+    def __init__(self):
+        # of each: (shape and dtype of its result, or None if that is no float array; the numbers of the calls that its
+        # arguments came from, None where from none; _origins of what it saved)
+        self.made = []
+
+    def noted(self):
+        """A context that looks at every op's call."""
+        producers = {}       # id of an array -> number of the call that gave it, the latest with this id
+
+        def watch(forward):
+            def call(*arrays, **params):
+                sources = [producers.get(id(a)) for a in arrays]
+                y, saved = forward(*arrays, **params)
+                producers.update((id(a), len(self.made)) for a in (y if isinstance(y, tuple) else (y,)))
+                one = not isinstance(y, tuple) and backend.is_float(y.dtype)
+                self.made.append(((y.shape, y.dtype) if one else None, sources, _origins(saved, arrays)))
+                return y, saved
+            return call
+        return _watching(watch)
+
+    def left_out(self):
+        """A context in which calls that nobody wants give NaN for their result, and save what they saved before."""
+        wanted, again = self.wanted(), iter(range(len(self.made)))
+
+        def watch(forward):
+            number = next(again)
+            result, _, origins = self.made[number]
+            if number in wanted:
+                return forward
+
+            def call(*arrays, **params):
+                xp, (shape, dtype) = backend.xp_of(*arrays), result
+                y = xp.broadcast_to(xp.asarray(np.nan, dtype), shape)
+                return y, tuple(arrays[k] if k is not None else s for k, s in origins)
+            return call
+        return _watching(watch)
+
+    def wanted(self):
+        """The numbers of the calls that are to run again: those that saved what they computed, and those whose result
+        such a call, or a saved argument, is made from."""
+        found = set()
+        for number in reversed(range(len(self.made))):
+            result, sources, origins = self.made[number]
+            if result is None or origins is None:
+                found.add(number)
+            needs = sources if number in found else [sources[k] for k, _ in origins if k is not None]
+            found.update(n for n in needs if n is not None)
+        return found
+
+
+def _origins(saved, arrays):
+    """Of each saved thing: (number of the argument that it is, None), or (None, itself) if it is no array. None if one
+    of them was computed."""
+    found = []
+    for s in saved:
+        number = next((k for k, a in enumerate(arrays) if a is s), None)
+        if number is None and not _constant(s):
+            return None
+        found.append((number, None) if number is not None and hasattr(s, "dtype") else (None, s))
+    return found
+
+
+def _constant(s):
+    """A number, a word, or a shape: the same in every run."""
+    return all(map(_constant, s)) if isinstance(s, tuple) else isinstance(s, (bool, int, float, str, type(None)))
+
+
+def _watching(replace):
+    """A context in which replace(forward) stands for the forward of every op. Who watches already sees what runs."""
+    outer = kernels.watcher.get()
+
+    def watch(name, *functions):
+        functions = outer(name, *functions) if outer else functions
+        return (replace(functions[0]), functions[1]) if len(functions) == 2 else functions
+    return _set(kernels.watcher, watch)

@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 
-from minigrad import Tensor, backend, no_grad, recompute
+from minigrad import Tensor, backend, no_grad, recompute, using
 from minigrad.fused.dropout import dropout
 from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.linear import linear
 from minigrad.ops.shape import split
 from minigrad.tensor import Op, is_recording, probe
 
@@ -189,11 +190,11 @@ def test_the_second_run_draws_the_first_run_s_numbers():
 
     def reads_the_clock(x):
         moments.append(backend.now())
-        return x, ()
+        return x, (x + 1,)                                # something that it has to run for
 
     clock = Op(reads_the_clock)
     del Op.table["reads_the_clock"]
-    clock.backward(lambda dy: (dy,))
+    clock.backward(lambda dy, _: (dy,))
     x = Tensor(np.ones(2), requires_grad=True)
     with backend.moment(seed=1, step=2, micro=3):
         y = recompute(clock, x)
@@ -207,5 +208,83 @@ def test_the_second_run_draws_the_first_run_s_numbers():
 def test_probe_sees_both_runs():
     names, x = [], Tensor(np.ones(2), requires_grad=True)
     with probe(lambda name, *_: names.append(name)):
-        recompute(lambda x: x * x, x).sum().backward()
-    assert names == ["mul", "sum", "mul"]
+        recompute(lambda x: (x * x).exp(), x).sum().backward()
+    assert names == ["mul", "exp", "sum", "mul", "exp"]
+
+
+# --------------------------------------------------------------------------------------- what need not run again
+
+def ran_again(fn, *inputs):
+    """The ops of the second run."""
+    names = []
+    with probe(lambda name, *_: names.append(name)):
+        y = recompute(fn, *inputs)
+        first = len(names)
+        y.backward(np.ones(y.shape, y.dtype))
+    return names[first:]
+
+
+def test_a_block_leaves_out_its_last_product_and_its_sums():
+    from gpt.model import GPT, GPTConfig
+    names, model = [], GPT(GPTConfig(11, 8, 1, 2, 8))
+    model.h[0].around = recompute
+    with probe(lambda name, *_: names.append(name)):
+        loss = model.loss(np.zeros((1, 8), int), np.zeros((1, 8), int))
+        first = len(names)
+        loss.backward()
+    block = ["layer_norm", "linear", "attention", "linear", "add", "layer_norm", "linear", "gelu", "linear", "add"]
+    assert names[names.index("layer_norm"):][:10] == block
+    assert names[first:][:8] == block[:8] and names[first:].count("linear") == 3      # gelu is rebuilt anyway
+
+
+def test_what_is_wanted_runs_and_nothing_else():
+    rng = np.random.default_rng(0)
+    x, w = (Tensor(rng.standard_normal((4, 4)), requires_grad=True) for _ in range(2))
+    for fn, again in [(lambda x: x + 1.0, []), (lambda x: (x + 1.0) @ w, ["add"]), (lambda x: (x @ w) + x, []),
+                      (lambda x: (x @ w).exp() + x, ["matmul", "exp"]), (lambda x: (x @ w) @ w, ["matmul"]),
+                      (lambda x: (x @ w).reshape(16), []), (lambda x: (x @ w).reshape(16) * 2.0, ["matmul", "reshape"]),
+                      (lambda x: ((x @ w) * (x + 1.0)) @ w, ["matmul", "add", "mul"]),
+                      (lambda x: dropout(x @ w, p=0.5, key=(0, 0, 0, 0)) + x, [])]:
+        assert ran_again(fn, x) == again
+
+
+def test_a_look_at_what_was_left_out_is_not_silent():
+    """fn must not depend on the data of what it computes; if it does, the gradient is NaN and not another number."""
+    x = Tensor(np.full(3, 2.0), requires_grad=True)
+
+    def peeks(x):
+        y = x + 1.0
+        return x * Tensor(y.data * 1)
+    recompute(peeks, x).sum().backward()
+    assert np.isnan(x.grad).all()
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("mode", ["auto", "reference"])
+def test_programs_drawn_at_random_keep_every_bit(seed, mode):
+    """Ops in any order, on any of the results so far, of which the last or any others are returned."""
+    d = 4
+
+    kinds = [lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a @ b, lambda a, b: a.tanh(),
+             lambda a, b: (a * 0.1).tanh().exp(), lambda a, b: layer_norm(a, b[0], b[1]), lambda a, b: a.T + b.sum(0),
+             lambda a, b: a.reshape(d * d).reshape(d, d), lambda a, b: dropout(a, p=0.3, key=(1, 2, 3, seed)),
+             lambda a, b: linear(a, b, a[0]).tanh(), lambda a, b: a[:2].T @ b[1:3]]
+
+    def program(x, w, rng):
+        have = [x, w, x @ w]
+        for _ in range(rng.integers(1, 14)):
+            a, b = (have[i] for i in rng.integers(len(have), size=2))
+            have.append(kinds[rng.integers(len(kinds))](a, b))
+        return have[-1] + have[rng.integers(len(have))] if rng.random() < 0.5 else have[-1]
+
+    results = []
+    for around in (plain, recompute, nested):
+        values = np.random.default_rng(seed)
+        x, w = (Tensor(values.standard_normal((d, d)).astype("f4"), requires_grad=True) for _ in range(2))
+        with using(mode):
+            y = around(lambda x, w: program(x, w, np.random.default_rng(seed)), x * 1.0, w * 1.0)
+            (y * y).sum().backward()
+        results.append([y.data, *(np.zeros(1) if t.grad is None else t.grad for t in (x, w))])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5 * np.abs(a).max())
