@@ -15,7 +15,7 @@ COMMANDS = {
     "curve": "the losses of a run's first steps beside PyTorch's, from the same weights and batches",
     "overhead": "what checkpoints, logging, validation and looking for NaN cost, beside a step",
     "ladder": "one GPT on names by scalars, by arrays and by kernels: the same losses",
-    "planted": "breaks the code in random places and counts how often the tests notice",
+    "planted": "breaks the code in random places and counts how often the tests notice; --cuda: the CUDA kernels",
 }
 
 

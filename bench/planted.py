@@ -6,12 +6,15 @@ then one of all the places where it can be done. Each is planted in a copy of th
 first failure, those nearest to the broken file first. A test that crashes or never ends has noticed too. What nobody
 noticed is listed at the end, for a person to judge: a gap in the tests, or no change in meaning?
 
+--cuda draws from the CUDA kernels instead (planted_cuda.py), which the emulator runs.
+
 Not drawn, because no result depends on it (EXEMPT) or because nothing here could notice: messages, annotations and
 docstrings; estimates of work and sizes of chunks; what only a GPU runs. PyTorch's opinion is not asked.
 """
 import argparse
 import ast
 import functools
+import importlib
 import os
 import re
 import shutil
@@ -302,10 +305,9 @@ def compiles_differently(plant):
         return False
 
 
-def draw(n, seed):
-    """n different plants: the kind first, so that rare kinds come up as often as common ones."""
-    rng, every = np.random.default_rng(seed), plants()
-    kinds = {}
+def draw(n, seed, every, compiles):
+    """n different plants that compile: the kind first, so that rare kinds come up as often as common ones."""
+    rng, kinds = np.random.default_rng(seed), {}
     for plant in every:
         kinds.setdefault(plant.operator, []).append(plant)
     drawn = []
@@ -313,15 +315,17 @@ def draw(n, seed):
         kind = list(kinds)[rng.integers(len(kinds))]
         if kinds[kind]:
             plant = kinds[kind].pop(rng.integers(len(kinds[kind])))
-            if compiles_differently(plant):
+            if compiles(plant):
                 drawn.append(plant)
-    return drawn, len(every)
+    return drawn
 
 
 # ------------------------------------------------------------------------------------------------ running the tests
 
 class Sandbox:
     """A copy of the project with compiled kernels beside it, in which one thing at a time is broken."""
+
+    seconds = SECONDS
 
     def __init__(self, folder):
         self.root, self.warm, self.clock = Path(folder) / "project", Path(folder) / "warm", int(time.time())
@@ -330,29 +334,37 @@ class Sandbox:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
             copy(ROOT / name, self.root / name, **({"ignore": shutil.ignore_patterns("__pycache__")}
                                                    if copy is shutil.copytree else {}))
-        for path in broken_files():
+        for path in self.files():
             (self.root / path).write_bytes(read(path))
-        every = sorted(p.stem for p in (self.root / "tests").glob("test_*.py") if p.stem not in NOT_RUN)
-        self.tests = [t for t in every if t not in LAST] + [t for t in LAST if t in every]
+        self.tests = self.chosen(sorted(p.stem for p in (self.root / "tests").glob("test_*.py")))
+
+    def files(self):
+        """The files in which things are broken."""
+        return broken_files()
+
+    def chosen(self, every):
+        """Which of all test files are run, in which order."""
+        every = [t for t in every if t not in NOT_RUN]
+        return [t for t in every if t not in LAST] + [t for t in LAST if t in every]
 
     def run(self, tests, chosen="", verbose=False):
         """(exit status of pytest or "timeout", which test failed) for these test files, up to the first failure."""
         env = {**os.environ, "NUMBA_CACHE_DIR": str(self.root / ".numba"), "HYPOTHESIS_PROFILE": "fast",
-               "MINIGRAD_DATA": str(DATA)}
+               "MINIGRAD_CACHE_DIR": str(self.root.parent / "kernels"), "MINIGRAD_DATA": str(DATA), "COLUMNS": "300"}
         words = f"({chosen}) and not torch and not gpu" if chosen else "not torch and not gpu"
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
                    f"--tb={'short' if verbose else 'no'}", "-k", words, *(f"tests/{t}.py" for t in tests)]
         process = subprocess.Popen(command, cwd=self.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    start_new_session=True)
         try:
-            said = process.communicate(timeout=SECONDS)[0].decode(errors="replace")
+            said = process.communicate(timeout=self.seconds)[0].decode(errors="replace")
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)           # the group that start_new_session made
             process.communicate()
-            return "timeout", f"no end after {SECONDS} s"
+            return "timeout", f"no end after {self.seconds} s"
         if verbose and process.returncode:
             print(said)
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.M)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+)", said, re.M)
         return process.returncode, failed[1] if failed else said.strip().split("\n")[-1]
 
     def warm_up(self):
@@ -361,6 +373,7 @@ class Sandbox:
         status, failed = self.run(self.tests, verbose=True)
         if status != 0:
             raise SystemExit(f"bench planted: the tests fail before anything is broken: {failed}")
+        (self.root / ".numba").mkdir(exist_ok=True)
         shutil.copytree(self.root / ".numba", self.warm)
         return time.perf_counter() - start
 
@@ -431,11 +444,14 @@ def main(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=60, help="how many breakages (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument("--cuda", action="store_true", help="break the CUDA kernels, not what is written in Python")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="show what would be planted, and run nothing")
     args = parser.parse_args(argv)
-    drawn, places = draw(args.draws, args.seed)
-    print(f"seed {args.seed}: {len(drawn)} of {places} places", flush=True)
+    code = importlib.import_module("bench.planted_cuda" if args.cuda else "bench.planted")
+    places = code.plants()
+    drawn = draw(args.draws, args.seed, places, code.compiles_differently)
+    print(f"seed {args.seed}: {len(drawn)} of {len(places)} places", flush=True)
     if args.list:
         for plant in drawn:
             print(plant.show())
@@ -443,7 +459,7 @@ def main(argv):
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         idle = SimpleQueue()
         for i in range(args.jobs):
-            sandbox = Sandbox(Path(folder) / str(i))
+            sandbox = code.Sandbox(Path(folder) / str(i))
             print(f"the tests pass as they are, in {sandbox.warm_up():.0f} s", flush=True)
             idle.put(sandbox)
 
@@ -455,15 +471,20 @@ def main(argv):
                 idle.put(sandbox)
             return plant, noticed, by, time.perf_counter() - start
 
-        survivors = []
+        survivors, faults, broken = [], 0, 0
         with ThreadPoolExecutor(args.jobs) as pool:
             for n, (plant, noticed, by, seconds) in enumerate(pool.map(judge, drawn), 1):
                 print(f"{n:3} {plant.show()}\n    "
                       f"{'caught by' if noticed else 'SURVIVED:'} {by} ({seconds:.0f} s)", flush=True)
                 if not noticed:
                     survivors.append(plant)
-    print(f"\nseed {args.seed}: {len(drawn) - len(survivors)} of {len(drawn)} caught"
-          f" ({100 - 100 * len(survivors) / max(1, len(drawn)):.1f} %); survived, to be judged:")
+                faults += "emulator.Fault: " in by
+                broken += args.cuda and "RuntimeError: " in by and " failed:" in by           # at another size
+    counted = len(drawn) - broken
+    print(f"\nseed {args.seed}: {counted - len(survivors)} of {counted} caught"
+          f" ({100 - 100 * len(survivors) / max(1, counted):.1f} %)"
+          + (f", {faults} of them as a fault that the emulator named" if args.cuda else "")
+          + (f"; {broken} that did not compile do not count" if broken else "") + "; survived, to be judged:")
     for plant in survivors:
         print(plant.show())
-    return 0 if len(survivors) <= 0.05 * len(drawn) else 1
+    return 0 if len(survivors) <= 0.05 * counted else 1

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import curve, floors, memory, overhead, scaling, start, step, tok, turns
+from bench import curve, floors, memory, overhead, planted, planted_cuda, scaling, start, step, tok, turns
 from bench import generate as writing
 from gpt import GPT, GPTConfig
 from gpt.sizes import GIB, parameters, training
+from minigrad.emulator import emulator
 
 SMALL = dict(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=4)      # with one sequence, N = 2
 
@@ -540,3 +541,70 @@ def test_a_curve_says_what_is_missing(capsys, monkeypatch):
     assert "--config: got 'nothing'" in capsys.readouterr().err
     monkeypatch.setattr(curve, "HAVE_TORCH", False)
     assert curve.main([]) == 2 and "pip install torch" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ planted
+
+def broken(source, operator):
+    """The texts that source becomes when it is broken by this operator in each place that is found."""
+    return [source[:p.start] + p.new.decode() + source[p.end:] for p in planted_cuda.Finder("", source.encode()).found
+            if p.operator == operator]
+
+
+@pytest.mark.parametrize("operator, source, want", [
+    ("removed barrier", "__syncthreads(); f(); __syncwarp();", ["; f(); __syncwarp();", "__syncthreads(); f(); ;"]),
+    ("removed clear", " a[k] = b[k] = 0.0f; c[k] = 0.5f;", [" ; c[k] = 0.5f;"]),
+    ("shuffle", "__shfl_xor_sync(~0u, v, 1)", ["__shfl_xor_sync(~1u, v, 1)", "__shfl_xor_sync(1u, v, 1)"]),
+    ("shuffle", "__shfl_xor_sync(0u, v, k)", ["__shfl_xor_sync(0u, v, k, 2)"]),
+    ("comparison", "f<T>(i < n << 2)", ["f<T>(i <= n << 2)"]),
+    ("comparison", "a == b && c", ["a != b && c", "a == b || c"]),
+    ("sign", "x += -a - b", ["x -= -a - b", "x += -a + b", "x += a - b"]),
+    ("index", "d[n][2 * e] = 1;", ["d[n + 1][2 * e] = 1;", "d[n - 1][2 * e] = 1;", "d[n][2 * e + 1] = 1;",
+                                   "d[n][2 * e - 1] = 1;"]),
+    ("index", "float v[PACK], d[N][4] = {}; __shared__ V parts[32]; void f(float (&v)[N][4])", []),
+    ("constant", "16 / x * 0.5f, 0x10u, v4, a[2]", ["17 / x * 0.5f, 0x10u, v4, a[2]", "16 / x * 1.0f, 0x10u, v4, a[2]",
+                                                  "16 / x * 0.5f, 17u, v4, a[2]"]),
+    ("constant", "Product<N, true>", ["Product<N, false>"]),
+    ("dropped condition", "if (f(i) >= n) return;", ["if (false) return;"]),
+    ("dropped condition", "if (int i = 0; i < n) x++;", ["if (int i = 0; true) x++;"]),
+    ("dropped condition", "x = i + k < n ? a : 0;", ["x = true ? a : 0;"]),
+    ("dropped condition", "store(y + i, v, D - i);", ["store(y + i, v, PACK);"]),
+    ("dropped condition", "i < min(n, i + PACK);", ["i < n;"]),
+    ("swapped arguments", "f(a[1, 2], g(b, c))", ["f(g(b, c), a[1, 2])", "f(a[1, 2], g(c, b))"]),
+    ("swapped arguments", "left[2] = {fb[0], fb[1]}", ["left[2] = {fb[1], fb[0]}"]),
+    ("swapped arguments", "fmaxf(a, b); void f(float a, int b)", []),
+    ("dropped factor", "y = a[i] * scale / D;", ["y = a[i] / D;", "y = a[i] * scale;", "y = scale / D;"]),
+])
+def test_cuda_is_broken(operator, source, want):
+    assert broken(source, operator) == want
+
+
+@pytest.mark.parametrize("text", ["// a + b, 2", "#pragma unroll 4", "template<int N, bool B = true> struct A;",
+                                  "constexpr int WIDE = HEAD + PACK;"])
+def test_no_result_depends_on_it(text):
+    assert not planted_cuda.Finder("", text.encode()).found
+
+
+def test_a_seed_draws_the_same_bugs_of_every_kind():
+    every = planted_cuda.plants()
+    drawn = planted.draw(60, 3, every, lambda plant: True)
+    assert drawn == planted.draw(60, 3, every, lambda plant: True) != planted.draw(60, 4, every, lambda plant: True)
+    assert len(set(drawn)) == 60 and {p.operator for p in drawn} == {p.operator for p in every}
+    assert all(p.apply() != planted.read(p.path) for p in every)
+    assert {p.path for p in every} == set(planted_cuda.broken_files())
+    assert planted.draw(5, 3, every, lambda plant: plant.path.endswith("relu.cu"))[0].path.endswith("relu.cu")
+
+
+def test_the_tests_of_a_kernel_are_named_after_it():
+    assert planted_cuda.stems("minigrad/fused/tiles.cuh") == ["attention"]
+    assert planted_cuda.stems("minigrad/fused/philox.cuh") == ["attention", "dropout"]
+    assert planted_cuda.stems("minigrad/fused/relu.cu") == ["relu"] and len(planted_cuda.stems("common.cuh")) > 7
+
+
+@pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
+def test_what_does_not_compile_is_not_planted():
+    """Nor what does not where a template is used."""
+    path = "minigrad/fused/tiles.cuh"
+    at = planted.read(path).index(b"top * v")
+    for new, compiles in ((b"top / v", True), (b"top v", False), (b"top.x", False), (b"d[n]", False)):
+        assert planted_cuda.compiles_differently(planted.Plant(path, "", at, at + 7, new)) == compiles
