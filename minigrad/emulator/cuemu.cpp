@@ -281,7 +281,10 @@ inline Array* find(const void* address, size_t bytes, Kind kind, bool aligned, c
                 stop(where, "%zu bytes at a __shared__ address that is no multiple of %zu", bytes, bytes);
             return &m.fixed;
         }
-        if ((const char*)address >= __ehdr_start && (const char*)address < _end) return nullptr;      // constants
+        bool is_static = (const char*)address >= __ehdr_start && (const char*)address < _end;
+        if (is_static && kind == READ) return nullptr;                                          // a constant
+        if (is_static)
+            stop(where, "writes a static that is not seen as __shared__: it must not stand in a template");
         stop(where, "%s %zu bytes at %p, which is in no array of this launch", kind == READ ? "reads" : "writes", bytes,
              address);
     }

@@ -156,7 +156,8 @@ KERNEL = re.compile(r"__global__\s+(?:void\s+)?(?:__launch_bounds__\([^)]*\)\s*)
 def compile(text, defines=(), name="kernel.cu"):
     """The kernels of a .cu text, in which device.cuh is ours. defines: ((name, value), ...). name: for messages."""
     expect(available(), "emulator", "no C++ compiler", "g++", NO_COMPILER)
-    # Without a name of its own, a function in here can have __shared__ arrays even if it is inline or a template.
+    # Without a name of its own, a function in here can have __shared__ arrays even if it is inline; not a template, of
+    # whose statics g++ forgets where they belong.
     source = f'#include "{HERE}/cuemu.h"\nnamespace {{\n#line 1 "{name}"\n{text}\n}}\n'
     source += "".join(f"CUEMU_EXPORT({name})\n" for name in KERNEL.findall(text))
     source = "".join(f"#define {k} {v}\n" for k, v in defines) + source

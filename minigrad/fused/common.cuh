@@ -40,9 +40,15 @@ template<int N, class E> __device__ __forceinline__ void store(E* p, const float
 struct Sum { template<class V> __device__ V operator()(V a, V b) const { return a + b; } };
 struct Max { template<class V> __device__ V operator()(V a, V b) const { return a > b ? a : b; } };     // passes NaN by
 
+// 32 numbers for block_reduce. In a template the emulator could not watch them: g++ would forget that they are shared.
+__device__ __forceinline__ void* shared_parts() {
+    __shared__ double parts[32];
+    return parts;
+}
+
 // v of all threads together, for every thread, in an order that never changes. blockDim.x is a multiple of 32.
 template<class V, class F> __device__ __forceinline__ V block_reduce(V v, F combine) {
-    __shared__ V parts[32];
+    V* parts = (V*)shared_parts();
     for (int k = 16; k; k /= 2) v = combine(v, __shfl_xor_sync(~0u, v, k));
     __syncthreads();                                        // an earlier call may still be reading
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
