@@ -1,4 +1,5 @@
 """Seeing a run, and what it does about numbers that are none and losses that leap."""
+# ruff: noqa: F811 (a fixture that is imported stands in every test again)
 import json
 import math
 import re
@@ -7,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
+from test_train import flags, home  # noqa: F401
 
 from gpt import GPT, GPTConfig, sizes
 from minigrad.backend import wide
@@ -16,23 +17,10 @@ from train import checkpoint, finite, log, report, run, spikes, stats, step, uti
 from train.config import Config
 from train.precision import Scale
 
-TINY = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "device_batch": 4, "tokens_per_step": 64, "steps": 8,
-        "warmup": 2, "lr": 1e-3, "min_lr": 1e-4, "eval_every": 4, "eval_tokens": 200, "samples": 1, "sample_tokens": 20,
-        "tokenizer": "char"}
 
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("watching")
-    rng = np.random.default_rng(0)
-    (home / "text.txt").write_text(" ".join(rng.choice(["one", "two", "three", "four"], 600)), encoding="utf-8")
-    (home / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    return home
-
-
-def train(home, out, expected=0, **changes):
-    values = {"config": home / "tiny.yaml", "data": home / "text.txt", "shards": home / "shards", "out": out, **changes}
-    assert run.main([word for name, value in values.items() for word in (f"--{name}", str(value))]) == expected
+def train(home, out, expected=0, **changes):  # noqa: F811
+    """A run of 8 steps, validated after 4; its log."""
+    assert run.main(flags(home, **{"out": out, "steps": 8, "samples": 1, **changes})) == expected
     return log.read(out / "log.jsonl")
 
 
