@@ -16,12 +16,12 @@ Compiled code is kept in a cache. Numba looks at a kernel's own file to see whet
 the files that its inlined functions come from, so the name of the cache folder is made from the contents of those.
 """
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import numba
 from numba import njit
+
+from minigrad import cache
 
 # reassoc lets sums vectorise. NaN and inf keep their meaning; division by zero gives inf, without a branch.
 FAST = {"reassoc", "contract", "nsz"}
@@ -47,14 +47,4 @@ def folder():
     """Where compiled kernels are kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder."""
     here = Path(__file__).parent
     key = hashlib.sha256(b"".join((here / name).read_bytes() for name in SHARED)).hexdigest()[:16]
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    for base in (os.environ.get("NUMBA_CACHE_DIR"), Path(cache, "minigrad"), Path(tempfile.gettempdir(), "minigrad")):
-        if base:
-            path = Path(base, key)
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError:
-                continue                            # a home that cannot be written
-            if os.access(path, os.W_OK):
-                return path
-    raise OSError("no folder for compiled kernels can be written. Hint: set NUMBA_CACHE_DIR to one that can")
+    return cache.folder("NUMBA_CACHE_DIR", key)

@@ -17,7 +17,7 @@ MAY = {"minigrad": set(), "nn": {"minigrad"}, "gpt": {"nn", "minigrad"}, "tok": 
        "train": {"gpt", "nn", "minigrad", "tok"}, "bench": {"gpt", "nn", "minigrad", "tok", "train"}}
 
 # Inside minigrad every module stands on a floor, and imports only from floors below its own.
-FLOORS = [{"check", "scalar"}, {"backend"}, {"special"}, {"jit_cpu"}, {"fork_cpu", "math_cpu"}, {"pool"},
+FLOORS = [{"check", "scalar", "cache"}, {"backend"}, {"special"}, {"jit_cpu"}, {"fork_cpu", "math_cpu"}, {"pool"},
           {"gemm_cpu", "openblas_cpu"}, {"blas", "emulator"}, {"kernels"}, {"sums"}, {"sums_cpu"}, {"tensor"},
           {"ops", "fused", "recompute", "gradcheck", "formulas", "profile"}, {"methods"}, {"__init__"}]
 

@@ -30,6 +30,7 @@ from threading import Lock
 
 import numpy as np
 
+from minigrad import cache
 from minigrad.check import expect
 
 HERE = Path(__file__).parent
@@ -200,15 +201,4 @@ def machine():
 @functools.cache
 def folder():
     """Where compiled kernels are kept: MINIGRAD_CACHE_DIR, or the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    named, temporary = os.environ.get("MINIGRAD_CACHE_DIR"), Path(tempfile.gettempdir(), "minigrad")
-    for base in (named, Path(cache, "minigrad"), temporary):
-        if base:
-            path = Path(base, "emulator")
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError:
-                continue                           # a home that cannot be written
-            if os.access(path, os.W_OK):
-                return path
-    raise OSError("no folder for compiled kernels can be written. Hint: set MINIGRAD_CACHE_DIR to one that can")
+    return cache.folder("MINIGRAD_CACHE_DIR", "emulator")
