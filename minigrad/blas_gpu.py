@@ -137,8 +137,7 @@ def _multiply(xp, a, b, out, alpha, beta, epilogue="DEFAULT", vector=None, matri
     dtype = a.dtype.name
     kind = Kind(M, N, K, stack, dtype, out.dtype.name, COMPUTE.get(dtype, cublaslt.COMPUTE_32F), stored_a, stored_b,
                 stored_out, beta != 0, epilogue, 0 if matrix is None else matrix.strides[0] // matrix.itemsize)
-    here = context(xp, 0 if xp is np else xp.cuda.runtime.getDevice())
-    here.plan(kind)(_address(a), _address(b), out, alpha, beta, vector, matrix)
+    here(xp).plan(kind)(_address(a), _address(b), out, alpha, beta, vector, matrix)
 
 
 def _stored(x):
@@ -165,6 +164,11 @@ def _number(value):
 
 
 # ------------------------------------------------------------------------------------------------ plans
+
+def here(xp):
+    """The Context of NumPy's emulator, or of the current GPU."""
+    return context(xp, 0 if xp is np else xp.cuda.runtime.getDevice())
+
 
 @functools.cache
 def context(xp, device):
@@ -219,26 +223,28 @@ class Context:
         except Refused:
             return float("inf")
 
-    def by_time(self, name, ways):
-        """Run the fastest of the ways {name: function} to the same result; the first that is not refused where there
-        is no time to tell. Every way sets what it sets, and adds to nothing."""
+    def by_time(self, name, ways, arguments=(), trial=None):
         chosen = self.fastest.get(name)
+        if chosen not in ways and self.times():
+            tried = trial() if trial else arguments
+            took = {way: self.milliseconds(functools.partial(run, *tried)) for way, run in ways.items()}
+            chosen = min(took, key=took.get)
+            self.fastest.put(name, chosen)
         if chosen in ways:
-            return ways[chosen]()
-        if self.times():
-            took = {way: self.milliseconds(run) for way, run in ways.items()}
-            self.fastest.put(name, min(took, key=took.get))
-            return ways[self.fastest.get(name)]()
+            return ways[chosen](*arguments)
         for run in list(ways.values())[:-1]:
             with contextlib.suppress(Refused):
-                return run()
-        return list(ways.values())[-1]()
+                return run(*arguments)
+        return list(ways.values())[-1](*arguments)
 
 
-def by_time(like, name, **ways):
-    """What the fastest of these functions returns, on the device of the array like. See Context.by_time."""
-    xp = xp_of(like)
-    return context(xp, 0 if xp is np else xp.cuda.runtime.getDevice()).by_time(name, ways)
+def by_time(like, name, ways, arguments=(), trial=None):
+    """What the fastest of the functions ways {name: function} returns for the arguments, on the device of the array
+    like; the first that is not refused, where there is no time to tell. name is the decision's.
+
+    trial() gives the arguments with which they are timed, where a function would change its own if it ran often.
+    """
+    return here(xp_of(like)).by_time(name, ways, arguments, trial)
 
 
 class Fastest:

@@ -336,6 +336,9 @@ def test_ways_are_chosen_by_time(clock, tmp_path):
     with pytest.raises(Refused):
         clock(captured=True).by_time("other", {"never": refused})
     assert "other" not in json.loads((tmp_path / "gpu.json").read_text())
+    seen = []
+    clock().by_time("tried", {"a": seen.append, "b": seen.append}, ["result"], trial=lambda: ["trial"])
+    assert seen == ["trial", "trial", "result"]
 
 
 def test_two_processes_keep_what_both_found(tmp_path):

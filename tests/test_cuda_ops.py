@@ -1,11 +1,13 @@
 """CUDA kernels, run by the emulator: the table of opcases.py in every dtype and schedule, gradients, a training run."""
+import functools
+
 import numpy as np
 import pytest
 from opcases import CASES
 from test_ops import close, floats, run, some_dy
 
 from gpt import GPT, GPTConfig
-from minigrad import Tensor, kernels, using
+from minigrad import Tensor, blas_gpu, cublaslt, kernels, using
 from minigrad.backend import dtype_of, moment
 from minigrad.emulator import emulator
 from minigrad.fused.adamw import adamw, masters, sum_of_squares
@@ -16,6 +18,7 @@ pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COM
 
 TOL = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}               # relative to the largest entry
 KERNELS = [c for c in CASES if "gpu" in c.op.kernels]
+AFTER = ("linear",)                                                      # more may happen after their products
 every_case = pytest.mark.parametrize("case", KERNELS, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", TOL)
 in_every_schedule = pytest.mark.parametrize("backwards, early", emulator.SCHEDULES)
@@ -40,6 +43,17 @@ def test_kernel_agrees_with_the_reference(case, dtype):
     for backwards, early in emulator.SCHEDULES:
         with emulator.schedule(backwards, early):
             close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"emulated {dtype}")
+
+
+@pytest.mark.parametrize("case", [c for c in KERNELS if c.op.name in AFTER], ids=str)
+@every_dtype
+def test_what_cublaslt_refuses_is_done_by_kernels(case, dtype, monkeypatch):
+    arrays = case.arrays(dtype)
+    want = run(case.op, arrays, case.params, "reference")
+    monkeypatch.setattr(blas_gpu, "context", functools.cache(blas_gpu.context.__wrapped__))
+    for name in set(cublaslt.EPILOGUE) - {"DEFAULT", "BIAS"}:
+        monkeypatch.setitem(cublaslt.EPILOGUE, name, 99)
+    close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"apart {dtype}")
 
 
 @pytest.mark.parametrize("dtype", TOL)
