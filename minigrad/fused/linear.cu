@@ -1,7 +1,7 @@
 // The gradient of linear's bias on a GPU. Formula, names and [LI] numbers: linear.py.
 #include "common.cuh"
 
-constexpr int WARPS = 8, WIDTH = 32 * PACK;                 // of a block: it takes WIDTH columns, a warp one row at a time
+constexpr int WARPS = 8, WIDTH = 32 * PACK;                 // of a block: of WIDTH columns a warp takes a row at a time
 
 // parts (gridDim.y, D): row c is the sum of the rows [c per, (c + 1) per) of dy (N, D). Which entries a thread adds up,
 // and in what order, depends on per alone; add_rows() adds the parts.
