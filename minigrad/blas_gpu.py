@@ -49,7 +49,7 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=
     a (M, K) and b (K, N) of one dtype may be views; what has no unit stride is copied. out (M, N), of their dtype or
     float32, has contiguous rows; bias (N,) is of out's dtype. One of these may be asked for, and raises Refused where
     the library has no such product:
-    gelu_of (M, N): receives a b + bias, and out the GELU of it; True where nobody wants it
+    gelu_of (M, N): receives a b + bias, and out the GELU of it (tanh form)
     slope_at (M, N): out = a b times the derivative of GELU there
     totals (N,): receives the sums of b's columns. It is of out's dtype
     """
@@ -73,8 +73,7 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=
         if _address(vector) % ALIGNED:
             vector = vector.copy()
         if gelu_of is not None:
-            epilogue = "GELU_BIAS" if gelu_of is True else "GELU_AUX_BIAS"
-            matrix = None if gelu_of is True else gelu_of
+            epilogue, matrix = "GELU_AUX_BIAS", gelu_of
     _multiply(xp, a, b, out, alpha, beta, epilogue, vector, matrix)
     return out
 

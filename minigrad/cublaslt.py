@@ -21,8 +21,7 @@ from minigrad.emulator import emulator
 
 REAL = {"float32": 0, "float16": 2, "bfloat16": 14}                      # cudaDataType
 COMPUTE_32F, COMPUTE_32F_FAST_TF32 = 68, 77                              # cublasComputeType_t
-EPILOGUE = {"DEFAULT": 1, "BIAS": 4, "GELU_BIAS": 32 | 4, "GELU_AUX_BIAS": 32 | 128 | 4, "DGELU": 64 | 128,
-            "BGRADA": 256}
+EPILOGUE = {"DEFAULT": 1, "BIAS": 4, "GELU_AUX_BIAS": 32 | 128 | 4, "DGELU": 64 | 128, "BGRADA": 256}
 REDUCTION_SCHEME_INPLACE, REDUCTION_SCHEME_COMPUTE_TYPE = 1, 2           # of products whose k is shared out
 
 ATTRIBUTES = {                                                           # name: (number, type)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COM
 
 TOL = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}               # relative to the largest entry
 KERNELS = [c for c in CASES if "gpu" in c.op.kernels]
-AFTER = ("linear",)                                                      # more may happen after their products
+AFTER = ("linear", "mlp")                                                   # more may happen after their products
 every_case = pytest.mark.parametrize("case", KERNELS, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", TOL)
 in_every_schedule = pytest.mark.parametrize("backwards, early", emulator.SCHEDULES)
@@ -56,6 +56,15 @@ def test_what_cublaslt_refuses_is_done_by_kernels(case, dtype, monkeypatch):
     for name in set(cublaslt.EPILOGUE) - {"DEFAULT", "BIAS"}:
         monkeypatch.setitem(cublaslt.EPILOGUE, name, 99)
     close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"apart {dtype}")
+
+
+def test_cublaslt_does_it_where_it_can(monkeypatch):
+    fresh = functools.cache(blas_gpu.context.__wrapped__)
+    monkeypatch.setattr(blas_gpu, "context", fresh)
+    case = next(c for c in KERNELS if c.op.name == "mlp")
+    run(case.op, case.arrays("float16"), case.params, "emulated")
+    epilogues = [kind.epilogue for kind in fresh(np, 0).plans]
+    assert sorted(epilogues) == ["BGRADA", "BGRADA", "BIAS", "DEFAULT", "DGELU", "GELU_AUX_BIAS"]
 
 
 @pytest.mark.parametrize("case", [c for c in KERNELS if "cross_entropy" in c.op.name], ids=str)
