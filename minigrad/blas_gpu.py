@@ -353,8 +353,8 @@ class Plan:
         return algorithms
 
     def search(self, a, b, out, alpha, beta):
-        """The fastest algorithm, from the file or by running each; the library's first guess if that is not worth it, or
-        cannot be done."""
+        """The fastest algorithm, from the file or by running each; the library's first guess where that does not repay,
+        or cannot be done."""
         algorithm = self.remembered()
         if algorithm is None:
             first, *others = self.guesses()
