@@ -52,8 +52,8 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=
     """alpha a b + beta out + bias, in out, which is made (with a's dtype) if it is not given. Returns out.
 
     a (M, K) and b (K, N) of one dtype may be views; what has no unit stride is copied. out (M, N), of their dtype or
-    float32, has contiguous rows; bias (N,) is of out's dtype. One of these may be asked for, and raises Refused where
-    the library has no such product:
+    float32, has contiguous rows; bias (N,), of out's dtype, is for beta 0. One of these may be asked for, for alpha 1,
+    and raises Refused where the library has no such product:
     gelu_of (M, N): receives a b + bias, and out the GELU of it (tanh form)
     slope_at (M, N): out = a b times the derivative of GELU there
     totals (N,): receives the sums of b's columns. It is of out's dtype
@@ -63,7 +63,7 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=
     xp = xp_of(a)
     if out is None:
         out, beta = xp.empty((M, N), a.dtype), 0.0
-    assert out.shape == (M, N), (out.shape, (M, N))
+    assert out.shape == (M, N) and (bias is None or not beta), (out.shape, (M, N), beta)
     if 0 in (M, N, K):
         _without_products(b, out, beta, bias, gelu_of, slope_at, totals)
         return out
@@ -79,7 +79,13 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=
             vector = vector.copy()
         if gelu_of is not None:
             epilogue, matrix = "GELU_AUX_BIAS", gelu_of
-    _multiply(xp, a, b, out, alpha, beta, epilogue, vector, matrix)
+    try:
+        _multiply(xp, a, b, out, alpha, beta, epilogue, vector, matrix)
+    except Refused:
+        if epilogue != "BIAS":
+            raise
+        out[...] = bias
+        _multiply(xp, a, b, out, alpha, 1.0)
     return out
 
 
@@ -285,9 +291,10 @@ class Fastest:
         self.known[str(name)] = value
         if self.path:
             self.known = self.read()                       # another process may have added to it
-            with tempfile.NamedTemporaryFile("w", dir=Path(self.path).parent, delete=False) as file:
-                json.dump(self.known, file, indent=0)
-            os.replace(file.name, self.path)
+            with contextlib.suppress(OSError):             # a full disk: found again next time
+                with tempfile.NamedTemporaryFile("w", dir=Path(self.path).parent, delete=False) as file:
+                    json.dump(self.known, file, indent=0)
+                os.replace(file.name, self.path)
 
 
 class Plan:

@@ -106,6 +106,16 @@ def test_stacks(dtype, shared):
     np.testing.assert_array_equal(turned, out)
 
 
+@every_dtype
+def test_a_bias_that_the_library_refuses_is_there_before(dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b, bias = drawn(rng, (5, 4), dtype), drawn(rng, (4, 3), dtype), drawn(rng, 3, dtype)
+    monkeypatch.setattr(blas_gpu, "context", functools.cache(blas_gpu.context.__wrapped__))
+    monkeypatch.setitem(cublaslt.EPILOGUE, "BIAS", 99)
+    want = 0.5 * (a.astype("f8") @ b.astype("f8")) + bias.astype("f8")
+    close([blas_gpu.gemm(a, b, alpha=0.5, bias=bias)], [want], TOL[dtype], "bias", dtypes=False)
+
+
 def test_sums_over_nothing():
     a, b = np.ones((3, 0), "f"), np.ones((0, 4), "f")
     out, totals = np.ones((3, 4), "f"), np.ones(4, "f")
