@@ -10,8 +10,9 @@ from gpt import GPT, GPTConfig
 from minigrad import Tensor, blas_gpu, cublaslt, kernels, using
 from minigrad.backend import dtype_of, moment
 from minigrad.emulator import emulator
-from minigrad.fused import cross_entropy_gpu
+from minigrad.fused import cross_entropy_gpu, linear_gpu
 from minigrad.fused.adamw import adamw, masters, sum_of_squares
+from minigrad.fused.columns_gpu import add_rows
 from minigrad.fused.cross_entropy import rows_loss
 from minigrad.fused.gelu import gelu
 from minigrad.fused.mlp import feed_forward
@@ -59,6 +60,17 @@ def test_what_cublaslt_refuses_is_done_by_kernels(case, dtype, monkeypatch):
     for name in set(cublaslt.EPILOGUE) - {"DEFAULT", "BIAS"}:
         monkeypatch.setitem(cublaslt.EPILOGUE, name, 99)
     close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"apart {dtype}")
+
+
+@every_dtype
+@pytest.mark.parametrize("N, D", [(1, 1), (63, 300), (65, 128), (300, 257), (0, 3)])
+@pytest.mark.parametrize("blocks", [528, 6])
+def test_column_sums(dtype, N, D, blocks, monkeypatch):
+    x = np.random.default_rng(0).uniform(-1, 1, (N, D)).astype(dtype_of(dtype))
+    monkeypatch.setattr(linear_gpu, "BLOCKS", blocks)
+    parts = linear_gpu.column_sums(x)
+    assert parts.shape[1:] == (1, D) and len(parts) * -(-D // 512) <= blocks
+    close([add_rows(parts, 0, None)], [x.astype("f8").sum(0)], TOL["float32"], "sums", dtypes=False)
 
 
 def test_an_mlp_is_one_op_on_a_gpu():
