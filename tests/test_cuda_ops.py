@@ -51,6 +51,13 @@ def test_kernel_agrees_with_the_reference(case, dtype):
             close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"emulated {dtype}")
 
 
+@pytest.mark.parametrize("case", KERNELS, ids=str)
+def test_float64_has_no_kernel(case):
+    arrays = case.arrays("float64")
+    want = run(case.op, arrays, case.params, "reference")
+    close(run(case.op, arrays, case.params, "emulated"), want, 1e-14, "float64")
+
+
 @pytest.mark.parametrize("case", [c for c in KERNELS if c.op.name in AFTER], ids=str)
 @every_dtype
 def test_what_cublaslt_refuses_is_done_by_kernels(case, dtype, monkeypatch):
@@ -121,6 +128,13 @@ def test_rows_wider_than_the_vocabulary(dtype, V, width, e, monkeypatch):
         assert not g[:, V:].any() and not g[2].any()
         np.testing.assert_array_equal(losses, got[0][0])
         np.testing.assert_array_equal(g, got[0][1])
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_what_a_slot_held_counts_only_if_it_is_added_to(beta):
+    x, factor, out = np.arange(7, dtype="f"), np.full(1, 0.5, "f"), np.full(7, 3 if beta else np.nan, "f")
+    kernels.cuda("cross_entropy", "float32").add_scaled[1, 32](x, factor, np.int64(7), beta, out)
+    np.testing.assert_array_equal(out, 0.5 * x + 3 * beta)
 
 
 def test_chunks_are_equal_and_few():
