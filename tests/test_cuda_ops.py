@@ -76,7 +76,7 @@ def test_column_sums(dtype, N, D, blocks, monkeypatch):
     x = np.random.default_rng(0).uniform(-1, 1, (N, D)).astype(dtype_of(dtype))
     monkeypatch.setattr(linear_gpu, "BLOCKS", blocks)
     parts = linear_gpu.column_sums(x)
-    assert parts.shape[1:] == (1, D) and len(parts) * -(-D // 512) <= blocks
+    assert parts.shape[1:] == (1, D) and len(parts) * -(-D * x.itemsize // 512) <= blocks
     close([add_rows(parts, 0, None)], [x.astype("f8").sum(0)], TOL["float32"], "sums", dtypes=False)
 
 
