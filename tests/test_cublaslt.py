@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ops import close
 
-from minigrad import blas_gpu, cublaslt, using
+from minigrad import backend, blas_gpu, cublaslt
 from minigrad.backend import dtype_of
 from minigrad.cublaslt import CublasError, Object, Refused
 from minigrad.emulator import emulator
@@ -70,24 +70,68 @@ def test_products(M, N, K, dtype, how_a, how_b, gap, wide_out, alpha, what, seed
     np.testing.assert_array_equal(around, before)                        # nothing was written beside it
 
 
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def put(request):
+    """Where products are taken: NumPy's arrays as they are, or copies on the GPU."""
+    if request.param == "emulated":
+        return lambda a: a
+    if backend.cupy() is None:
+        pytest.skip(backend.NO_GPU)
+    return lambda a: backend.to_device(a, "gpu")
+
+
+def gelu_after(a, b, bias, other):
+    u = a @ b + bias
+    return gelu.reference(u)[0], u
+
+
+def slope_after(a, b, bias, other):
+    return gelu.reference_backward(a @ b, other, "tanh")
+
+
+EPILOGUES = {                 # name: (arguments of gemm by name, what out and the last of them shall be, in float64)
+    "bias": (("bias",), lambda a, b, bias, other: (a @ b + bias,)),
+    "gelu": (("bias", "gelu_of"), gelu_after),
+    "slope": (("slope_at",), slope_after),
+    "totals": (("out", "totals"), lambda a, b, bias, other: (a @ b, b.sum(0))),
+}
+
+
 @every_dtype
-def test_what_happens_before_a_product_is_written(dtype):
-    rng, (M, N, K) = np.random.default_rng(0), (24, 16, 40)
-    a, b, bias = drawn(rng, (M, K), dtype), drawn(rng, (K, N), dtype), drawn(rng, N, dtype)
-    u = a.astype("f8") @ b.astype("f8") + bias.astype("f8")
-    with using("reference"):
-        y = gelu.reference(u)[0]
-        before, totals = aligned((M, N), dtype), aligned(N, "float32")
-        tol = TOL[dtype]
-        close([blas_gpu.gemm(a, b, bias=bias, gelu_of=before), before], [y, u], tol, "gelu", dtypes=False)
-        at = aligned((M, N), dtype)
-        at[...] = drawn(rng, (M, N), dtype) * np.asarray(4, dtype_of(dtype))
-        want = gelu.reference_backward(a.astype("f8") @ b.astype("f8"), at.astype("f8"), "tanh")[0]
-        close([blas_gpu.gemm(a, b, slope_at=at)], [want], tol, "slope", dtypes=False)
-    out = np.ones((M, N), "f")
-    blas_gpu.gemm(a, b, out, 1.0, totals=totals)
-    want = a.astype("f8") @ b.astype("f8") + 1, b.astype("f8").sum(0)
-    close([out, totals], want, TOL["float32"], "totals", dtypes=False)
+@pytest.mark.parametrize("name", EPILOGUES)
+@pytest.mark.parametrize("M, N, K", [(24, 16, 40), (128, 256, 64)])
+def test_what_happens_before_a_product_is_written(name, dtype, M, N, K, put):
+    rng, (arguments, definition) = np.random.default_rng(0), EPILOGUES[name]
+    a, b, bias, other = (drawn(rng, shape, dtype) for shape in ((M, K), (K, N), (N,), (M, N)))
+    given = dict(bias=bias, slope_at=other, gelu_of=np.zeros((M, N), a.dtype), out=np.zeros((M, N), "f"),
+                 totals=np.zeros(N, "f"))
+    given = {k: put(given[k]) for k in arguments}
+    want = definition(*(x.astype("f8") for x in (a, b, bias, other)))
+    try:
+        got = [blas_gpu.gemm(put(a), put(b), **given), given[arguments[-1]]][:len(want)]
+    except Refused:
+        if backend.on_gpu(given[arguments[0]]):
+            pytest.skip("this version of cuBLASLt has no such product: kernels take over")
+        raise
+    close(got, want, TOL["float32" if "out" in given else dtype], name, dtypes=False)
+
+
+@pytest.mark.gpu
+def test_products_take_part_in_graphs():
+    cp = backend.cupy()
+    if cp is None:
+        pytest.skip(backend.NO_GPU)
+    a, b, out = cp.ones((512, 512), "f"), cp.eye(512, dtype="f"), cp.zeros((512, 512), "f")
+    with cp.cuda.Stream(non_blocking=True) as stream:
+        blas_gpu.gemm(a, b, out)                                         # makes the plan, and the stream's workspace
+        out[...] = 0
+        stream.begin_capture()
+        blas_gpu.gemm(a, b, out, 1.0)
+        graph = stream.end_capture()
+        for _ in range(3):
+            graph.launch(stream)
+        stream.synchronize()
+    assert (backend.asnumpy(out) == 3).all()
 
 
 @every_dtype
