@@ -6,7 +6,10 @@ import ctypes
 import functools
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ops import close
 
-from minigrad import backend, blas_gpu, cublaslt
+from minigrad import Tensor, backend, blas_gpu, cublaslt, using
 from minigrad.backend import dtype_of
 from minigrad.cublaslt import CublasError, Object, Refused
 from minigrad.emulator import emulator
 from minigrad.fused.gelu import gelu
+from minigrad.fused.mlp import mlp
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
 TOL = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}                    # relative to the largest entry
@@ -183,6 +187,12 @@ def test_float32_keeps_its_digits_unless_asked(monkeypatch):
     assert blas_gpu.gemm(a, np.ones((1, 1), "f"))[0, 0] == a
     monkeypatch.setitem(blas_gpu.COMPUTE, "f", cublaslt.COMPUTE_32F_FAST_TF32)
     assert blas_gpu.gemm(a, np.ones((1, 1), "f"))[0, 0] == 1
+    code = "from minigrad import blas_gpu; print(blas_gpu.COMPUTE)"
+    for value, said in [("0", "{'f': 68, 'e': 68, 'E': 68}"), ("1", "{'f': 77, 'e': 68, 'E': 68}"),
+                        ("yes", "ValueError: MINIGRAD_TF32: got 'yes'; expected 0 or 1")]:
+        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MINIGRAD_TF32": value}, text=True,
+                              cwd=Path(blas_gpu.__file__).parents[1], capture_output=True)
+        assert said in done.stdout + done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ it refuses
@@ -403,6 +413,20 @@ def test_timing_adds_nothing_to_the_result(clock):
     out = np.ones((8, 8), "f")
     blas_gpu.gemm(np.ones((8, 8), "f"), np.eye(8, dtype="f"), out, 1.0)
     assert (out == 2).all()
+
+
+def test_nor_does_timing_a_layer(clock):
+    context, rng = clock(), np.random.default_rng(0)
+    x, w1, b1, w2, b2 = (Tensor(drawn(rng, shape, "float32"), requires_grad=True)
+                         for shape in ((6, 8), (8, 16), 16, (16, 8), 8))
+    for times in (1, 2):
+        with using("emulated"):
+            mlp(x, w1, b1, w2, b2).backward(np.ones((6, 8), "f"))
+        with using("reference"):
+            leaves = [Tensor(p.data, requires_grad=True) for p in (x, w1, b1, w2, b2)]
+            mlp(*leaves).backward(np.full((6, 8), times, "f"))
+        close([p.grad for p in (x, w1, b1, w2, b2)], [p.grad for p in leaves], 1e-5, f"{times} times")
+    assert sorted(v for v in context.fastest.known.values() if len(v) < 99) == ["apart"] * 4     # the last is the best
 
 
 def test_nothing_is_timed_while_a_graph_is_captured(clock, tmp_path):
