@@ -17,7 +17,8 @@ from minigrad.fused.cross_entropy import rows_loss
 from minigrad.fused.gelu import gelu
 from minigrad.fused.mlp import feed_forward
 from minigrad.fused.relu import relu
-from minigrad.tensor import SKIP, probe, propagate
+from minigrad.ops.matmul import matmul
+from minigrad.tensor import SKIP, Slot, probe, propagate
 from nn import AdamW, clip_grad_norm
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
@@ -67,6 +68,16 @@ def test_what_cublaslt_refuses_is_done_by_kernels(case, dtype, monkeypatch):
     for name in set(cublaslt.EPILOGUE) - {"DEFAULT", "BIAS"}:
         monkeypatch.setitem(cublaslt.EPILOGUE, name, 99)
     close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"apart {dtype}")
+
+
+@pytest.mark.parametrize("leaf", [False, True])
+def test_gradients_that_will_be_added_up_are_not_rounded_before(leaf):
+    a, b = np.ones((1, 3, 4), "f2"), np.ones((3, 4, 2), "f2")
+    with using("emulated"):
+        forward, backward = kernels.choose(matmul, [a, b])
+        y, saved = forward(a, b)
+        da, db = backward(y, *saved, into=(None, Slot(np.zeros(b.shape, "f")) if leaf else None))
+    assert da.dtype == "f4" and db.dtype == ("f4" if leaf else "f2")
 
 
 @every_dtype
