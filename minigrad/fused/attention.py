@@ -46,7 +46,7 @@ def attention(qkv, *, n_head, dropout=None):
     check(qkv, n_head, dropout)
     q, k, v = heads(wide(qkv), n_head)                                                   # (B, H, T, D) each
     s = scores(q, k)
-    xp, m = xp_of(s), s.max(-1, keepdims=True, initial=-math.inf)
+    xp, m = xp_of(s), (s.max if s.size else s.sum)(-1, keepdims=True)
     lse = m + xp.log(xp.exp(s - m).sum(-1, keepdims=True))                               # [AT2]  (B, H, T, 1)
     a = xp.exp(s - lse) * zeros_and_ones(s.shape, dropout, xp, s.dtype)                  # [AT3,4]
     y = merge(a @ v).astype(qkv.dtype, copy=False)                                       # [AT5]  (B, T, C)
