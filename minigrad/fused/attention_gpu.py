@@ -28,7 +28,7 @@ def backward(dy, qkv, y, lse, n_head, dropout, into=None):
     if not has_instance(qkv) or qkv.shape[-1] // 3 // n_head > HEADS[-1]:
         return formula.attention.reference_backward(dy, qkv, y, lse, n_head, dropout)
     xp = xp_of(qkv)
-    dy, y, x = xp.ascontiguousarray(dy.astype(qkv.dtype, copy=False)), xp.ascontiguousarray(y), xp.ascontiguousarray(qkv)
+    dy, y, x = (xp.ascontiguousarray(t.astype(qkv.dtype, copy=False)) for t in (dy, y, qkv))
     delta, dx = xp.empty(lse.shape, "float32"), xp.empty(qkv.shape, qkv.dtype)
     program, grid, _, shared, arguments = _how(qkv, n_head, dropout)
     program.backward_q[grid, THREADS, shared](x, dy, y, lse, *arguments, delta, dx)
