@@ -63,11 +63,11 @@ template<int COUNT> __device__ __forceinline__ void get(T* tile, const T* x, int
     int r = threadIdx.x / ACROSS, c = threadIdx.x % ACROSS * PACK;
     if (s.D % PACK == 0 && (size_t)x % 16 == 0) {           // every pack is aligned, and either all there or not at all
         const T* from = x + (long long)(first + r) * stride + c;
+        tile += r * WIDE + c;
 #pragma unroll
         for (int k = 0; k < COUNT; k += DOWN, from += DOWN * stride) {
             if (COUNT % DOWN && k + r >= COUNT) continue;
-            if (first + k + r < s.T && c < s.D) copy16_async(tile + (k + r) * WIDE + c, from);
-            else store16(tile + (k + r) * WIDE + c, uint4{0, 0, 0, 0});
+            copy16_async(tile + k * WIDE, from, first + k + r < s.T && c < s.D);
         }
     } else {
 #pragma unroll 1
@@ -324,10 +324,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_kv(const T* qk
     auto fetch_all = [&](int i0) {
         float* to = numbers + i0 / COLUMNS % 2 * 2 * COLUMNS + threadIdx.x;
         int i = i0 + threadIdx.x % COLUMNS;
-        if (threadIdx.x < 2 * COLUMNS) {
-            if (i < s.T) copy4_async(to, (threadIdx.x < COLUMNS ? lse : delta) + line + i);
-            else *to = 0.0f;
-        }
+        if (threadIdx.x < 2 * COLUMNS) copy4_async(to, (threadIdx.x < COLUMNS ? lse : delta) + line + i, i < s.T);
         fetch<COLUMNS>(stages, q, stride, g, narrow, i0, s);
     };
     get<ROWS>(tiles, qkv + start(s, 1, 3), first, stride, s);
