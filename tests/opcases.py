@@ -304,7 +304,7 @@ affine = dict(torch=lambda t, x, w, b: t.nn.functional.linear(x, w.T, b))
 CASES += [Case(linear, list(args), **affine) for args in [
     ((3, 4), (4, 5), (5,)), ((2, 3, 4), (4, 5), (5,)), ((2, 3, 4), (4, 5), None), ((4,), (4, 5), (5,)),
     ((3, 1), (1, 5), (5,)), ((1, 4), (4, 1), (1,)), ((0, 4), (4, 5), (5,)), ((2, 0, 4), (4, 3), None),
-    ((200, 3), (3, 2), (2,))]]
+    ((200, 3), (3, 2), (2,)), ((70, 16), (16, 24), (24,))]]
 
 
 def torch_attention(torch, qkv, n_head, dropout=None):
