@@ -136,6 +136,7 @@ int cublasLtMatmulDescCreate(Desc** d, int compute, int scale) {
     EXPECT(compute == COMPUTE_32F || compute == COMPUTE_32F_FAST_TF32, INVALID_VALUE, "compute type %d", compute);
     return *d = new Desc{compute, scale}, SUCCESS;
 }
+Desc* cublasLtEmulatorCopy(const Desc* d) { return new Desc(*d); }
 int cublasLtMatmulDescDestroy(Desc* d) { return delete d, SUCCESS; }
 int cublasLtMatmulDescSetAttribute(Desc* d, int attribute, const void* p, size_t n) {
     switch (attribute) {
