@@ -309,7 +309,7 @@ FILE = "cublaslt/no-GPU-but-NumPy-0.json"
 
 @pytest.fixture
 def clock(tmp_path, monkeypatch):
-    """make() gives a device's context as another process would find it. Of two things timed there the later is better."""
+    """make() gives a device's context as another process would find it. Of two things timed the later is better."""
     def make():
         monkeypatch.setattr(blas_gpu, "context", functools.cache(blas_gpu.context.__wrapped__))
         context = blas_gpu.here(cp)
