@@ -8,7 +8,8 @@ from opcases import Case
 from test_cuda_ops import TOL
 from test_ops import close, run
 
-from minigrad import kernels, using
+from gpt import GPT, GPTConfig
+from minigrad import kernels, tensor, using
 from minigrad.backend import dtype_of
 from minigrad.emulator import emulator
 from minigrad.fused import columns_gpu, layer_norm_gpu
@@ -43,6 +44,34 @@ def test_layer_norm_does_not_depend_on_the_schedule(dtype, monkeypatch):
             for a, b in zip(got[0], other, strict=True):
                 np.testing.assert_array_equal(a, b)
         got.clear()
+
+
+@every_dtype
+@pytest.mark.parametrize("D", [24, 800, 3073])
+def test_layer_norm_adds_its_gradient_to_what_there_is(D, dtype):
+    """The residual path: x + f(layer_norm(x)). The sum is rounded once; the last width is the reference's."""
+    x, w, b, dy, more = (np.random.default_rng(k).standard_normal((5, D)[k in (1, 2):]).astype(dtype_of(dtype))
+                         for k in range(5))
+    with using("emulated"):
+        forward, backward = kernels.choose(layer_norm, [x, w, b])
+        y, saved = forward(x, w, b)
+        alone, together = (backward(dy, *saved, into=(None,) * 3, so_far=g) for g in (None, more))
+    assert together[0].dtype == x.dtype
+    close(together, [alone[0].astype("f4") + more.astype("f4"), *alone[1:]], TOL[dtype], "so_far", dtypes=False)
+
+
+def test_no_pass_is_taken_to_add_up_a_residual_path(monkeypatch):
+    """In GPT-2 every sum on the way back is a layer norm's."""
+    calls, own = [], tensor.plus
+    monkeypatch.setattr(tensor, "plus", lambda a, b, out=None: calls.append(a.shape) or own(a, b, out))
+    found, ids = {}, np.arange(12).reshape(2, 6)
+    for mode in ("reference", "emulated"):
+        model = GPT(GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=16), seed=0)
+        with using(mode):
+            model.loss(ids, ids).backward()
+        found[mode], calls[:] = ([p.grad for p in model.parameters()], len(calls)), []
+    close(found["emulated"][0], found["reference"][0], 1e-4, "gradients")
+    assert found["reference"][1] == 4 and found["emulated"][1] == 0
 
 
 @pytest.mark.parametrize("N, D", [(1, 1), (15, 33), (100, 31), (0, 5)])

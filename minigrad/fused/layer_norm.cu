@@ -42,10 +42,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) forward(const T* x, const 
 }
 
 // The teams of the grid take turns with the rows, and each keeps its share of dw and db in registers. Those of a block
-// are added up, always in the same order, and become its row of parts (blocks, 2, D), which add_rows() adds up.
+// are added up, always in the same order, and become its row of parts (blocks, 2, D), which add_rows() adds up. more, if
+// there is any, is what x's gradient has got from elsewhere: dx is the sum.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backward(const T* dy, const T* x, const T* w,
                                                                        const float* mu, const float* rstd, int N, int D,
-                                                                       int team, T* dx, float* parts) {
+                                                                       int team, const T* more, T* dx, float* parts) {
     int teams = blockDim.x / team, mine = threadIdx.x / team;
     float dw[HELD][PACK] = {}, db[HELD][PACK] = {};
     for (int n = blockIdx.x * teams + mine; n < N; n += gridDim.x * teams) {
@@ -72,7 +73,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backward(const T* 
         float mean_g = team_sum(g_sum, team) / D, mean_gx = team_sum(gx_sum, team) / D;
 #pragma unroll
         for (MINE(k, i)) {
-            for (int j = 0; j < PACK; j++) g[k][j] = r * (g[k][j] - mean_g - xhat[k][j] * mean_gx);    // [LN6]
+            float before[PACK];
+            load(before, more + row + i, more ? D - i : 0);
+            for (int j = 0; j < PACK; j++)
+                g[k][j] = before[j] + r * (g[k][j] - mean_g - xhat[k][j] * mean_gx);     // [LN6]
             store(dx + row + i, g[k], D - i);
         }
     }

@@ -3,6 +3,8 @@ from minigrad.backend import xp_of
 from minigrad.fused import layer_norm as formula
 from minigrad.fused.columns_gpu import add_rows
 from minigrad.kernels import cuda, has_instance
+from minigrad.sums import plus
+from minigrad.tensor import adds_up
 
 THREADS, ENTRIES = 128, 24       # of a block; of a row, that a thread holds
 MOST = THREADS * ENTRIES
@@ -22,15 +24,19 @@ def forward(x, w, b, *, eps=1e-5):
     return y, (x, w, mu, rstd)
 
 
-def backward(dy, x, w, mu, rstd, into=(None, None, None)):
+@adds_up
+def backward(dy, x, w, mu, rstd, into=(None, None, None), so_far=None):
     D = x.shape[-1]
     if not has_instance(x, w) or D > MOST:
-        return formula.layer_norm.reference_backward(dy, x, w, mu, rstd, into=into)
+        dx, dw, db = formula.layer_norm.reference_backward(dy, x, w, mu, rstd, into=into)
+        return dx if so_far is None else plus(dx, so_far), dw, db
     xp, N, (block, team) = xp_of(x), x.size // D, _threads(D)
     dy, dx = xp.ascontiguousarray(dy.astype(x.dtype, copy=False)), xp.empty(x.shape, x.dtype)
+    so_far = None if so_far is None else xp.ascontiguousarray(so_far)
     parts = xp.empty((min(-(-N * team // block), 32 * WARPS // block), 2, D), "float32")
     shared = 8 * D if team < block else 0
-    cuda("layer_norm", x.dtype).backward[len(parts), block, shared](dy, x, w, mu, rstd, N, D, team, dx, parts)
+    cuda("layer_norm", x.dtype).backward[len(parts), block, shared](dy, x, w, mu, rstd, N, D, team, so_far, dx,
+                                                                      parts)
     return dx, add_rows(parts, 0, into[1]), add_rows(parts, 1, into[2])
 
 
