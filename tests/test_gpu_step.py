@@ -245,7 +245,7 @@ def test_batches_come_to_the_device_in_order(cp):
 
 TEXT = "तुलसी इस संसार में भाँति भाँति के लोग।\n" * 200
 SIZES = ["--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--block_size", "16", "--tokens_per_step", "64",
-         "--device_batch", "2", "--eval_tokens", "64", "--sample_tokens", "5", "--samples", "1", "--warmup", "2"]
+         "--device_batch", "2", "--eval_tokens", "64", "--samples", "0", "--warmup", "2"]
 
 
 @pytest.fixture
@@ -269,19 +269,19 @@ def same(a, b):
         "model.safetensors", "optimizer.safetensors"))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_run_on_a_gpu_resumes_to_the_bit_and_follows_the_cpus(trained, dtype):
-    flags = "--dtype", dtype, "--dropout", "0.1", "--eval_every", "4", "--lr", "1e-2", "--min_lr", "1e-2"
-    whole = trained("whole", "--steps", "8", *flags)
-    parts = trained("parts", "--steps", "4", *flags)
-    trained("parts", "--resume", str(parts), "--steps", "8")
-    cpu = trained("cpu", "--steps", "8", *flags, backend="numpy")
-    graph = trained("graph", "--steps", "8", "--graph", *flags)
+    flags = "--dtype", dtype, "--dropout", "0.1", "--eval_every", "3", "--lr", "1e-2", "--min_lr", "1e-2"
+    whole = trained("whole", "--steps", "6", *flags)
+    parts = trained("parts", "--steps", "3", *flags)
+    trained("parts", "--resume", str(parts), "--steps", "6")
+    cpu = trained("cpu", "--steps", "6", *flags, backend="numpy")
+    graph = trained("graph", "--steps", "6", "--graph", *flags)
     lines = {folder: [e for e in log.read(folder / "log.jsonl") if "loss" in e] for folder in (whole, parts, cpu)}
     assert same(whole, parts) and same(whole, graph)
-    assert [e["step"] for e in lines[whole]] == [e["step"] for e in lines[parts]] == list(range(1, 9))
+    assert [e["step"] for e in lines[whole]] == [e["step"] for e in lines[parts]] == list(range(1, 7))
     for mine, theirs in zip(lines[whole], lines[cpu], strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-2 if dtype == "float16" else 1e-4)
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-2)
         assert mine["lr"] == theirs["lr"] and mine.get("scale") == theirs.get("scale")
 
 
