@@ -4,10 +4,11 @@ By cuBLASLt, for float32, float16 and bfloat16, with sums in float32 always. flo
 unless MINIGRAD_TF32=1 lets tensor cores round its factors to ten bits after the point. float64 and integers are for the
 references.
 
-A kind of product (shapes, leading dimensions, dtypes, alignment, epilogue) has one Plan. The first time it runs on a
-GPU the library's best guesses are timed, and the fastest one's 64 bytes are kept on disk, under the names of GPU and
-library: a process that finds them there gets the same bits as the one before. While a CUDA graph is captured nothing
-is timed. NumPy arrays are multiplied by the emulator's cuBLASLt: the same descriptors, no times.
+A kind of product (shapes, leading dimensions, dtypes, alignment, epilogue) has one Plan. The first time that a large
+one runs on a GPU the library's best guesses are timed, and the fastest one's 64 bytes are kept on disk, under the names
+of GPU and library: a process that finds them there gets the same bits as the one before. Nothing is timed while a CUDA
+graph is captured, so a step should have run before. NumPy arrays are multiplied by the emulator's cuBLASLt: the same
+descriptors, no times.
 
 Ours are rows, cuBLASLt's are columns: the same memory read by columns is the transpose, and out^T = b^T a^T. So its A
 is our b, its B our a, its m our N; the bias goes along its m, and BGRADA sums A over k: for us, the columns of b.
@@ -26,30 +27,34 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad import cache, cublaslt
-from minigrad.backend import xp_of
+from minigrad.backend import wide, xp_of
 from minigrad.check import expect
 from minigrad.cublaslt import Algo, CublasError, HeuristicResult, Object, Refused
 
 TF32 = os.environ.get("MINIGRAD_TF32", "0")
 expect(TF32 in ("0", "1"), "MINIGRAD_TF32", repr(TF32), "0 or 1")
-COMPUTE = {"float32": cublaslt.COMPUTE_32F_FAST_TF32 if TF32 == "1" else cublaslt.COMPUTE_32F}
+COMPUTE = dict.fromkeys(cublaslt.REAL, cublaslt.COMPUTE_32F)
+if TF32 == "1":
+    COMPUTE["f"] = cublaslt.COMPUTE_32F_FAST_TF32
 WORKSPACE = 32 << 20           # bytes, for each stream: what NVIDIA advises for Hopper
 GUESSES = 8                    # algorithms that are timed
+WORTH = 1 << 30                # operations of a product for which it is done: less is over in a few microseconds
+PLANS = 2048                   # that are kept: the products of generation have another shape for every token
 ALIGNED = 16                   # bytes: no load is longer
 
 
 def multiplies(*arrays):
     """Can these be multiplied here? They are of one dtype, and one that is not for the references."""
-    return arrays[0].dtype.name in cublaslt.REAL and all(a.dtype == arrays[0].dtype for a in arrays)
+    return arrays[0].dtype.char in cublaslt.REAL and all(a.dtype == arrays[0].dtype for a in arrays)
 
 
 def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=None, totals=None):
     """alpha a b + beta out + bias, in out, which is made (with a's dtype) if it is not given. Returns out.
 
     a (M, K) and b (K, N) of one dtype may be views; what has no unit stride is copied. out (M, N), of their dtype or
-    float32, has contiguous rows; bias (N,) is of out's dtype. One of these may be asked for, and raises Refused where
-    the library has no such product:
-    gelu_of (M, N): receives a b + bias, and out the GELU of it; True where nobody wants it
+    float32, has contiguous rows; bias (N,), of out's dtype, is for beta 0. One of these may be asked for, for alpha 1,
+    and raises Refused where the library has no such product:
+    gelu_of (M, N): receives a b + bias, and out the GELU of it (tanh form)
     slope_at (M, N): out = a b times the derivative of GELU there
     totals (N,): receives the sums of b's columns. It is of out's dtype
     """
@@ -58,7 +63,7 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=
     xp = xp_of(a)
     if out is None:
         out, beta = xp.empty((M, N), a.dtype), 0.0
-    assert out.shape == (M, N), (out.shape, (M, N))
+    assert out.shape == (M, N) and (bias is None or not beta), (out.shape, (M, N), beta)
     if 0 in (M, N, K):
         _without_products(b, out, beta, bias, gelu_of, slope_at, totals)
         return out
@@ -73,9 +78,14 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=
         if _address(vector) % ALIGNED:
             vector = vector.copy()
         if gelu_of is not None:
-            epilogue = "GELU_BIAS" if gelu_of is True else "GELU_AUX_BIAS"
-            matrix = None if gelu_of is True else gelu_of
-    _multiply(xp, a, b, out, alpha, beta, epilogue, vector, matrix)
+            epilogue, matrix = "GELU_AUX_BIAS", gelu_of
+    try:
+        _multiply(xp, a, b, out, alpha, beta, epilogue, vector, matrix)
+    except Refused:
+        if epilogue != "BIAS":
+            raise
+        out[...] = bias
+        _multiply(xp, a, b, out, alpha, 1.0)
     return out
 
 
@@ -96,7 +106,7 @@ def batch(a, b, out):
 def _without_products(b, out, beta, bias, gelu_of, slope_at, totals):
     """gemm where one of the sizes is 0: sums over nothing."""
     if totals is not None:
-        totals[...] = b.sum(0, dtype=totals.dtype)
+        totals[...] = wide(b).sum(0)
     if out.size:                                                         # K is 0
         assert gelu_of is None and slope_at is None, "a layer with no inputs"
         if not beta:
@@ -106,7 +116,7 @@ def _without_products(b, out, beta, bias, gelu_of, slope_at, totals):
 
 
 class Stored(NamedTuple):
-    """Where the matrices of a stack lie: all counted in entries but for alignment, in bytes."""
+    """How the matrices of a stack lie: all counted in entries but for alignment, in bytes."""
     by_columns: bool
     ld: int                    # from one row to the next, or from one column
     stride: int                # from one matrix to the next
@@ -119,7 +129,7 @@ class Kind(NamedTuple):
     N: int
     K: int
     stack: int
-    dtype: str
+    dtype: str                 # dtype.char
     out_dtype: str
     compute: int
     a: Stored
@@ -129,27 +139,32 @@ class Kind(NamedTuple):
     epilogue: str
     matrix_ld: int             # of the epilogue's matrix
 
+    def operations(self):
+        return 2 * self.M * self.N * self.K * self.stack
+
 
 def _multiply(xp, a, b, out, alpha, beta, epilogue="DEFAULT", vector=None, matrix=None):
     (M, K), N, stack = a.shape[-2:], b.shape[-1], out.shape[0] if out.ndim == 3 else 1
-    (a, stored_a), (b, stored_b), (same, stored_out) = map(_stored, (a, b, out))
+    (a, at_a, stored_a), (b, at_b, stored_b), (same, at, stored_out) = map(_stored, (a, b, out))
     assert same is out, out.strides
-    dtype = a.dtype.name
-    kind = Kind(M, N, K, stack, dtype, out.dtype.name, COMPUTE.get(dtype, cublaslt.COMPUTE_32F), stored_a, stored_b,
-                stored_out, beta != 0, epilogue, 0 if matrix is None else matrix.strides[0] // matrix.itemsize)
-    here(xp).plan(kind)(_address(a), _address(b), out, alpha, beta, vector, matrix)
+    dtype = a.dtype.char
+    kind = Kind(M, N, K, stack, dtype, out.dtype.char, COMPUTE[dtype], stored_a, stored_b, stored_out, beta != 0,
+                epilogue, 0 if matrix is None else matrix.strides[0] // matrix.itemsize)
+    here(xp).plan(kind)(at_a, at_b, at, alpha, beta, None if vector is None else _address(vector),
+                        None if matrix is None else _address(matrix))
 
 
 def _stored(x):
-    """(x or a copy of it, where that lies)"""
+    """(x or a copy of it, the address of that, how it lies)"""
     (rows, columns), (down, across) = x.shape[-2:], (s // x.itemsize for s in x.strides[-2:])
     stride = x.strides[0] // x.itemsize if x.ndim == 3 and len(x) > 1 else 0
-    alignment = ALIGNED if (at := _address(x)) % ALIGNED == 0 else at & -at
+    at = _address(x)
+    alignment = at & -at if at % ALIGNED else ALIGNED
     if stride >= 0:
         if (across == 1 or columns == 1) and (rows == 1 or down >= columns):
-            return x, Stored(False, columns if rows == 1 else down, stride, alignment)
+            return x, at, Stored(False, columns if rows == 1 else down, stride, alignment)
         if (down == 1 or rows == 1) and (columns == 1 or across >= rows):
-            return x, Stored(True, rows if columns == 1 else across, stride, alignment)
+            return x, at, Stored(True, rows if columns == 1 else across, stride, alignment)
     return _stored(xp_of(x).ascontiguousarray(x))
 
 
@@ -191,6 +206,8 @@ class Context:
 
     def plan(self, kind):
         if kind not in self.plans:
+            if len(self.plans) == PLANS:
+                del self.plans[next(iter(self.plans))]     # the oldest
             self.plans[kind] = Plan(self, kind)
         return self.plans[kind]
 
@@ -210,7 +227,7 @@ class Context:
         return self.xp is not np and not self.xp.cuda.get_current_stream().is_capturing()
 
     def milliseconds(self, run, runs=5):
-        """How long it takes to run once; infinite where the library refuses."""
+        """How long it takes to run once; infinite where the library cannot."""
         try:
             run()                                          # the first time may compile, or load
             start, end = (self.xp.cuda.Event() for _ in range(2))
@@ -220,16 +237,23 @@ class Context:
             end.record()
             end.synchronize()
             return self.xp.cuda.get_elapsed_time(start, end) / runs
-        except Refused:
+        except CublasError:
             return float("inf")
+
+    def quickest(self, name, ways):
+        """The key of the quickest of ways {key: function}, under this name from now on; None if all of them fail."""
+        took = {key: self.milliseconds(run) for key, run in ways.items()}
+        key = min(took, key=took.get)
+        if took[key] == float("inf"):
+            return None
+        self.fastest.put(name, key)
+        return key
 
     def by_time(self, name, ways, arguments=(), trial=None):
         chosen = self.fastest.get(name)
         if chosen not in ways and self.times():
             tried = trial() if trial else arguments
-            took = {way: self.milliseconds(functools.partial(run, *tried)) for way, run in ways.items()}
-            chosen = min(took, key=took.get)
-            self.fastest.put(name, chosen)
+            chosen = self.quickest(name, {way: functools.partial(run, *tried) for way, run in ways.items()})
         if chosen in ways:
             return ways[chosen](*arguments)
         for run in list(ways.values())[:-1]:
@@ -267,9 +291,10 @@ class Fastest:
         self.known[str(name)] = value
         if self.path:
             self.known = self.read()                       # another process may have added to it
-            with tempfile.NamedTemporaryFile("w", dir=Path(self.path).parent, delete=False) as file:
-                json.dump(self.known, file, indent=0)
-            os.replace(file.name, self.path)
+            with contextlib.suppress(OSError):             # a full disk: found again next time
+                with tempfile.NamedTemporaryFile("w", dir=Path(self.path).parent, delete=False) as file:
+                    json.dump(self.known, file, indent=0)
+                os.replace(file.name, self.path)
 
 
 class Plan:
@@ -278,7 +303,7 @@ class Plan:
     def __init__(self, here, kind):
         self.here, self.kind, self.algorithm, library = here, kind, None, here.library
         k, real = kind, cublaslt.REAL
-        self.description = Object(library, "MatmulDesc", k.compute, real["float32"])
+        self.description = Object(library, "MatmulDesc", k.compute, real["f"])
         self.description.set("TRANSA", int(k.b.by_columns))
         self.description.set("TRANSB", int(k.a.by_columns))
         self.description.set("EPILOGUE", cublaslt.EPILOGUE[k.epilogue])
@@ -293,18 +318,17 @@ class Plan:
         self.preference = Object(library, "MatmulPreference")
         self.preference.set("MAX_WORKSPACE_BYTES", WORKSPACE)
         # Parts of a sum may meet in float32 only: in out itself if it is of that dtype.
-        in_place = cublaslt.REDUCTION_SCHEME_INPLACE * (k.out_dtype == "float32")
+        in_place = cublaslt.REDUCTION_SCHEME_INPLACE * (k.out_dtype == "f")
         self.preference.set("REDUCTION_SCHEME_MASK", cublaslt.REDUCTION_SCHEME_COMPUTE_TYPE | in_place)
         for name, stored in zip("ABCD", (k.b, k.a, k.out, k.out), strict=True):
             self.preference.set(f"MIN_ALIGNMENT_{name}_BYTES", stored.alignment)
         self.pointers = None, None
 
     def __call__(self, a, b, out, alpha, beta, vector, matrix):
-        """a and b: addresses. The epilogue's pointers belong to the description, so one thread at a time."""
+        """All arrays by their addresses. The epilogue's belong to the description, so one thread at a time."""
         with self.here.lock:
-            self.point(None if vector is None else _address(vector), None if matrix is None else _address(matrix))
-            algorithm = self.algorithm or self.search(a, b, out, alpha, beta)
-            self.launch(a, b, _address(out), alpha, beta, algorithm)
+            self.point(vector, matrix)
+            self.launch(a, b, out, alpha, beta, self.algorithm or self.search(a, b, out, alpha, beta))
 
     def point(self, vector, matrix):
         if (vector, matrix) != self.pointers:
@@ -336,26 +360,26 @@ class Plan:
         return algorithms
 
     def search(self, a, b, out, alpha, beta):
-        """The fastest algorithm, from the file, or by running each; the library's first guess where no time is told."""
+        """The fastest algorithm, from the file or by running each; the library's first guess where that does not repay,
+        or cannot be done."""
         algorithm = self.remembered()
         if algorithm is None:
-            algorithms = self.guesses()
-            if self.here.times():
-                place = self.scratch() if self.kind.adds else out      # which must not be added to many times
-                algorithm = min(algorithms, key=lambda algorithm: self.here.milliseconds(
-                    lambda: self.launch(a, b, _address(place), alpha, beta, algorithm)))
-                self.here.fastest.put(self.kind, bytes(algorithm).hex())
-            else:
-                algorithm = algorithms[0]
-                if self.here.xp is not np:                 # a graph is being captured: search when it is not
-                    return algorithm
+            first, *others = self.guesses()
+            if self.kind.operations() >= WORTH and self.here.times():
+                if self.kind.adds:                         # not to out: once is right
+                    place = self.scratch()
+                    out = _address(place)
+                self.here.quickest(self.kind, {
+                    bytes(guess).hex(): functools.partial(self.launch, a, b, out, alpha, beta, guess)
+                    for guess in (first, *others)})
+            algorithm = self.remembered() or first
         self.algorithm = algorithm
         return algorithm
 
     def scratch(self):
-        """Memory that out would fit in."""
+        """Memory in which out would have room, where no number is extraordinary."""
         k = self.kind
-        return self.here.xp.zeros((k.stack - 1) * k.out.stride + k.M * k.out.ld, k.out_dtype)
+        return self.here.xp.zeros((k.stack - 1) * k.out.stride + k.M * k.out.ld, "float32")
 
     def remembered(self):
         """The algorithm in the file, if there is one that the library still accepts."""

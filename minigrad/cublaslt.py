@@ -1,7 +1,7 @@
 """cuBLASLt by ctypes: NVIDIA's matrix products, and what they do to a product on its way to memory.
 
     library = nvidia()       the library on this machine;  emulated() is emulator/cublaslt.cpp, on NumPy's memory
-    layout = Object(library, "MatrixLayout", REAL["float16"], rows, columns, leading dimension)
+    layout = Object(library, "MatrixLayout", REAL["e"], rows, columns, leading dimension)
     layout.set("BATCH_COUNT", 12)
     library("MatmulAlgoGetHeuristic", ...)                           raises CublasError, or Refused
 
@@ -19,10 +19,9 @@ from pathlib import Path
 
 from minigrad.emulator import emulator
 
-REAL = {"float32": 0, "float16": 2, "bfloat16": 14}                      # cudaDataType
+REAL = {"f": 0, "e": 2, "E": 14}                 # cudaDataType of float32, float16, bfloat16, by dtype.char
 COMPUTE_32F, COMPUTE_32F_FAST_TF32 = 68, 77                              # cublasComputeType_t
-EPILOGUE = {"DEFAULT": 1, "BIAS": 4, "GELU_BIAS": 32 | 4, "GELU_AUX_BIAS": 32 | 128 | 4, "DGELU": 64 | 128,
-            "BGRADA": 256}
+EPILOGUE = {"DEFAULT": 1, "BIAS": 4, "GELU_AUX_BIAS": 32 | 128 | 4, "DGELU": 64 | 128, "BGRADA": 256}
 REDUCTION_SCHEME_INPLACE, REDUCTION_SCHEME_COMPUTE_TYPE = 1, 2           # of products whose k is shared out
 
 ATTRIBUTES = {                                                           # name: (number, type)

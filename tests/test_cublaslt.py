@@ -3,6 +3,7 @@
 Where NVIDIA's header or library is installed, numbers and structures are compared with them; neither needs a GPU.
 """
 import ctypes
+import functools
 import importlib.util
 import json
 import re
@@ -79,7 +80,6 @@ def test_what_happens_before_a_product_is_written(dtype):
         before, totals = aligned((M, N), dtype), aligned(N, "float32")
         tol = TOL[dtype]
         close([blas_gpu.gemm(a, b, bias=bias, gelu_of=before), before], [y, u], tol, "gelu", dtypes=False)
-        close([blas_gpu.gemm(a, b, bias=bias, gelu_of=True)], [y], tol, "gelu alone", dtypes=False)
         at = aligned((M, N), dtype)
         at[...] = drawn(rng, (M, N), dtype) * np.asarray(4, dtype_of(dtype))
         want = gelu.reference_backward(a.astype("f8") @ b.astype("f8"), at.astype("f8"), "tanh")[0]
@@ -106,6 +106,16 @@ def test_stacks(dtype, shared):
     np.testing.assert_array_equal(turned, out)
 
 
+@every_dtype
+def test_a_bias_that_the_library_refuses_is_there_before(dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b, bias = drawn(rng, (5, 4), dtype), drawn(rng, (4, 3), dtype), drawn(rng, 3, dtype)
+    monkeypatch.setattr(blas_gpu, "context", functools.cache(blas_gpu.context.__wrapped__))
+    monkeypatch.setitem(cublaslt.EPILOGUE, "BIAS", 99)
+    want = 0.5 * (a.astype("f8") @ b.astype("f8")) + bias.astype("f8")
+    close([blas_gpu.gemm(a, b, alpha=0.5, bias=bias)], [want], TOL[dtype], "bias", dtypes=False)
+
+
 def test_sums_over_nothing():
     a, b = np.ones((3, 0), "f"), np.ones((0, 4), "f")
     out, totals = np.ones((3, 4), "f"), np.ones(4, "f")
@@ -127,7 +137,7 @@ def test_infinities_in_what_is_overwritten_do_not_count():
 def test_float32_keeps_its_digits_unless_asked(monkeypatch):
     a = np.full((1, 1), 1 + 2.0 ** -20, "f")
     assert blas_gpu.gemm(a, np.ones((1, 1), "f"))[0, 0] == a
-    monkeypatch.setitem(blas_gpu.COMPUTE, "float32", cublaslt.COMPUTE_32F_FAST_TF32)
+    monkeypatch.setitem(blas_gpu.COMPUTE, "f", cublaslt.COMPUTE_32F_FAST_TF32)
     assert blas_gpu.gemm(a, np.ones((1, 1), "f"))[0, 0] == 1
 
 
@@ -165,7 +175,7 @@ class Problem:
         self.pointers = [m.ctypes.data for m in self.memory]
 
     def layout(self, dtype="float16", rows=8, columns=8, ld=8):
-        return Object(self.library, "MatrixLayout", cublaslt.REAL[dtype], rows, columns, ld)
+        return Object(self.library, "MatrixLayout", cublaslt.REAL[dtype_of(dtype).char], rows, columns, ld)
 
     def run(self, algorithm=None, workspace=0, scale=True):
         results, found = (cublaslt.HeuristicResult * 9)(), ctypes.c_int()
@@ -254,37 +264,75 @@ def test_split_sums_want_leave():
 
 # ------------------------------------------------------------------------------------------------ it chooses
 
-class Clock(blas_gpu.Context):
-    """NumPy's context, as if there were a GPU on which the last algorithm were the fastest."""
+class CuPy:
+    """As much of CuPy as is used here, on NumPy's arrays. Of two things that are timed the later is the faster."""
+    empty, zeros, ascontiguousarray = np.empty, np.zeros, np.ascontiguousarray
 
-    def __init__(self, path, captured=False):
-        super().__init__(np)
-        self.fastest, self.captured, self.runs = blas_gpu.Fastest(path), captured, 0
+    def __init__(self, captured):
+        self.captured, self.timed, self.cuda = captured, 0, self
+        self.runtime = self
 
-    def times(self):
-        return not self.captured
+    def getDevice(self):
+        return 3
 
-    def milliseconds(self, run, runs=5):
-        try:
-            run()
-        except Refused:
-            return float("inf")
-        self.runs += 1
-        return 10 - self.runs
+    def getDeviceProperties(self, device):
+        return {"name": b"Test GPU/3", "index": device}
+
+    def get_current_stream(self):
+        return self
+
+    ptr = 0
+
+    def is_capturing(self):
+        return self.captured
+
+    def Event(self):
+        return self
+
+    def record(self):
+        assert not self.captured
+
+    def synchronize(self):
+        assert not self.captured
+
+    def get_elapsed_time(self, start, end):
+        self.timed += 1
+        return 100.0 - self.timed
+
+
+def test_cupy_has_what_is_used_of_it():
+    cupy = pytest.importorskip("cupy")
+    for name in ("empty", "zeros", "ascontiguousarray", "cuda.runtime.getDevice", "cuda.runtime.getDeviceProperties",
+                 "cuda.get_current_stream", "cuda.Stream.ptr", "cuda.Stream.is_capturing", "cuda.Event.record",
+                 "cuda.Event.synchronize", "cuda.get_elapsed_time", "cuda.runtime.deviceGetAttribute",
+                 "cuda.runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin"):
+        thing = cupy
+        for part in name.split("."):
+            if (thing, part) != (cupy.cuda.Stream, "ptr"):                # one that instances have
+                thing = getattr(thing, part)
 
 
 @pytest.fixture
 def clock(tmp_path, monkeypatch):
-    def make(**how):
-        made = Clock(tmp_path / "gpu.json", **how)
-        monkeypatch.setattr(blas_gpu, "context", lambda xp, device: made)
-        return made
+    """A context as on a GPU, in another process than the last."""
+    def make(captured=False):
+        made = CuPy(captured)
+        monkeypatch.setattr(blas_gpu, "context", functools.cache(blas_gpu.context.__wrapped__))
+        monkeypatch.setattr(blas_gpu, "xp_of", lambda *arrays: made)
+        return blas_gpu.here(made)
+
+    monkeypatch.setenv("MINIGRAD_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(blas_gpu, "WORTH", 2 * 8 * 8 * 8)
+    monkeypatch.setattr(cublaslt, "nvidia", cublaslt.emulated)
     return make
+
+
+FILE = "cublaslt/Test-GPU-3-0.json"
 
 
 def chosen(context):
     (plan,) = context.plans.values()
-    return plan.algorithm and plan.algorithm.data[1]
+    return plan.algorithm.data[1]
 
 
 def test_the_fastest_algorithm_is_found_once_and_kept(clock, tmp_path):
@@ -292,18 +340,18 @@ def test_the_fastest_algorithm_is_found_once_and_kept(clock, tmp_path):
     first = clock()
     for _ in range(2):
         np.testing.assert_array_equal(blas_gpu.gemm(a, b), a)
-    assert chosen(first) == 2 and first.runs == 3
+    assert chosen(first) == 2 and first.xp.timed == 3
     second = clock()                                                     # another process
     np.testing.assert_array_equal(blas_gpu.gemm(a, b), a)
-    assert chosen(second) == 2 and second.runs == 0
+    assert chosen(second) == 2 and second.xp.timed == 0
     for damage in (lambda kept: "{", lambda kept: "[1]", lambda kept: json.dumps(dict.fromkeys(json.loads(kept), "x")),
                    lambda kept: json.dumps(dict.fromkeys(json.loads(kept), "00" * 64)),
                    lambda kept: json.dumps(dict.fromkeys(json.loads(kept), 7))):
-        path = tmp_path / "gpu.json"
+        path = tmp_path / FILE
         path.write_text(damage(path.read_text()))
         third = clock()
         np.testing.assert_array_equal(blas_gpu.gemm(a, b), a)
-        assert chosen(third) == 2 and third.runs == 3
+        assert chosen(third) == 2 and third.xp.timed == 3
 
 
 def test_timing_adds_nothing_to_the_result(clock):
@@ -315,10 +363,23 @@ def test_timing_adds_nothing_to_the_result(clock):
 
 def test_nothing_is_timed_while_a_graph_is_captured(clock, tmp_path):
     context = clock(captured=True)
-    context.xp = type("CuPy", (), {"empty": np.empty, "cuda": None})
-    context.stream = lambda: 0
     blas_gpu.gemm(np.ones((8, 8), "f"), np.eye(8, dtype="f"))
-    assert context.runs == 0 and chosen(context) is None and not (tmp_path / "gpu.json").exists()
+    assert context.xp.timed == 0 and chosen(context) == 0 and not (tmp_path / FILE).exists()
+
+
+def test_small_products_are_not_worth_it(clock, monkeypatch):
+    context = clock()
+    monkeypatch.setattr(blas_gpu, "WORTH", 2 * 8 * 8 * 8 + 1)
+    blas_gpu.gemm(np.ones((8, 8), "f"), np.eye(8, dtype="f"))
+    assert context.xp.timed == 0 and chosen(context) == 0
+
+
+def test_old_plans_go(clock, monkeypatch):
+    context = clock()
+    monkeypatch.setattr(blas_gpu, "PLANS", 2)
+    for n in (8, 16, 24):
+        blas_gpu.gemm(np.ones((n, 8), "f"), np.eye(8, dtype="f"))
+    assert [kind.M for kind in context.plans] == [16, 24]
 
 
 def test_ways_are_chosen_by_time(clock, tmp_path):
@@ -335,10 +396,13 @@ def test_ways_are_chosen_by_time(clock, tmp_path):
     assert clock(captured=True).by_time("other", {"never": refused, **ways("b")}) == "b"
     with pytest.raises(Refused):
         clock(captured=True).by_time("other", {"never": refused})
-    assert "other" not in json.loads((tmp_path / "gpu.json").read_text())
+    assert "other" not in json.loads((tmp_path / FILE).read_text())
     seen = []
     clock().by_time("tried", {"a": seen.append, "b": seen.append}, ["result"], trial=lambda: ["trial"])
-    assert seen == ["trial", "trial", "result"]
+    assert seen == ["trial"] * 12 + ["result"]                            # each once before five that are timed
+    with pytest.raises(Refused):
+        clock().by_time("none", {"never": refused})
+    assert "none" not in json.loads((tmp_path / FILE).read_text())
 
 
 def test_two_processes_keep_what_both_found(tmp_path):

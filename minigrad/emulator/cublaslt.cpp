@@ -92,8 +92,8 @@ static int check(const Desc* d, const Layout* A, const Layout* B, const Layout* 
     EXPECT(d->compute == COMPUTE_32F || (d->compute == COMPUTE_32F_FAST_TF32 && A->type == R_32F), NOT_SUPPORTED,
            "compute type %d for type %d", d->compute, A->type);
     uint32_t e = d->epilogue;
-    EXPECT(e == DEFAULT || e == BIAS || e == (GELU | BIAS) || e == (GELU | AUX | BIAS) || e == (DGELU | AUX) ||
-           e == BGRADA, NOT_SUPPORTED, "epilogue %u", e);
+    EXPECT(e == DEFAULT || e == BIAS || e == (GELU | AUX | BIAS) || e == (DGELU | AUX) || e == BGRADA, NOT_SUPPORTED,
+           "epilogue %u", e);
     EXPECT(e == DEFAULT || D->batch == 1, NOT_SUPPORTED, "epilogue %u for a stack", e);
     if (e & (BIAS | BGRADA)) {
         EXPECT(d->bias, INVALID_VALUE, "no pointer to the bias");
@@ -242,8 +242,7 @@ int cublasLtMatmul(void* handle, const Desc* d, const float* alpha, const void* 
                 float v = *alpha * (s[i] + t[i]);
                 if (*beta != 0) v += *beta * get(C->type, pc, batch * C->stride + i + j * C->ld);
                 if (d->epilogue & BIAS) v += get(D->type, d->bias, i);
-                if ((d->epilogue & GELU) && (d->epilogue & AUX)) put(D->type, d->aux, aux, v);
-                if (d->epilogue & GELU) v *= gate(v);
+                if (d->epilogue & GELU) put(D->type, d->aux, aux, v), v *= gate(v);
                 if (d->epilogue & DGELU) v *= slope(get(D->type, d->aux, aux));
                 put(D->type, pd, at, v);
             }

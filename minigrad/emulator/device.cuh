@@ -6,9 +6,17 @@ inline void* dynamic_shared() { return cuemu::dynamic_shared(); }
 inline uint4 load16(const void* p) { return *(const uint4*)p; }
 inline void store16(void* p, uint4 v) { *(uint4*)p = v; }
 
-// cp.async: it lands at the wait, or already here, as the mode has it.
-inline void copy16_async(void* shared, const void* global) { cuemu::copy_async(shared, global, 16); }
-inline void copy4_async(void* shared, const void* global) { cuemu::copy_async(shared, global, 4); }
+// cp.async: it lands at the wait, or already here, as the mode has it. Zeros if there is nothing to copy.
+inline void copy_or_clear(void* shared, const void* global, bool there, int bytes) {
+    static const uint4 zeros = {};
+    cuemu::copy_async(shared, there ? global : &zeros, bytes);
+}
+inline void copy16_async(void* shared, const void* global, bool there = true) {
+    copy_or_clear(shared, global, there, 16);
+}
+inline void copy4_async(void* shared, const void* global, bool there = true) {
+    copy_or_clear(shared, global, there, 4);
+}
 inline void commit_copies() { cuemu::commit_copies(); }
 template<int LEFT> void wait_copies() { cuemu::wait_copies(LEFT); }
 

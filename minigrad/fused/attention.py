@@ -26,7 +26,8 @@ arXiv:1805.02867).
 
 Saved: qkv, y and lse. p (T x T for every head) is rebuilt from lse by [AT3], so a kernel never has to store it, and
 memory grows with T, not T^2 (Dao et al. 2022, arXiv:2205.14135). Cost, per head: 4 T^2 D operations forward and
-10 T^2 D backward if the upper triangle is computed, half of that if it is skipped.
+10 T^2 D backward if the upper triangle is computed, half of that if it is skipped. A backward in two kernels, one for
+dq, one for dk and dv, computes scores and dp twice: 14 T^2 D.
 """
 import math
 

@@ -19,8 +19,8 @@ def forward(qkv, *, n_head, dropout=None):
     if not has_instance(qkv) or C3 // 3 // n_head > HEADS[-1]:
         return formula.attention.reference(qkv, n_head=n_head, dropout=dropout)
     y, lse = xp.empty((B, T, C3 // 3), qkv.dtype), xp.empty((B, n_head, T), "float32")
-    program, grid, shared, _, arguments = _how(qkv, n_head, dropout)
-    program.forward[grid, THREADS, shared](xp.ascontiguousarray(qkv), *arguments, y, lse)
+    program, grid, shared, rows, columns, arguments = _how(qkv, n_head, dropout)
+    program.forward[grid, THREADS, shared(rows + 4 * columns)](xp.ascontiguousarray(qkv), *arguments, y, lse)
     return y, (qkv, y, lse, n_head, dropout)
 
 
@@ -28,27 +28,25 @@ def backward(dy, qkv, y, lse, n_head, dropout, into=None):
     if not has_instance(qkv) or qkv.shape[-1] // 3 // n_head > HEADS[-1]:
         return formula.attention.reference_backward(dy, qkv, y, lse, n_head, dropout)
     xp = xp_of(qkv)
-    dy, y, x = (xp.ascontiguousarray(t.astype(qkv.dtype, copy=False)) for t in (dy, y, qkv))
+    x, y, dy = (xp.ascontiguousarray(a) for a in (qkv, y, dy.astype(qkv.dtype, copy=False)))
     delta, dx = xp.empty(lse.shape, "float32"), xp.empty(qkv.shape, qkv.dtype)
-    program, grid, _, shared, arguments = _how(qkv, n_head, dropout)
-    program.backward_q[grid, THREADS, shared](x, dy, y, lse, *arguments, delta, dx)
-    program.backward_kv[grid, THREADS, shared](x, dy, lse, delta, *arguments, dx)
+    program, grid, shared, rows, columns, arguments = _how(qkv, n_head, dropout, backward=True)
+    program.backward_q[grid, THREADS, shared(2 * rows + 2 * columns + max(2 * columns, rows))](
+        x, dy, y, lse, *arguments, delta, dx)
+    program.backward_kv[grid, THREADS, shared(2 * rows + 4 * columns, 4 * columns)](x, dy, lse, delta, *arguments, dx)
     return (dx,)
 
 
-def _how(qkv, n_head, dropout):
-    """(program, grid, bytes of shared memory forward and backward, what every kernel wants to know)
-
-    rows, columns: attention.cu's ROWS, and its FORWARD and BACKWARD.
-    """
+def _how(qkv, n_head, dropout, backward=False):
+    """(program, grid, bytes of shared memory for so many rows and numbers, ROWS, COLUMNS, what every kernel is told)"""
     (B, T, C3), size = qkv.shape, qkv.itemsize
     D = C3 // 3 // n_head
     head = next(head for head in HEADS if head >= D)
-    rows, *columns = (64, 16, 16) if size == 4 else (128, 64, 32) if head <= 64 else (64, 32, 32)
-    wide = head * size + 16
+    rows, forward, backward_ = (64, 16, 16) if size == 4 else (128, 64, 32) if head <= 64 else (64, 32, 32)
+    together = max(n for n in range(1, 17) if B * n_head % n == 0)        # heads whose k and v are in L2 at a time
     drop = NO_DROPOUT if dropout is None else (1 / (1 - dropout[0]), *masks(*dropout))
-    return (cuda("attention", qkv.dtype, HEAD=head), B * n_head * -(-T // rows),
-            (rows + 4 * columns[0]) * wide, (2 * rows + 4 * columns[1]) * wide + 4 * columns[1] * 4,
+    return (cuda("attention", qkv.dtype, HEAD=head), (together, -(-T // rows), B * n_head // together),
+            lambda rows, numbers=0: rows * (head * size + 16) + numbers * 4, rows, backward_ if backward else forward,
             (T, n_head, D, 1 / math.sqrt(D), *drop))
 
 

@@ -21,14 +21,16 @@ __device__ __forceinline__ void* dynamic_shared() {
 __device__ __forceinline__ uint4 load16(const void* p) { return *(const uint4*)p; }
 __device__ __forceinline__ void store16(void* p, uint4 v) { *(uint4*)p = v; }
 
-// 16 bytes, or 4, from global to shared memory, without waiting for them.
-__device__ __forceinline__ void copy16_async(void* shared, const void* global) {
+// 16 bytes, or 4, from global to shared memory, without waiting for them. Zeros if they are not there.
+__device__ __forceinline__ void copy16_async(void* shared, const void* global, bool there = true) {
     uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 ::"r"(to), "l"(global), "r"(there ? 16 : 0) : "memory");
 }
-__device__ __forceinline__ void copy4_async(void* shared, const void* global) {
+__device__ __forceinline__ void copy4_async(void* shared, const void* global, bool there = true) {
     uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+                 ::"r"(to), "l"(global), "r"(there ? 4 : 0) : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template<int LEFT> __device__ __forceinline__ void wait_copies() {
