@@ -11,7 +11,6 @@ bench/ops.py.
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +74,10 @@ def shapes(row):
     return " ".join("x".join(map(str, arg.shape)) for arg in row.args if arg is not None)
 
 
+def nothing():
+    pass
+
+
 def fill(out, block):
     """Write block into out, both flat, over and over: quicker than drawing billions of numbers."""
     done = min(len(out), len(block))
@@ -97,20 +100,19 @@ class Kernels:
     def about(self):
         return card()
 
-    def ceilings(self, size, side):
-        """Seconds of every copy of so many bytes, and of every product of two squares of so many rows, by dtype."""
-        cp, found = self.clock.cupy, {}
-        a, b = cp.ones(size, "uint8"), cp.empty(size, "uint8")
-        found["copy"], = timed(self.clock, self.pace, lambda: None, lambda: cp.copyto(b, a))
-        a = b = None
-        rng = np.random.default_rng(0)
-        for dtype in DTYPES:
-            x, w = (to_device(rng.standard_normal((side, side), np.float32).astype(dtype_of(dtype)), "gpu")
-                    for _ in range(2))
-            y = cp.empty((side, side), x.dtype)
-            found[dtype], = timed(self.clock, self.pace, lambda: None, partial(cp.matmul, x, w, out=y))
+    def copy(self, size):
+        """Seconds of every copy of so many bytes."""
+        cp = self.clock.cupy
+        a, b = cp.ones(size // 4, "float32"), cp.empty(size // 4, "float32")
+        return timed(self.clock, self.pace, nothing, lambda: cp.copyto(b, a))[0]
+
+    def product(self, side, dtype):
+        """Seconds of every product of two squares of so many rows, by CuPy."""
         self.clock.rest()
-        return found
+        cp, rng = self.clock.cupy, np.random.default_rng(0)
+        a, b = (cp.asarray(rng.standard_normal((side, side), np.float32).astype(dtype_of(dtype))) for _ in range(2))
+        y = cp.empty((side, side), a.dtype)
+        return timed(self.clock, self.pace, nothing, lambda: cp.matmul(a, b, out=y))[0]
 
     def time(self, name, batch, dtype):
         """[seconds of every call] of every phase of a row."""
@@ -173,8 +175,10 @@ class OnCupy(ops.Ours):
                 made.append(None)
             elif arg.kind == "integers":
                 made.append(xp.asarray(rng.integers(0, arg.below, arg.shape)))
-            elif arg.kind in ("zeros", "rest"):
-                made.append(xp.zeros(arg.shape, "int16" if arg.kind == "rest" else "float32"))
+            elif arg.kind == "rest":
+                made.append(masters(made[0]))
+            elif arg.kind == "zeros":
+                made.append(xp.zeros(arg.shape, "float32"))
             else:
                 small = block * np.float32(0.02) if arg.kind == "weight" else block
                 small = xp.asarray(small.astype("float32" if arg.kind == "wide" else dtype_of(dtype)))
@@ -189,20 +193,21 @@ class TorchKernels:
 
     def __init__(self, sizes, pace):
         self.sizes, self.pace, self.clock = sizes, pace, TorchClock(pace.flush)
-        self.clock.torch.backends.cuda.matmul.allow_tf32 = False
 
     def about(self):
         torch = self.clock.torch
         return {"torch": torch.__version__, "torch_cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
-    def ceilings(self, size, side):
-        """Seconds of every product of two squares of so many rows, by dtype. Whoever copies, it is the same copy."""
-        torch, found = self.clock.torch, {}
-        for dtype in DTYPES:
-            x, w, y = (torch.randn(side, side, device=self.clock.device).to(getattr(torch, dtype)) for _ in range(3))
-            found[dtype], = timed(self.clock, self.pace, lambda: None, partial(torch.matmul, x, w, out=y))
+    def copy(self, size):
+        torch, device = self.clock.torch, self.clock.device
+        a, b = (torch.ones(size // 4, device=device) for _ in range(2))
+        return timed(self.clock, self.pace, nothing, lambda: b.copy_(a))[0]
+
+    def product(self, side, dtype):
         self.clock.rest()
-        return found
+        torch, device = self.clock.torch, self.clock.device
+        a, b, y = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(3))
+        return timed(self.clock, self.pace, nothing, lambda: torch.matmul(a, b, out=y))[0]
 
     def time(self, name, batch, dtype, how=""):
         self.clock.rest()

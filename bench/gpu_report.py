@@ -72,9 +72,10 @@ def markdown(data):
             entries.setdefault(entry.get("what", ""), []).append(entry)
         lines += [f"## {name}, {part['began']}", "", f"`{part['command']}`, commit {part['commit']}", "",
                   about(part["about"]), ""]
+        if "--rehearse" in part["command"]:
+            lines += ["A rehearsal without a GPU: no time below means anything.", ""]
         for what, write in SECTIONS.items():
-            if what in entries:
-                lines += [*write(entries[what]), ""]
+            lines += write(entries[what]) if what in entries else []
         lines += troubles(part["entries"])
     return "\n".join(lines).rstrip()
 
@@ -87,6 +88,7 @@ def about(card):
 
 def ceilings(entries):
     yield f"Ceilings, medians: {ceilings_line(entries[-1])} (a copy counts what it reads and what it writes)."
+    yield ""
 
 
 def checks(entries):
@@ -125,6 +127,7 @@ def times(entries):
     yield from rows_of(("op", "phase", "dtype", "arrays", "MB", "GFLOP", "floor", "expected", "ours is", "of floor",
                         *titles), rows)
     yield "linear_cross_entropy may compute its gradients in forward: compare sums of both phases."
+    yield ""
 
 
 def train(entries):

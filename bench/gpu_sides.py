@@ -123,7 +123,7 @@ class CupyClock:
 
     def flush(self):
         if self.scratch is None:
-            self.scratch = self.cupy.empty(self.size, "uint8")
+            self.scratch = self.cupy.empty(self.size // 4, "float32")
         self.scratch.fill(1)
 
     def mark(self):
@@ -159,13 +159,14 @@ class TorchClock:
             torch.set_num_threads(1)
 
     def compiled(self, f, mode):
-        """torch.compile; on a CPU, whose code nobody wants to see, only what it does before it generates any."""
-        on_cpu = self.device == "cpu"
-        return self.torch.compile(f, backend="eager") if on_cpu else self.torch.compile(f, mode=mode)
+        """torch.compile, for every shape anew; on a CPU only what it does before it generates code."""
+        if self.device == "cpu":
+            return self.torch.compile(f, backend="eager", dynamic=False)
+        return self.torch.compile(f, mode=mode, dynamic=False)
 
     def flush(self):
         if self.scratch is None:
-            self.scratch = self.torch.empty(self.size, dtype=self.torch.uint8, device=self.device)
+            self.scratch = self.torch.empty(self.size // 4, device=self.device)
         self.scratch.fill_(1)
 
     def mark(self):

@@ -136,17 +136,16 @@ def test_a_side_that_hangs_is_killed():
 
 
 def test_a_desk_begins_a_side_again_and_asks_others_on():
-    part = gpu.Part(gpu.REHEARSAL, {}, seconds=60, most=0.3)
-    makers = {"a": (Someone, {}), "b": (Someone, dict(broken=True))}
+    part = gpu.Part(gpu.REHEARSAL, {}, seconds=60, most=20)
+    makers = {"ours": (Someone, {}), "b": (Someone, dict(broken=True))}
     with gpu.Desk(makers, part) as desk:
-        part.most = 20
-        found, failed = desk.turns({"good": ("a", "double", 3), "bad": ("b", "double", 3)}, rounds=2)
+        found, failed = desk.turns({"good": ("ours", "double", 3), "bad": ("b", "double", 3)}, rounds=2)
         assert found == {"good": [6, 6, 6]} and failed["bad"].kind == "failed" and "cannot begin" in str(failed["bad"])
         part.most = 0.2
         with pytest.raises(Failed) as e:                     # there is time left: it hangs
-            desk.ask("a", "sleep")
+            desk.ask("ours", "sleep")
         part.most = 20
-        assert e.value.kind == "failed" and desk.ask("a", "double", 5) == 10
+        assert e.value.kind == "failed" and desk.ask("ours", "double", 5) == 10
     assert gpu.problems(failed)["status"] == "failed" and gpu.problems({})["status"] == "ok"
 
 
@@ -204,12 +203,8 @@ def test_a_run_goes_on_after_a_failure_and_says_so(tmp_path, monkeypatch, capsys
                               "limit": 0.1}
         yield "three", lambda: {"status": "ok"}
 
-    def ceilings(part):
-        part.copy = 1.0
-        return {}
-
     monkeypatch.setitem(gpu.PARTS, "kernels", (entries, 1))
-    monkeypatch.setattr(gpu, "ceilings", ceilings)
+    monkeypatch.setattr(gpu, "ceilings", lambda part: {})
     results = gpu.Results(tmp_path, ABOUT)
     results.begin("kernels", commit="abc", command="command", about=ABOUT)
     assert not gpu.measure("kernels", gpu.Part(gpu.REHEARSAL, ABOUT, seconds=60), results, "")
