@@ -20,7 +20,7 @@ from minigrad.kernels import FUSED, REAL, SIZES, text
 
 STEMS = sorted(path.stem for path in FUSED.glob("*.cu"))
 KERNEL = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-                    r"(\d+) bytes spill loads.*?Used (\d+) registers(?:.*?(\d+) bytes smem)?", re.S)
+                    r"(\d+) bytes spill loads.*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?", re.S)
 
 
 def compiler():

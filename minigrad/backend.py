@@ -68,6 +68,56 @@ def asnumpy(x):
     return x.get() if on_gpu(x) else np.asarray(x)
 
 
+class Later:
+    """What an array holds now, on its way to the host: calling it gives that, as a NumPy array.
+
+    Nobody waits before it is called: on a GPU the copy takes its turn behind what is to be computed before it, and
+    comes to pinned memory. On a CPU it is made at once.
+    """
+
+    def __init__(self, x):
+        self.arrived = None
+        if on_gpu(x):
+            pinned = cupy().cuda.alloc_pinned_memory(x.nbytes)
+            self.value = np.frombuffer(pinned, x.dtype, x.size).reshape(x.shape)
+            x.get(out=self.value, blocking=False)
+            self.arrived = cupy().cuda.get_current_stream().record()
+        else:
+            self.value = x.copy()
+
+    def __call__(self):
+        if self.arrived is not None:
+            self.arrived.synchronize()
+            self.arrived = None
+        return self.value
+
+
+def upload(arrays):
+    """A function that gives copies of NumPy arrays on the GPU. They are sent off here, on a stream of their own, and so
+    beside whatever is computed there: that stream waits for them when the function is called, the host never does.
+
+    One thread may call this, and another what it returns.
+    """
+    compute, copies = cupy().cuda.get_current_stream(), _copies()
+    with copies:
+        copied = tuple(map(cupy().empty, (a.shape for a in arrays), (a.dtype for a in arrays)))
+        copies.wait_event(compute.record())          # the memory may be that of an array which is still in use there
+        for there, here in zip(copied, arrays, strict=True):
+            there[...] = cupy().asarray(here)        # by way of pinned memory, which CuPy keeps until it has arrived
+        arrived = copies.record()
+
+    def take():
+        cupy().cuda.get_current_stream().wait_event(arrived)
+        return copied
+    return take
+
+
+@functools.cache
+def _copies():
+    """The stream that copies from the host."""
+    return cupy().cuda.Stream(non_blocking=True)
+
+
 def cuda_module(text, defines):
     """CuPy's module of the kernels in a CUDA text."""
     return cupy().RawModule(code=text, options=("--std=c++17", *(f"-D{name}={value}" for name, value in defines)))
@@ -147,8 +197,12 @@ def next_step():
 # ------------------------------------------------------------------------------------------------ memory
 
 def memory():
-    """{"peak": bytes, "device": bytes}: this process's largest resident size, and what CuPy's pool holds."""
+    """{"peak": this process's largest resident size, and of the GPU, 0 without one, "used": by arrays that are alive,
+    "held": by CuPy's pool, the most that was in use at one time, "total": all that it has}, in bytes."""
     import resource
     unit = 1 if sys.platform == "darwin" else 1024
-    held = sys.modules["cupy"].get_default_memory_pool().total_bytes() if "cupy" in sys.modules and cupy() else 0
-    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "device": held}
+    found = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "used": 0, "held": 0, "total": 0}
+    if "cupy" in sys.modules and cupy():
+        pool = cupy().get_default_memory_pool()
+        found |= {"used": pool.used_bytes(), "held": pool.total_bytes(), "total": cupy().cuda.runtime.memGetInfo()[1]}
+    return found

@@ -18,6 +18,7 @@ and no time means anything.
 """
 import contextlib
 import ctypes
+import functools
 import re
 import sys
 import threading
@@ -27,7 +28,7 @@ import weakref
 
 import numpy as np
 
-from minigrad import backend
+from minigrad import backend, cublaslt
 from minigrad.check import expect
 from minigrad.emulator import emulator
 
@@ -310,7 +311,8 @@ def array(x, dtype=None, copy=True, order="K", subok=False, ndmin=0):
     """On the device, from the host or from there: the host does not wait, it goes through pinned memory."""
     if isinstance(x, ndarray):
         return x if not copy and dtype in (None, x.dtype) else call(lambda a: np.array(a, dtype, order=order), x)
-    from_host(x)
+    if np.ndim(x):                               # a number is an argument of a kernel that fills
+        from_host(x)
     return wrapped(np.array(x, dtype, order=order, ndmin=ndmin))
 
 
@@ -431,8 +433,7 @@ class Event:
 
     @property
     def done(self):
-        wait("Event.done")
-        return True
+        return not self.landing
 
 
 class Graph:
@@ -552,6 +553,27 @@ class Kernel:
         act(lambda: self.kernel(grid, block, args, shared_mem))
 
 
+class Products(cublaslt.Library):
+    """The emulator's cuBLASLt. Into a graph goes a product as it was described at the capture."""
+
+    def __call__(self, name, *arguments):
+        if name != "Matmul" or state.stream.graph is None:
+            return super().__call__(name, *arguments)
+        copy = ctypes.CDLL(self.path).cublasLtEmulatorCopy
+        copy.argtypes, copy.restype = (ctypes.c_void_p,), ctypes.c_void_p
+        arguments, description = list(arguments), copy(arguments[1])
+        numbers = {k: ctypes.c_float.from_buffer_copy(ctypes.c_float.from_address(arguments[k])) for k in (2, 7)}
+        arguments[1] = description
+        for k, value in numbers.items():                                   # alpha and beta
+            arguments[k] = ctypes.addressof(value)
+        act(lambda: (numbers, super(Products, self).__call__(name, *arguments)))
+
+
+@functools.cache
+def products():
+    return Products(cublaslt.emulated().path)
+
+
 def _module(name, **content):
     module = types.ModuleType(f"cupy.{name}")
     module.__dict__.update(content)
@@ -561,6 +583,7 @@ def _module(name, **content):
 runtime = _module("cuda.runtime", getDeviceCount=lambda: 1, getDevice=lambda: 0, CUDARuntimeError=CUDARuntimeError,
                   runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 12090,
                   memGetInfo=lambda: (POOL.limit - POOL.used if POOL.limit else 1 << 40, POOL.limit or 1 << 40),
+                  cudaDevAttrMaxSharedMemoryPerBlockOptin=97, deviceGetAttribute=lambda *_: emulator.MOST_SHARED,
                   deviceSynchronize=lambda: Device().synchronize(), streamCaptureModeRelaxed=2,
                   getDeviceProperties=lambda _: {"name": b"no GPU, but NumPy", "multiProcessorCount": 132,
                                                  "totalGlobalMem": 1 << 40, "major": 9, "minor": 0})
@@ -574,14 +597,17 @@ __version__ = "0 (no CuPy: a stand-in)"
 
 @contextlib.contextmanager
 def installed():
-    """`import cupy` gives this module inside; the backend asks again whether there is a GPU."""
+    """`import cupy` gives this module inside, and cuBLASLt is the emulator's; the backend asks again whether there is a
+    GPU."""
     names = {"cupy": sys.modules[__name__], "cupy.cuda": cuda, "cupy.cuda.runtime": runtime, "cupy.cuda.memory": memory}
-    before = {name: sys.modules.get(name) for name in names}
+    before, library = {name: sys.modules.get(name) for name in names}, cublaslt.nvidia
     sys.modules.update(names)
+    cublaslt.nvidia = products
     backend.cupy.cache_clear()
     try:
         yield names["cupy"]
     finally:
+        cublaslt.nvidia = library
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]
