@@ -15,17 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import ops
+from bench import floors, ops
 from bench.gpu_sides import CupyClock, TorchClock, card, timed
+from gpt.sizes import entry
 from minigrad import backend, formulas, kernels, using
 from minigrad.backend import asnumpy, dtype_of, is_float, to_device
 from minigrad.fused.adamw import masters, whole
+from minigrad.fused.mlp import mlp
 from minigrad.sums import sum_to
 from minigrad.tensor import SKIP, Op
 
 DTYPES = "bfloat16", "float16", "float32"
 TOLERANCE = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}      # relative to the largest entry, as in the tests
 LONG = 4                                                              # times the context: a second row for attention
+WITHOUT_ROW = {"log_softmax"}                                         # softmax's kernels, with one more argument
 
 # What share of its floor each phase is expected to reach, and why. bench/gpu_log.md has the times that follow.
 EXPECTED = {
@@ -33,6 +36,7 @@ EXPECTED = {
     "matmul": ((0.60, 0.50), "T x T in memory: bound by bytes, and strided batches have small tiles"),
     "attention": ((0.35, 0.30), "tensor cores by mma.sync, softmax between two products of head size 64"),
     "attention, long": ((0.42, 0.34), "as above, with fewer of the tiles cut by the diagonal"),
+    "mlp": ((0.85, 0.80), "two products of the kind above, GELU at the end of one and its slope at the end of another"),
     "layer_norm": ((0.85, 0.75), "one pass; backward also keeps partial sums of dw and db"),
     "gelu": ((0.88, 0.88), "entry by entry, 16 bytes at a time"),
     "relu": ((0.90, 0.90), "entry by entry"),
@@ -48,11 +52,22 @@ EXPECTED = {
 
 
 def rows(sizes, batch, dtype):
-    """{name: Row}, each once, and attention once more at a longer context with as many tokens."""
+    """{name: Row}: those of bench/ops.py, each once; attention once more at a longer context with as many tokens; and
+    what is an op of its own on a GPU only. Its hidden arrays are kept for backward, and so written by forward."""
     found = {row.name: replace(row, times=1) for row in ops.table_of(sizes, batch, dtype)}
     longer = {**sizes, "block_size": LONG * sizes["block_size"]}
     attention, = (row for row in ops.table_of(longer, max(1, batch // LONG), dtype) if row.name == "attention")
-    return {**found, "attention, long": replace(attention, times=1)}
+    (B, T, N, _, _, C, _), e = floors.dimensions(sizes, batch), entry(dtype)
+    weights = [ops.Arg("weight", shape) for shape in ((C, 4 * C), (4 * C,), (4 * C, C), (C,))]
+    middle = ops.Row(mlp, [ops.Arg("activation", (B, T, C)), *weights], torch=torch_mlp,
+                     moved=(e * (14 * N * C + 8 * C * C), e * (23 * N * C + 8 * C * C) + 32 * C * C),
+                     flops=(16 * N * C * C, 32 * N * C * C))
+    return {**found, "attention, long": replace(attention, times=1), "mlp": middle}
+
+
+def torch_mlp(t, x, w1, b1, w2, b2):
+    f = t.nn.functional
+    return f.linear(f.gelu(f.linear(x, w1.T, b1), approximate="tanh"), w2.T, b2)
 
 
 def batch_for(sizes, memory, most=64):

@@ -48,21 +48,24 @@ def text(vocab_size, batch, T, seed=0):
 
 
 class Training:
-    """What both sides share. A subclass has clock, put(array) and step(x, y), which gives a loss to be read later."""
+    """What both sides share. A subclass has clock, put(array) and step(x, y), which gives a function that waits for the
+    loss. The host reads each while the card is at the next step, as one does who wants to see it."""
 
     def turn(self, warm, steps):
         """(seconds of every step but the first ones, all losses, bytes held)"""
         self.clock.rest()
         batches = [tuple(map(self.put, next(self.text))) for _ in range(warm + steps)]
-        losses, marks = [], []
+        later, losses, marks = [], [], []
         for i, (x, y) in enumerate(batches):
             if i >= warm:
                 marks.append(self.clock.mark())
-            losses.append(self.step(x, y))
+            later.append(self.step(x, y))
+            if i > 0:
+                losses.append(later[i - 1]())
         marks.append(self.clock.mark())
-        seconds = [self.clock.seconds(a, b) for a, b in zip(marks, marks[1:])]
-        losses, held = [float(loss) for loss in losses], self.clock.held()
-        del batches, x, y
+        losses.append(later[-1]())
+        seconds, held = [self.clock.seconds(a, b) for a, b in zip(marks, marks[1:])], self.clock.held()
+        del batches, later, x, y
         self.clock.rest()
         return seconds, losses, held
 
@@ -83,9 +86,9 @@ class Ours(Training):
 
     def step(self, x, y):
         from train.step import train_step
-        loss, _ = train_step(self.model, self.opt, [(x, y)], LR, self.taken, self.config, self.scale)
+        found = train_step(self.model, self.opt, [(x, y)], LR, self.taken, self.config, self.scale, late=True)
         self.taken += 1
-        return loss
+        return lambda: found()[0]
 
 
 class PyTorch(Training):
@@ -116,7 +119,7 @@ class PyTorch(Training):
         self.scaler.step(self.opt)
         self.scaler.update()
         self.opt.zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss.detach().item
 
 
 # max-autotune tries many kernels for every product; without CUDA graphs, which would keep memory between turns.

@@ -25,7 +25,10 @@ def test_every_row_has_a_prediction():
             shares, why = gpu_kernels.EXPECTED[name]
             assert len(shares) == len(row.phases) and why and row.times == 1
             assert all(share is None if not moved else 0 < share < 1 for share, moved in zip(shares, row.moved))
-    assert gpu_kernels.EXPECTED.keys() == gpu_kernels.rows(TINY, 2, "float32").keys()
+    table = gpu_kernels.rows(TINY, 2, "float32")
+    assert gpu_kernels.EXPECTED.keys() == table.keys()
+    without = set(gpu_kernels.names()) - {row.name for row in table.values()}
+    assert without <= gpu_kernels.WITHOUT_ROW, f"{without}: ops with a CUDA kernel, but no row in bench/gpu_kernels.py"
 
 
 def test_the_log_has_the_predictions_that_the_formulas_give():
