@@ -246,7 +246,7 @@ def write(desk, sizes, dtype, batch, new):
         sides[name] = {"first": first, "rest": rest, "tokens_per_s": batch / rest[1],
                        "as_ours": gpu_generate.agreement(texts["ours"], texts[name]) if "ours" in texts else None}
     return {"what": "write", "dtype": dtype, "batch": batch, "new": new, "sides": sides, **problems(failed),
-            "floor": gpu_generate.writing_floor(sizes, dtype, desk.part.ceilings["copy"])}
+            "floor": gpu_generate.writing_floor(sizes, dtype, batch, new, desk.part.ceilings["copy"])}
 
 
 def read(desk, sizes, dtype, batch, length):

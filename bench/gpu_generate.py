@@ -1,8 +1,9 @@
 """Text on a card, token by token, and the logits of whole prompts: ours and PyTorch's, in turns.
 
-A new token of one row needs every weight once, so it takes at least the time in which the memory delivers them; a
-batch of rows needs them once too. PyTorch has the model of bench/torch_gpt2.py with a cache of fixed size, eager, and
-compiled with CUDA graphs ("reduce-overhead"). On all sides the host reads every token, as one does who shows the text.
+A new token of one row needs every weight once, and the keys and values of what came before it; it takes at least the
+time in which the memory delivers them. A batch of rows needs the weights once too. PyTorch has the model of
+bench/torch_gpt2.py with a cache of fixed size, eager, and compiled with CUDA graphs ("reduce-overhead"). On all sides
+the host reads every token, as one does who shows the text.
 """
 import time
 
@@ -11,7 +12,7 @@ import numpy as np
 from bench.generate import PROMPT, Text, first_and_rest, prompts
 from bench.gpu_sides import CupyClock, TorchClock
 from gpt import GPT, GPTConfig
-from gpt.sizes import entry, forward_flops, parameters
+from gpt.sizes import cache, entry, forward_flops, parameters
 
 
 class Ours:
@@ -94,9 +95,10 @@ def waited(clock, repeats, work):
 SIDES = {"ours": (Ours, {}), "PyTorch eager": (PyTorch, {}), "PyTorch compile": (PyTorch, dict(mode="reduce-overhead"))}
 
 
-def writing_floor(sizes, dtype, copy):
-    """Seconds in which all weights come from memory."""
-    return entry(dtype) * parameters(GPTConfig(**sizes)) / copy
+def writing_floor(sizes, dtype, batch, new, copy):
+    """Seconds in which all weights, and half way through the new tokens all keys and values, come from memory."""
+    c = GPTConfig(**sizes)
+    return (entry(dtype) * parameters(c) + batch * (PROMPT + new / 2) * cache(c, dtype)) / copy
 
 
 def reading_floor(sizes, batch, length, product):

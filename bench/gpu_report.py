@@ -158,8 +158,8 @@ def train(entries):
 
 
 def write(entries):
-    yield "New tokens after a prompt of 16, greedy, every token read by the host. floor: all weights from memory once."
-    yield "as ours: share of the text up to the first token that differs"
+    yield "New tokens after a prompt of 16, greedy, every token read by the host. floor: all weights, keys and values"
+    yield "from memory once; as ours: share of the text up to the first token that differs"
     yield ""
     yield from rows_of(("dtype", "rows", "new", "side", "tokens/s", "ms a step", "floor ms", "of floor", "first ms",
                         "as ours"),

@@ -75,6 +75,12 @@ def test_text_is_the_same_every_time_and_can_be_learnt():
     assert (x == 0).sum() > 3 * (x == 10).sum()
 
 
+def test_floors_of_generation_by_hand():
+    sizes = dict(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=4)      # 272 parameters, 8 numbers a position
+    assert gpu_generate.writing_floor(sizes, "bfloat16", 3, 8, 1e3) == pytest.approx((544 + 3 * 20 * 16) / 1e3)
+    assert gpu_generate.reading_floor(sizes, 2, 2, 1e3) == pytest.approx(4 * (2 * (192 + 12) + 2 * 4 * 3) / 1e3)
+
+
 def test_padding_is_for_gpt2_alone():
     assert gpu_train.sizes_of("gpt2")["vocab_size"] == 50304 and gpu_train.sizes_of("char")["vocab_size"] == 65
 
