@@ -10,7 +10,7 @@ from minigrad.kernels import SIZES, cuda, has_instance
 
 THREADS = 128
 HEADS = [size["HEAD"] for size in SIZES["attention"]]
-NO_DROPOUT = 0.0, *map(np.uint32, (0,) * 6)
+NO_DROPOUT = 0.0, *map(np.uint32, (0,) * 4), None, np.uint32(0)
 
 
 def forward(qkv, *, n_head, dropout=None):
