@@ -109,7 +109,7 @@ __device__ __forceinline__ void put(T* x, float (&d)[M][N][4], T* mine, int firs
 template<int S, bool TURNED> __device__ __forceinline__ uint32_t kept(Mask mask, Shape s, int i, int j) {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     uint32_t bits = 0;
-    if (s.T % 4) {
+    if (s.T % 4) {                                          // rows of scores begin within a block: one after the other
 #pragma unroll 1
         for (int n = 0; n < S; n++)
 #pragma unroll 1

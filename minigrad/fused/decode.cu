@@ -86,6 +86,18 @@ struct Attended {
     }
 };
 
+// Rows x (B, n) through a layer norm: GPT-1's, which stand on the residual path.
+extern "C" __global__ void __launch_bounds__(THREADS) normalise(float* x, const float* w, const float* b, int n,
+                                                                float eps) {
+    Rows rows{x, w, b, n, eps, (float*)dynamic_shared()};
+    rows.prepare(blockIdx.x, 1);
+    float v[PACK];
+    for (PACKS(i, n)) {
+        rows.get(v, blockIdx.x, 0, i);
+        store(x + (long long)blockIdx.x * n + i, v, n - i);
+    }
+}
+
 // ------------------------------------------------------------------------------------------------ products
 
 __device__ __forceinline__ float gelu(float v) {

@@ -37,7 +37,7 @@ def _round(y, x):
 
 # ---------------------------------------------------------------------------------------------- arithmetic
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def add(a, b):
     """y = a + b"""
     a, b = _together("add", a, b)
