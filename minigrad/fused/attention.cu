@@ -32,7 +32,8 @@ constexpr int WIDE = HEAD + PACK;
 constexpr int N = HEAD / 8;
 constexpr float LOG2_E = 1.44269504f;
 
-struct Shape { int T, H, D; };                                          // qkv is (B, T, 3 H D)
+// qkv is (B, T, 3 H D), with heads of D entries, D a multiple of PACK, from an address that 16 divides.
+struct Shape { int T, H, D; };
 struct Drop { float grow; Mask mask; };                                 // grow = 1 / (1 - rate), 0 for no dropout
 
 // Where a block works: its head, n H + h, and its first row. A few heads are done at a time, so that L2 holds what
@@ -61,21 +62,12 @@ template<int S, class F> __device__ __forceinline__ void each(float (&d)[M][S][4
 template<int COUNT> __device__ __forceinline__ void get(T* tile, const T* x, int first, int stride, Shape s) {
     constexpr int ACROSS = HEAD / PACK, DOWN = THREADS / ACROSS;
     int r = threadIdx.x / ACROSS, c = threadIdx.x % ACROSS * PACK;
-    if (s.D % PACK == 0 && (size_t)x % 16 == 0) {           // every pack is aligned, and either all there or not at all
-        const T* from = x + (long long)(first + r) * stride + c;
-        tile += r * WIDE + c;
+    const T* from = x + (long long)(first + r) * stride + c;
+    tile += r * WIDE + c;
 #pragma unroll
-        for (int k = 0; k < COUNT; k += DOWN, from += DOWN * stride) {
-            if (COUNT % DOWN && k + r >= COUNT) continue;
-            copy16_async(tile + k * WIDE, from, first + k + r < s.T && c < s.D);
-        }
-    } else {
-#pragma unroll 1
-        for (; r < COUNT; r += DOWN) {
-            float v[PACK];
-            load(v, x + (long long)(first + r) * stride + c, first + r < s.T ? s.D - c : 0);
-            store(tile + r * WIDE + c, v, PACK);
-        }
+    for (int k = 0; k < COUNT; k += DOWN, from += DOWN * stride) {
+        if (COUNT % DOWN && k + r >= COUNT) continue;
+        copy16_async(tile + k * WIDE, from, first + k + r < s.T && c < s.D);
     }
 }
 
@@ -97,10 +89,7 @@ __device__ __forceinline__ void put(T* x, float (&d)[M][N][4], T* mine, int firs
     __syncwarp();
     for (int i = threadIdx.x % 32; i < 16 * M * (HEAD / PACK); i += 32) {
         int r = i / (HEAD / PACK), c = i % (HEAD / PACK) * PACK;
-        float v[PACK];
-        if (first + r >= s.T) continue;
-        load(v, mine + r * WIDE + c, PACK);
-        store(x + (long long)(first + r) * stride + c, v, s.D - c);
+        if (first + r < s.T && c < s.D) store16(x + (long long)(first + r) * stride + c, load16(mine + r * WIDE + c));
     }
 }
 
@@ -296,12 +285,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_q(const T* qkv
         float p[M][S][4] = {}, dp[M][S][4] = {};
         add_product<true>(p, q, stage, WIDE);                                            // [AT1], undivided
         if (j0 + COLUMNS > i0 + 1) hide<S, false>(p, i0, j0);
+        each(p, [&](float& v, int m, int n, int e) { v = exp2f(c * v - shift[m][e / 2]); });             // [AT11]
         add_product<true>(dp, g, stage + COLUMNS * WIDE, WIDE);
         if (drop.grow != 0.0f) scatter(dp, bits, drop.grow);                             // [AT7]
-        each(dp, [&](float& v, int m, int n, int e) {
-            float weight = exp2f(c * p[m][n][e] - shift[m][e / 2]);                      // [AT11]
-            v = weight * (v - its_delta[m][e / 2]);                                      // [AT9]
-        });
+        each(dp, [&](float& v, int m, int n, int e) { v = p[m][n][e] * (v - its_delta[m][e / 2]); });    // [AT9]
         InRegisters<COLUMNS, T> ds[M];
 #pragma unroll
         for (int m = 0; m < M; m++) ds[m].round(dp[m]);
@@ -349,12 +336,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_kv(const T* qk
         float p[M][S][4] = {}, ds[M][S][4] = {};
         add_product<true>(p, k, stage, WIDE);                                            // [AT1], undivided
         if (i0 < j0 + 16 * M - 1) hide<S, true>(p, i0, j0);
+        each(p, [&](float& v, int m, int n, int e) {
+            v = exp2f(c * v - LOG2_E * its_lse[column_of(n, e)]);                        // [AT11]
+        });
         add_product<true>(ds, v, stage + COLUMNS * WIDE, WIDE);
         if (drop.grow != 0.0f) scatter(ds, bits, drop.grow);                             // [AT7]
         each(ds, [&](float& v, int m, int n, int e) {
-            float& weight = p[m][n][e];
-            weight = exp2f(c * weight - LOG2_E * its_lse[column_of(n, e)]);              // [AT11]
-            v = weight * (v - its_delta[column_of(n, e)]);                               // [AT9]
+            v = p[m][n][e] * (v - its_delta[column_of(n, e)]);                           // [AT9]
         });
         if (drop.grow != 0.0f) scatter(p, bits, 1.0f);                                   // [AT4], undivided
         InRegisters<COLUMNS, T> left[M];

@@ -18,23 +18,47 @@ def forward(qkv, *, n_head, dropout=None):
     (B, T, C3), xp = qkv.shape, xp_of(qkv)
     if not has_instance(qkv) or C3 // 3 // n_head > HEADS[-1]:
         return formula.attention.reference(qkv, n_head=n_head, dropout=dropout)
-    y, lse = xp.empty((B, T, C3 // 3), qkv.dtype), xp.empty((B, n_head, T), "float32")
+    x = packed(qkv, 3 * n_head)
+    y, lse = xp.empty((*x.shape[:2], x.shape[2] // 3), x.dtype), xp.empty((B, n_head, T), "float32")
     program, grid, shared, rows, columns, arguments = _how(qkv, n_head, dropout)
-    program.forward[grid, THREADS, shared(rows + 4 * columns)](xp.ascontiguousarray(qkv), *arguments, y, lse)
+    program.forward[grid, THREADS, shared(rows + 4 * columns)](x, *arguments, y, lse)
+    y = unpacked(y, n_head, C3 // 3)
     return y, (qkv, y, lse, n_head, dropout)
 
 
 def backward(dy, qkv, y, lse, n_head, dropout, into=None):
     if not has_instance(qkv) or qkv.shape[-1] // 3 // n_head > HEADS[-1]:
         return formula.attention.reference_backward(dy, qkv, y, lse, n_head, dropout)
-    xp = xp_of(qkv)
-    x, y, dy = (xp.ascontiguousarray(a) for a in (qkv, y, dy.astype(qkv.dtype, copy=False)))
-    delta, dx = xp.empty(lse.shape, "float32"), xp.empty(qkv.shape, qkv.dtype)
+    xp, x = xp_of(qkv), packed(qkv, 3 * n_head)
+    y, dy = packed(y, n_head), packed(dy.astype(qkv.dtype, copy=False), n_head)
+    delta, dx = xp.empty(lse.shape, "float32"), xp.empty(x.shape, x.dtype)
     program, grid, shared, rows, columns, arguments = _how(qkv, n_head, dropout, backward=True)
     program.backward_q[grid, THREADS, shared(2 * rows + 2 * columns + max(2 * columns, rows))](
         x, dy, y, lse, *arguments, delta, dx)
     program.backward_kv[grid, THREADS, shared(2 * rows + 4 * columns, 4 * columns)](x, dy, lse, delta, *arguments, dx)
-    return (dx,)
+    return (unpacked(dx, 3 * n_head, qkv.shape[-1]),)
+
+
+def packed(x, parts):
+    """x (B, T, parts D), contiguous and from an address that 16 divides, D filled up with 0 to whole 16 bytes."""
+    xp, (B, T, C), pack = xp_of(x), x.shape, 16 // x.itemsize
+    D = C // parts
+    x = xp.ascontiguousarray(x)
+    if D % pack == 0 and (x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr) % 16 == 0:
+        return x
+    wide = xp.zeros((B, T, parts, _whole(D, pack)), x.dtype)
+    wide[..., :D] = x.reshape(B, T, parts, D)
+    return wide.reshape(B, T, parts * _whole(D, pack))
+
+
+def unpacked(x, parts, C):
+    """The array (B, T, C) of which packed(..., parts) would be x."""
+    B, T, wide = x.shape
+    return x if wide == C else x.reshape(B, T, parts, wide // parts)[..., :C // parts].reshape(B, T, C)
+
+
+def _whole(D, pack):
+    return -(-D // pack) * pack
 
 
 def _how(qkv, n_head, dropout, backward=False):
@@ -49,7 +73,7 @@ def _how(qkv, n_head, dropout, backward=False):
     drop = NO_DROPOUT if dropout is None else (1 / (1 - dropout[0]), *masks(*dropout))
     return (cuda("attention", qkv.dtype, HEAD=head), (together, -(-T // rows), heads // together),
             lambda rows, numbers=0: rows * (head * size + 16) + numbers * 4, rows, columns[backward],
-            (T, n_head, D, 1 / math.sqrt(D), *drop))
+            (T, n_head, _whole(D, 16 // size), 1 / math.sqrt(D), *drop))
 
 
 attention = forward, backward
