@@ -292,9 +292,10 @@ class Fastest:
         if self.path:
             self.known = self.read()                       # another process may have added to it
             with contextlib.suppress(OSError):             # a full disk: found again next time
-                with tempfile.NamedTemporaryFile("w", dir=Path(self.path).parent, delete=False) as file:
-                    json.dump(self.known, file, indent=0)
-                os.replace(file.name, self.path)
+                with tempfile.TemporaryDirectory(dir=Path(self.path).parent) as place:
+                    whole = Path(place, "whole.json")
+                    whole.write_text(json.dumps(self.known, indent=0))
+                    os.replace(whole, self.path)
 
 
 class Plan:

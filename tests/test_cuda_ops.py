@@ -17,7 +17,8 @@ from minigrad.fused.cross_entropy import rows_loss
 from minigrad.fused.gelu import gelu
 from minigrad.fused.mlp import feed_forward
 from minigrad.fused.relu import relu
-from minigrad.tensor import SKIP, probe, propagate
+from minigrad.ops.matmul import matmul
+from minigrad.tensor import SKIP, Slot, probe, propagate
 from nn import AdamW, clip_grad_norm
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
@@ -51,6 +52,13 @@ def test_kernel_agrees_with_the_reference(case, dtype):
             close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"emulated {dtype}")
 
 
+@pytest.mark.parametrize("case", KERNELS, ids=str)
+def test_float64_has_no_kernel(case):
+    arrays = case.arrays("float64")
+    want = run(case.op, arrays, case.params, "reference")
+    close(run(case.op, arrays, case.params, "emulated"), want, 1e-14, "float64")
+
+
 @pytest.mark.parametrize("case", [c for c in KERNELS if c.op.name in AFTER], ids=str)
 @every_dtype
 def test_what_cublaslt_refuses_is_done_by_kernels(case, dtype, monkeypatch):
@@ -62,6 +70,16 @@ def test_what_cublaslt_refuses_is_done_by_kernels(case, dtype, monkeypatch):
     close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"apart {dtype}")
 
 
+@pytest.mark.parametrize("leaf", [False, True])
+def test_gradients_that_will_be_added_up_are_not_rounded_before(leaf):
+    a, b = np.ones((1, 3, 4), "f2"), np.ones((3, 4, 2), "f2")
+    with using("emulated"):
+        forward, backward = kernels.choose(matmul, [a, b])
+        y, saved = forward(a, b)
+        da, db = backward(y, *saved, into=(None, Slot(np.zeros(b.shape, "f")) if leaf else None))
+    assert da.dtype == "f4" and db.dtype == ("f4" if leaf else "f2")
+
+
 @every_dtype
 @pytest.mark.parametrize("N, D", [(1, 1), (63, 300), (65, 128), (300, 257), (0, 3)])
 @pytest.mark.parametrize("blocks", [528, 6])
@@ -69,7 +87,7 @@ def test_column_sums(dtype, N, D, blocks, monkeypatch):
     x = np.random.default_rng(0).uniform(-1, 1, (N, D)).astype(dtype_of(dtype))
     monkeypatch.setattr(linear_gpu, "BLOCKS", blocks)
     parts = linear_gpu.column_sums(x)
-    assert parts.shape[1:] == (1, D) and len(parts) * -(-D // 512) <= blocks
+    assert parts.shape[1:] == (1, D) and len(parts) * -(-D * x.itemsize // 512) <= blocks
     close([add_rows(parts, 0, None)], [x.astype("f8").sum(0)], TOL["float32"], "sums", dtypes=False)
 
 
@@ -123,6 +141,13 @@ def test_rows_wider_than_the_vocabulary(dtype, V, width, e, monkeypatch):
         np.testing.assert_array_equal(g, got[0][1])
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_what_a_slot_held_counts_only_if_it_is_added_to(beta):
+    x, factor, out = np.arange(7, dtype="f"), np.full(1, 0.5, "f"), np.full(7, 3 if beta else np.nan, "f")
+    kernels.cuda("cross_entropy", "float32").add_scaled[1, 32](x, factor, np.int64(7), beta, out)
+    np.testing.assert_array_equal(out, 0.5 * x + 3 * beta)
+
+
 def test_chunks_are_equal_and_few():
     for rows, bytes_of_row, want in [(65536, 50304 * 2, 9472), (1, 8, 128), (0, 8, 128), (128, 1 << 31, 128)]:
         assert cross_entropy_gpu.rows_of_chunk(rows, bytes_of_row) == want
@@ -168,13 +193,15 @@ def test_gradients_by_finite_differences(case):
 
 @every_case
 def test_gradients_arrive_in_slots(case):
-    """Once and twice: they add up. One at a time: the others are skipped."""
+    """Once and twice: they add up. One at a time: the others are skipped. What an empty slot holds does not count."""
     arrays = case.arrays("float32")
     with using("emulated"):
         returned = run(case.op, arrays, case.params, "emulated")[-len(arrays):]
         wanted = [k for k, a in enumerate(arrays) if floats(a)]
         for which in [wanted] + [[k] for k in wanted] * (len(wanted) > 1):
             args = [Tensor(a, requires_grad=k in which) if floats(a) else a for k, a in enumerate(arrays)]
+            for k in which:
+                args[k].slot = Slot(np.full(arrays[k].shape, np.nan, "f"))
             for times in (1, 2):
                 y = case.op(*args, **case.params)
                 propagate([(y, some_dy(y.data))])

@@ -109,7 +109,7 @@ __device__ __forceinline__ void put(T* x, float (&d)[M][N][4], T* mine, int firs
 template<int S, bool TURNED> __device__ __forceinline__ uint32_t kept(Mask mask, Shape s, int i, int j) {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     uint32_t bits = 0;
-    if (s.T % 4) {
+    if (s.T % 4) {                                          // rows of scores begin within a block: one after the other
 #pragma unroll 1
         for (int n = 0; n < S; n++)
 #pragma unroll 1
@@ -168,8 +168,8 @@ template<int S, bool TURNED> __device__ __forceinline__ void hide(float (&d)[M][
 }
 
 #define ARGUMENTS int length, int heads, int size, float scale, float grow, uint32_t k0, uint32_t k1, uint32_t c1, \
-                  uint32_t c2, uint32_t c3, uint32_t least
-#define UNPACK const Shape s = {length, heads, size}; const Drop drop = {grow, {k0, k1, c1, c2, c3, least}}; \
+                  uint32_t c2, const uint32_t* c3, uint32_t least
+#define UNPACK const Shape s = {length, heads, size}; const Drop drop = {grow, {k0, k1, c1, c2, c3 ? *c3 : 0, least}}; \
                const int own = threadIdx.x / 32 * 16 * M; const float c = LOG2_E * scale; \
                const int narrow = heads * size, stride = 3 * narrow
 

@@ -10,7 +10,7 @@ from minigrad.kernels import SIZES, cuda, has_instance
 
 THREADS = 128
 HEADS = [size["HEAD"] for size in SIZES["attention"]]
-NO_DROPOUT = 0.0, *map(np.uint32, (0,) * 6)
+NO_DROPOUT = 0.0, *map(np.uint32, (0,) * 4), None, np.uint32(0)
 
 
 def forward(qkv, *, n_head, dropout=None):
@@ -40,13 +40,15 @@ def backward(dy, qkv, y, lse, n_head, dropout, into=None):
 def _how(qkv, n_head, dropout, backward=False):
     """(program, grid, bytes of shared memory for so many rows and numbers, ROWS, COLUMNS, what every kernel is told)"""
     (B, T, C3), size = qkv.shape, qkv.itemsize
-    D = C3 // 3 // n_head
+    D, heads = C3 // 3 // n_head, B * n_head
     head = next(head for head in HEADS if head >= D)
-    rows, forward, backward_ = (64, 16, 16) if size == 4 else (128, 64, 32) if head <= 64 else (64, 32, 32)
-    together = max(n for n in range(1, 17) if B * n_head % n == 0)        # heads whose k and v are in L2 at a time
+    rows, *columns = (64, 16, 16) if size == 4 else (128, 64, 32) if head <= 64 else (64, 32, 32)
+    together = max(n for n in range(1, 17) if heads % n == 0)             # whose k and v are in L2 at a time
+    if heads // together > 65535:                                         # the last number of a grid has 16 bits
+        together = heads
     drop = NO_DROPOUT if dropout is None else (1 / (1 - dropout[0]), *masks(*dropout))
-    return (cuda("attention", qkv.dtype, HEAD=head), (together, -(-T // rows), B * n_head // together),
-            lambda rows, numbers=0: rows * (head * size + 16) + numbers * 4, rows, backward_ if backward else forward,
+    return (cuda("attention", qkv.dtype, HEAD=head), (together, -(-T // rows), heads // together),
+            lambda rows, numbers=0: rows * (head * size + 16) + numbers * 4, rows, columns[backward],
             (T, n_head, D, 1 / math.sqrt(D), *drop))
 
 

@@ -49,8 +49,8 @@ def parameters(x, dy, into_w, into_b):
     if into_b is SKIP:
         gemm(x.T, dy, dw, beta)
     else:
-        sums = by_time(x, f"linear {x.shape} {dy.shape} {x.dtype}", dict(together=together, apart=apart), (dw, beta),
-                       trial=lambda: (xp.empty_like(dw), 0.0))
+        sums = by_time(x, f"linear backward {x.shape} {dy.shape} {x.dtype.char}",
+                       dict(together=together, apart=apart), (dw, beta), trial=lambda: (xp.empty_like(dw), 0.0))
         db = add_rows(sums, 0, into_b)
     return dw if into_w is None else DONE, db
 

@@ -26,7 +26,7 @@ def forward(x, w1, b1, w2, b2):
         u = gemm(rows, w1, bias=b1)                                                      # [ML1]
         return u, entrywise("gelu", "forward", u, numbers=(TANH,))                       # [ML2]
 
-    u, h = by_time(x, f"mlp forward {rows.shape} {w1.shape} {x.dtype}", dict(together=together, apart=apart))
+    u, h = by_time(x, f"mlp forward {rows.shape} {w1.shape} {x.dtype.char}", dict(together=together, apart=apart))
     check_shapes(h, w2, b2)
     y = gemm(h, w2, bias=b2)                                                             # [ML3]
     return y.reshape(*x.shape[:-1], w2.shape[1]), (x, w1, u, h, w2)
@@ -39,7 +39,7 @@ def backward(dy, x, w1, u, h, w2, into):
     dx, dw1, db1 = None, None, None
     dw2, db2 = parameters(h, dy, into[3], into[4])                                       # [ML4]
     if any(slot is not SKIP for slot in into[:3]):
-        du = by_time(x, f"mlp backward {dy.shape} {w2.shape} {x.dtype}", {
+        du = by_time(x, f"mlp backward {dy.shape} {w2.shape} {x.dtype.char}", {
             "together": lambda: gemm(dy, w2.T, slope_at=u),                              # [ML4,5]
             "apart": lambda: entrywise("gelu", "backward", gemm(dy, w2.T), u, numbers=(TANH,))})
         dw1, db1 = parameters(rows, du, into[1], into[2])                                # [ML6]
