@@ -16,9 +16,10 @@ from minigrad.check import expect
 from minigrad.emulator import emulator
 from minigrad.kernels import instances
 
-TESTS = ("test_cuda_ops", "test_cuda_attention")
+TESTS = ("test_cuda_ops", "test_cuda_attention", "test_cuda_sm90")
 # Words in the names of the tests nearest to a file; the name of the file itself if it is not here.
-NEAREST = {"common": "", "columns": "layer_norm or embedding", "philox": "dropout or attention", "tiles": "attention"}
+NEAREST = {"common": "", "columns": "layer_norm or embedding", "philox": "dropout or attention", "tiles": "attention",
+           "attention_sm90": "sm90"}
 
 # Text in which nothing is planted: (pattern, why).
 EXEMPT = [
