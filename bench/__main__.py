@@ -5,6 +5,7 @@ import sys
 COMMANDS = {
     "ops": "the error of every op's gradient, by finite differences",
     "cuda": "registers, spills and shared memory of every CUDA kernel; needs no GPU",
+    "gpu": "on an NVIDIA GPU: kernels, training and generation, right or wrong, beside floors and PyTorch",
     "step": "a training step beside PyTorch's and beside what this machine could do at best",
     "memory": "where the bytes of a training step are, beside a prediction, and what recompute saves",
     "scaling": "the cost of a token against context, width and depth, beside its formula",

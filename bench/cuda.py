@@ -28,8 +28,8 @@ from minigrad.kernels import FUSED, for_hopper, instances, text
 STEMS = sorted(path.stem for path in FUSED.glob("*.cu"))
 ARCHS = "sm_80", "sm_90"
 KERNEL = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
-                    r"(\d+) bytes spill loads.*?Used (\d+) registers(?:.*?(\d+) bytes smem)?", re.S)
-SERIALIZED = "wgmma.mma_async instructions are serialized"
+                    r"(\d+) bytes spill loads.*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?", re.S)
+SERIALIZED = re.compile(r"wgmma.mma_async instructions are serialized due to .* in the function '(\w+)'")
 
 
 class Compiler(NamedTuple):
@@ -104,7 +104,7 @@ def rows(compiler, stem, defines, arch):
     log = ptxas(compiler, stem, defines, arch)
     for kernel, stack, stores, loads, registers, shared in KERNEL.findall(log):
         yield Row(compiler.name, stem, kernel, " ".join(map(str, defines.values())), arch, int(registers),
-                  sum(map(int, (stack, stores, loads))), int(shared or 0), SERIALIZED in log)
+                  sum(map(int, (stack, stores, loads))), int(shared or 0), kernel in SERIALIZED.findall(log))
 
 
 def table(stems, pairs):

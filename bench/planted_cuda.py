@@ -16,9 +16,10 @@ from minigrad.check import expect
 from minigrad.emulator import emulator
 from minigrad.kernels import instances
 
-TESTS = ("test_cuda_ops", "test_cuda_attention", "test_cuda_sm90")
+TESTS = ("test_cuda_ops", "test_cuda_attention", "test_cuda_rows", "test_cuda_sm90", "test_decode_gpu", "test_gpu_step")
 # Words in the names of the tests nearest to a file; the name of the file itself if it is not here.
-NEAREST = {"common": "", "columns": "layer_norm or embedding", "philox": "dropout or attention", "tiles": "attention",
+NEAREST = {"common": "", "columns": "layer_norm or columns", "embedding": "embedding or ids or sorting",
+           "philox": "dropout or attention", "tiles": "attention",
            "attention_sm90": "sm90"}
 
 # Text in which nothing is planted: (pattern, why).
@@ -105,8 +106,8 @@ class Finder:
         self.each("dropped condition", r"(?<!\w)min\(([^,()]+), [^;]*?\)(?=[;)])", lambda found: found[1])
 
     def arguments(self):
-        """Neighbours in a call, in the arguments of a template and in { }: also the fragments of mma."""
-        for found in re.finditer(r"(\w+)(?:<\w+>)?\(|(\bProduct)<|(?<=[=,] )\{", self.text):
+        """Neighbours in a call and in { }: also the fragments of mma."""
+        for found in re.finditer(r"(\w+)(?:<\w+>)?\(|(?<=[=,] )\{", self.text):
             if found[1] in SYMMETRIC | {"if", "for", "while", "PACKS"}:
                 continue
             parts = split(self.text, found.end() - 1)
@@ -114,8 +115,8 @@ class Finder:
                 continue
             for (a, b), (c, d) in zip(parts, parts[1:]):
                 self.plant("swapped arguments", a, d, self.text[c:d] + self.text[b:c] + self.text[a:b])
-        self.each("swapped arguments", r"(?<=multiply_tiles<E>\()(d\[n(?: \+ 1)?\])",
-                  lambda found: "d[n]" if "1" in found[1] else "d[n + 1]")
+        self.each("swapped arguments", r"(?<=multiply_tiles<E>\()(d\[m\]\[n(?: \+ 1)?\])",
+                  lambda found: "d[m][n]" if "1" in found[1] else "d[m][n + 1]")
 
     def factors(self):
         self.each("dropped factor", rf" [*/] {TERM}(?![\w(\[])", "")

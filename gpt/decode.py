@@ -7,31 +7,29 @@ from gpt.cache import Cache
 from minigrad import backend, kernels, no_grad
 from minigrad.check import expect
 
-SHORT = 32                       # tokens of prompts that a step takes sooner than the layers, which pack their matrices
-
 
 class Decoder:
     """A model that writes. It holds the keys and values of what it has read, so a step costs one pass over the weights.
 
     Rows have whatever lengths their prompts have; what comes out for one does not depend on the others.
 
-    On a CPU in float32 or bfloat16 steps are taken by decode_cpu.py, with copies of the weights that are made here: a
-    model that is trained on needs another Decoder. With int8 those copies have a byte for each weight, and prompts are
-    read by them too; without it by the model's own layers, if they are longer than a few tokens.
+    Steps are taken by decode_cpu.py (in float32 or bfloat16) or decode_gpu.py, with copies of the weights that are made
+    here: a model that is trained on needs another Decoder. On a CPU, with int8, those copies have a byte for each
+    weight, and prompts are read by them too; without it by the model's own layers if they are longer than a few tokens.
     """
 
     def __init__(self, model, int8=False):
         self.model, self.int8, like = model, int8, model.wte.weight.data
-        fits = not backend.on_gpu(like) and like.dtype.name in ("float32", "bfloat16")
-        made = kernels.compiled("gpt.decode", "cpu", "Step") if fits else None
-        expect(made or not int8, "Decoder", f"int8 for {like.dtype.name} on {backend.device_of([like], 'Decoder')}",
+        device = kernels.device_for([like], "Decoder")
+        made = kernels.compiled("gpt.decode", device, "Step")
+        self.compiled = made(model, int8) if made and made.takes(model, int8) else None
+        expect(self.compiled or not int8, "Decoder", f"int8 for {like.dtype.name} on {device}",
                "a model in float32 or bfloat16 on a CPU with Numba")
-        self.compiled = made and made(model, int8)
 
     def read(self, prompts):
         """Begin anew with these prompts, lists of ids.  -> logits (B, V) after each one's last token"""
         self.cache, lengths = Cache(self.model, len(prompts)), np.array([len(ids) for ids in prompts])
-        if self.compiled and (self.int8 or lengths.sum() <= SHORT):
+        if self.compiled and (self.int8 or lengths.sum() <= self.compiled.SHORT):
             return self.compiled.read(prompts, self.cache)
         padded = np.zeros((len(prompts), lengths.max()), np.int64)
         for row, ids in zip(padded, prompts):

@@ -48,6 +48,13 @@ NORMS = ("ln_1", "ln_2")
 class Step:
     """The weights of a model as a step wants them, and the step."""
 
+    SHORT = 32                  # tokens of prompts that a step takes sooner than the layers, which pack their matrices
+
+    @staticmethod
+    def takes(model, int8):
+        """Can a step be made of this model?"""
+        return model.wte.weight.dtype.name in ("float32", "bfloat16")
+
     def __init__(self, model, int8=False):
         c = self.config = model.config
         parameters = dict(model.named_parameters())

@@ -17,6 +17,7 @@ from minigrad.check import expect
 from minigrad.fused.attention import attention
 from minigrad.fused.cross_entropy import linear_cross_entropy
 from minigrad.fused.gelu import gelu
+from minigrad.fused.mlp import feed_forward
 from minigrad.fused.relu import relu
 from minigrad.tensor import Tensor
 from nn import Dropout, Embedding, LayerNorm, Linear, Module, init
@@ -82,7 +83,8 @@ class MLP(Module):
         self.activation, self.dropout = ACTIVATIONS[c.activation], Dropout(c.dropout)
 
     def forward(self, x):                                    # (B, T, C) -> (B, T, C)
-        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
+        up, down = self.c_fc, self.c_proj
+        return self.dropout(feed_forward(x, up.weight, up.bias, down.weight, down.bias, self.activation))
 
 
 class Block(Module):

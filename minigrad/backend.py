@@ -5,8 +5,9 @@ imported here and nowhere else, and only when somebody asks for a GPU.
 """
 import functools
 import sys
+import weakref
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 import numpy as np
@@ -66,6 +67,114 @@ NO_GPU = ("no GPU that CuPy can use was found. Hint: on a machine with an NVIDIA
 def asnumpy(x):
     """x as a NumPy array, copied from the GPU if it lies there."""
     return x.get() if on_gpu(x) else np.asarray(x)
+
+
+class Later:
+    """What an array holds now, on its way to the host: calling it gives that, as a NumPy array.
+
+    Nobody waits before it is called: on a GPU the copy takes its turn behind what is to be computed before it, and
+    comes to pinned memory. On a CPU it is made at once.
+    """
+
+    def __init__(self, x):
+        self.arrived = None
+        if on_gpu(x):
+            pinned = cupy().cuda.alloc_pinned_memory(x.nbytes)
+            self.value = np.frombuffer(pinned, x.dtype, x.size).reshape(x.shape)
+            x.get(out=self.value, blocking=False)
+            self.arrived = cupy().cuda.get_current_stream().record()
+        else:
+            self.value = x.copy()
+
+    def __call__(self):
+        if self.arrived is not None:
+            self.arrived.synchronize()
+            self.arrived = None
+        return self.value
+
+
+def upload(arrays):
+    """A function that gives copies of NumPy arrays on the GPU. They are sent off here, on a stream of their own, and so
+    beside whatever is computed there: that stream waits for them when the function is called, the host never does.
+
+    One thread may call this, and another what it returns; both compute on the default stream, if they do.
+    """
+    compute, copies = cupy().cuda.get_current_stream(), _copies()
+    with copies:
+        copied = tuple(map(cupy().empty, (a.shape for a in arrays), (a.dtype for a in arrays)))
+        copies.wait_event(compute.record())          # the memory may be that of an array which is still in use there
+        for there, here in zip(copied, arrays, strict=True):
+            there[...] = cupy().asarray(here)        # by way of pinned memory, which CuPy keeps until it has arrived
+        arrived = copies.record()
+
+    def take():
+        cupy().cuda.get_current_stream().wait_event(arrived)
+        return copied
+    return take
+
+
+class Repeated:
+    """A function whose work on the GPU is always the same: recorded once as a CUDA graph, and then launched as a whole.
+
+        repeated = Repeated();  repeated(f, *arrays);  repeated(f, *other_arrays);  ...
+
+    For small models, in whose steps Python needs longer to launch a kernel than the GPU to run it. The first call runs
+    f(*arrays) as it is: kernels compile, and what lives on between calls finds its place. The second records it. From
+    then on f is not called; arrays are copied to where the first ones lay, and every number that f took from Python is
+    what it was: what changes must lie on the device. f may not wait for the device. Temporaries come from a pool of its
+    own, so that no one else's array gets their memory between two launches.
+    """
+    all = weakref.WeakSet()
+
+    def __init__(self):
+        self.stream, self.pool = cupy().cuda.Stream(non_blocking=True), cupy().cuda.MemoryPool()
+        self.arrays, self.graph = None, None
+        Repeated.all.add(self)
+
+    def __call__(self, f, *arrays):
+        here = cupy().cuda.get_current_stream()
+        if self.arrays is None:
+            self.arrays = [a.copy() for a in arrays]
+            self.stream.wait_event(here.record())
+            with cupy().cuda.using_allocator(self.pool.malloc), self.stream:
+                f(*self.arrays)
+            here.wait_event(self.stream.record())
+            return
+        for mine, a in zip(self.arrays, arrays, strict=True):
+            mine[...] = a
+        if self.graph is None:
+            with cupy().cuda.using_allocator(self.pool.malloc), self.stream:
+                self.stream.begin_capture()
+                try:
+                    f(*self.arrays)
+                except BaseException:
+                    with suppress(Exception):                # it may be broken off already
+                        self.stream.end_capture()
+                    raise
+                self.graph = self.stream.end_capture()
+        self.graph.launch(here)
+
+
+def step_word(step, gpu):
+    """The number of a step as an array that kernels read. On a GPU it is always the same one: a graph that was captured
+    in another step reads this one's."""
+    if not gpu:
+        return np.array([step], np.uint32)
+    word = _words(cupy().cuda.runtime.getDevice())
+    if word["step"] != step:
+        word["array"][...], word["step"] = step, step
+    return word["array"]
+
+
+@functools.cache
+def _words(device):
+    return {"array": cupy().zeros(1, "uint32"), "step": 0}
+
+
+@functools.cache
+def _copies():
+    """The stream that copies from the host."""
+    return cupy().cuda.Stream(non_blocking=True)
 
 
 def cuda_module(text, defines, arch=None):
@@ -151,8 +260,13 @@ def next_step():
 # ------------------------------------------------------------------------------------------------ memory
 
 def memory():
-    """{"peak": bytes, "device": bytes}: this process's largest resident size, and what CuPy's pool holds."""
+    """{"peak": this process's largest resident size, and of the GPU, 0 without one, "used": by arrays that are alive,
+    "held": by CuPy's pool, the most that was in use at one time, "total": all that it has}, in bytes."""
     import resource
     unit = 1 if sys.platform == "darwin" else 1024
-    held = sys.modules["cupy"].get_default_memory_pool().total_bytes() if "cupy" in sys.modules and cupy() else 0
-    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "device": held}
+    found = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "used": 0, "held": 0, "total": 0}
+    if "cupy" in sys.modules and cupy():
+        pools = [cupy().get_default_memory_pool(), *(repeated.pool for repeated in Repeated.all)]
+        found |= {"used": sum(pool.used_bytes() for pool in pools), "held": sum(pool.total_bytes() for pool in pools),
+                  "total": cupy().cuda.runtime.memGetInfo()[1]}
+    return found

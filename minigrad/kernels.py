@@ -162,8 +162,13 @@ class Launcher:
                 if shared > 48 << 10:                   # more has to be asked for
                     function.max_dynamic_shared_size_bytes = shared
                 self.functions[on_gpu, shared] = function
-            self.functions[on_gpu, shared](grid, (block,), tuple(map(number, arguments)), shared_mem=shared)
+            given = tuple(backend.step_word(a, on_gpu) if type(a) is Step else number(a) for a in arguments)
+            self.functions[on_gpu, shared](grid, (block,), given, shared_mem=shared)
         return launch
+
+
+class Step(int):
+    """The number of a step among a kernel's arguments, who gets it as an array of one uint32: see step_word()."""
 
 
 def number(a):

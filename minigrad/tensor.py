@@ -17,7 +17,9 @@ into[k] says what becomes of the gradient of argument k:
             (array, beta = slot.claim(); array = beta array + gradient) and returns DONE; what the others return
             is added by the engine.
 
-A backward without a parameter called into always returns all its gradients. A forward may declare into as well: one
+A backward without a parameter called into always returns all its gradients. One that is marked with @adds_up is told
+so_far, the gradient that the first argument has got from elsewhere, or None: the first that it returns is the sum. On
+a residual path this saves a pass over it. A forward may declare into as well: one
 that finds gradients on its way does less where nobody needs them, and may borrow a slot's array to keep one in.
 
 @op(cheap=True) marks a function that is quicker to run again than its result is to keep. The ops that use the result
@@ -274,8 +276,11 @@ def propagate(seeds):
         if node.backward is None:
             raise RuntimeError(USED.format(node.name))
         dys, slots = [g for g, _ in arrived.pop(node)], into(node.parents)
-        saved = [s.keep() if type(s) is Promise else s for s in node.saved]
-        gradients = node.backward(tuple(dys) if node.outputs else dys[0], *saved, into=slots)
+        saved, more = [s.keep() if type(s) is Promise else s for s in node.saved], {}
+        if hasattr(node.backward, "adds_up") and slots[0] is None and node.parents[0][0] in arrived:
+            held = arrived[node.parents[0][0]][node.parents[0][1]]
+            more["so_far"], held[:] = held[0], (None, False)                # the sum will take its place
+        gradients = node.backward(tuple(dys) if node.outputs else dys[0], *saved, into=slots, **more)
         parents, node.parents, saved = node.parents, (), None
         node.backward = node.saved = node.again = None  # activations are freed as soon as they are spent
         for (parent, index, shape, dtype), slot, g in zip(parents, slots, gradients, strict=True):
@@ -287,6 +292,12 @@ def propagate(seeds):
                 slot.add(g)
             else:
                 deposit(parent, index, g if g.dtype == dtype else g.astype(dtype))
+
+
+def adds_up(backward):
+    """Mark a backward that takes so_far."""
+    backward.adds_up = True
+    return backward
 
 
 class Op:

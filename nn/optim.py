@@ -4,15 +4,16 @@ An optimiser lays its parameters out in one flat array per dtype, matrices (whic
 not) last, tied parameters once, and their gradients in a flat array of float32 or wider beside it. Parameters and
 gradients become views of these, so one kernel updates everything and one reduction gives the norm.
 Masters: 16-bit parameters are the rounding of float32 ones, of which the optimiser keeps what rounding takes away;
-small updates would otherwise be lost.
+small updates would otherwise be lost. What an update depends on beside the gradient (learning rate, step count, the
+factor that clips) lies in a small vector on the same device, so that a step on a GPU waits for nothing: [CN] in
+minigrad/fused/control.py.
 """
-import math
-
 import numpy as np
 
 from minigrad import backend
 from minigrad.check import expect
 from minigrad.fused.adamw import adamw, masters, sgd, sum_of_squares
+from minigrad.fused.control import FACTOR, LR, NORM, SIZE, STEPS, control
 from minigrad.tensor import Slot
 
 ALIGN = 16           # entries: every parameter starts on a 64-byte boundary of its float32 buffer
@@ -63,24 +64,45 @@ class Optimizer:
     def __init__(self, params, lr, weight_decay):
         params = list({id(p): p for p in params if p.requires_grad}.values())
         expect(params, type(self).__name__, "no parameters", "Tensors that require grad", "pass model.parameters()")
-        self.lr, self.weight_decay, self.steps, self.factor = lr, weight_decay, 0, 1.0
+        self.lr, self.weight_decay = lr, weight_decay
         dtypes = sorted({p.dtype for p in params}, key=str)
         self.flats = [Flat([p for p in params if p.dtype == d], d, self) for d in dtypes]
+        self.control = backend.xp_of(self.flats[0].data).zeros(SIZE, "float64")
+        self.control[FACTOR] = 1.0
+
+    @property
+    def steps(self):
+        """Updates made. On a GPU the answer is waited for, and that to factor."""
+        return int(self.control[STEPS])
+
+    @steps.setter
+    def steps(self, n):
+        self.control[STEPS] = n
+
+    @property
+    def factor(self):
+        """What the next update multiplies gradients by."""
+        return float(self.control[FACTOR])
 
     def step(self, lr=None):
         """Update every parameter from its gradient, with learning rate lr if given."""
-        lr = self.lr if lr is None else lr
+        self.control[LR] = self.lr if lr is None else lr
+        self.apply()
+
+    def apply(self):
+        """step() with what is in the control vector: it does nothing if the factor there is NaN."""
         stale = [s for f in self.flats for p, s in zip(f.params, f.slots, strict=True) if p.slot is not s]
         expect(not stale, f"{type(self).__name__}.step", "parameters that another optimiser has laid out since",
                "one optimiser per parameter", "make the optimiser once, or drop this one")
-        self.steps += 1
+        c = self.control
+        c[STEPS] += c[FACTOR] == c[FACTOR]
         for flat in self.flats:
             flat.fill_gaps()
             end = len(flat.data)
             for lo, hi, decay in ((0, flat.decayed, self.weight_decay), (flat.decayed, end, 0.0)):
                 if lo < hi:
-                    self.update(flat, slice(lo, hi), lr, decay)
-        self.factor = 1.0
+                    self.update(flat, slice(lo, hi), decay)
+        c[FACTOR] = 1.0
         backend.next_step()
 
     def zero_grad(self):
@@ -121,10 +143,10 @@ class AdamW(Optimizer):
         super().__init__(params, lr, weight_decay)
         self.betas, self.eps = betas, eps
 
-    def update(self, flat, part, lr, decay):
-        master = None if flat.master is None else flat.master[part]
-        adamw(flat.data[part], flat.grads[part], flat.moment("m")[part], flat.moment("v")[part], master, lr=lr,
-              beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, decay=decay, step=self.steps, scale=self.factor)
+    def update(self, flat, part, decay):
+        master, c = None if flat.master is None else flat.master[part], self.control
+        adamw(flat.data[part], flat.grads[part], flat.moment("m")[part], flat.moment("v")[part], master, lr=c[LR],
+              beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, decay=decay, step=c[STEPS], scale=c[FACTOR])
 
 
 class SGD(Optimizer):
@@ -134,22 +156,28 @@ class SGD(Optimizer):
         super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, flat, part, lr, decay):
+    def update(self, flat, part, decay):
         master = None if flat.master is None else flat.master[part]
         velocity = flat.moment("velocity")[part] if self.momentum else None
-        sgd(flat.data[part], flat.grads[part], velocity, master, lr=lr, momentum=self.momentum, decay=decay,
-            nesterov=self.nesterov, scale=self.factor)
+        sgd(flat.data[part], flat.grads[part], velocity, master, lr=self.control[LR], momentum=self.momentum,
+            decay=decay, nesterov=self.nesterov, scale=self.control[FACTOR])
 
 
 def clip_grad_norm(opt, max_norm, scale=1.0):
     """The norm of all gradients; if it exceeds max_norm, the next opt.step() scales them down to it.
 
     Gradients are not rewritten: the update kernel multiplies by the factor as it reads them. scale: how many times too
-    large they are, because the loss was scaled; the norm is that of the true ones, and the factor undoes it.
+    large they are, because the loss was scaled; the norm is that of the true ones, and the factor undoes it. On a GPU
+    the norm is an array there, of no dimensions.
     """
     expect(max_norm > 0, "clip_grad_norm", max_norm, "a positive norm")
+    s = backend.xp_of(opt.control).full(2, scale, "float64")
+    control(opt.control, s, squares_of(opt), clip=max_norm)
+    return opt.control[NORM].copy()
+
+
+def squares_of(opt):
+    """The sum of the squares of all gradients, in float64, on their device."""
     for flat in opt.flats:
         flat.fill_gaps()
-    norm = math.sqrt(sum(float(sum_of_squares(flat.grads)) for flat in opt.flats)) / scale
-    opt.factor = min(1.0, max_norm / (norm + 1e-6)) / scale
-    return norm
+    return sum(sum_of_squares(flat.grads) for flat in opt.flats)

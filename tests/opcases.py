@@ -19,6 +19,7 @@ from minigrad.fused.embedding import embedding
 from minigrad.fused.gelu import gelu
 from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.linear import linear
+from minigrad.fused.mlp import mlp
 from minigrad.fused.relu import relu
 from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.gradcheck import gradcheck
@@ -304,7 +305,14 @@ affine = dict(torch=lambda t, x, w, b: t.nn.functional.linear(x, w.T, b))
 CASES += [Case(linear, list(args), **affine) for args in [
     ((3, 4), (4, 5), (5,)), ((2, 3, 4), (4, 5), (5,)), ((2, 3, 4), (4, 5), None), ((4,), (4, 5), (5,)),
     ((3, 1), (1, 5), (5,)), ((1, 4), (4, 1), (1,)), ((0, 4), (4, 5), (5,)), ((2, 0, 4), (4, 3), None),
-    ((200, 3), (3, 2), (2,))]]
+    ((200, 3), (3, 2), (2,)), ((70, 16), (16, 24), (24,))]]
+
+between = dict(torch=lambda t, x, w1, b1, w2, b2: t.nn.functional.linear(t.nn.functional.gelu(
+    t.nn.functional.linear(x, w1.T, b1), approximate="tanh"), w2.T, b2))
+CASES += [Case(mlp, list(shapes), **between) for shapes in [
+    ((3, 8), (8, 16), (16,), (16, 8), (8,)), ((2, 3, 4), (4, 5), (5,), (5, 3), (3,)),
+    ((1, 1), (1, 1), (1,), (1, 1), (1,)), ((0, 4), (4, 8), (8,), (8, 4), (4,)),
+    ((70, 8), (8, 24), (24,), (24, 8), (8,))]]
 
 
 def torch_attention(torch, qkv, n_head, dropout=None):

@@ -564,7 +564,7 @@ def broken(source, operator):
     ("index", "float v[PACK], d[N][4] = {}; __shared__ V parts[32]; void f(float (&v)[N][4])", []),
     ("constant", "16 / x * 0.5f, 0x10u, v4, a[2]", ["17 / x * 0.5f, 0x10u, v4, a[2]", "16 / x * 1.0f, 0x10u, v4, a[2]",
                                                   "16 / x * 0.5f, 17u, v4, a[2]"]),
-    ("constant", "Product<N, true>", ["Product<N, false>"]),
+    ("constant", "add_product<true>(d)", ["add_product<false>(d)"]),
     ("dropped condition", "if (f(i) >= n) return;", ["if (false) return;"]),
     ("dropped condition", "if (int i = 0; i < n) x++;", ["if (int i = 0; true) x++;"]),
     ("dropped condition", "x = i + k < n ? a : 0;", ["x = true ? a : 0;"]),

@@ -1,21 +1,31 @@
 """CUDA kernels, run by the emulator: the table of opcases.py in every dtype and schedule, gradients, a training run."""
+import functools
+
 import numpy as np
 import pytest
 from opcases import CASES
 from test_ops import close, floats, run, some_dy
 
 from gpt import GPT, GPTConfig
-from minigrad import Tensor, kernels, using
+from minigrad import Tensor, blas_gpu, cublaslt, kernels, using
 from minigrad.backend import dtype_of, moment
 from minigrad.emulator import emulator
+from minigrad.fused import cross_entropy_gpu, linear_gpu
 from minigrad.fused.adamw import adamw, masters, sum_of_squares
-from minigrad.tensor import SKIP, propagate
+from minigrad.fused.columns_gpu import add_rows
+from minigrad.fused.cross_entropy import rows_loss
+from minigrad.fused.gelu import gelu
+from minigrad.fused.mlp import feed_forward
+from minigrad.fused.relu import relu
+from minigrad.ops.matmul import matmul
+from minigrad.tensor import SKIP, Slot, probe, propagate
 from nn import AdamW, clip_grad_norm
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
 
 TOL = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}               # relative to the largest entry
 KERNELS = [c for c in CASES if "gpu" in c.op.kernels]
+AFTER = ("linear", "mlp")                                                   # more may happen after their products
 every_case = pytest.mark.parametrize("case", KERNELS, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", TOL)
 in_every_schedule = pytest.mark.parametrize("backwards, early", emulator.SCHEDULES)
@@ -40,6 +50,107 @@ def test_kernel_agrees_with_the_reference(case, dtype):
     for backwards, early in emulator.SCHEDULES:
         with emulator.schedule(backwards, early):
             close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"emulated {dtype}")
+
+
+@pytest.mark.parametrize("case", KERNELS, ids=str)
+def test_float64_has_no_kernel(case):
+    arrays = case.arrays("float64")
+    want = run(case.op, arrays, case.params, "reference")
+    close(run(case.op, arrays, case.params, "emulated"), want, 1e-14, "float64")
+
+
+@pytest.mark.parametrize("case", [c for c in KERNELS if c.op.name in AFTER], ids=str)
+@every_dtype
+def test_what_cublaslt_refuses_is_done_by_kernels(case, dtype, monkeypatch):
+    arrays = case.arrays(dtype)
+    want = run(case.op, arrays, case.params, "reference")
+    monkeypatch.setattr(blas_gpu, "context", functools.cache(blas_gpu.context.__wrapped__))
+    for name in set(cublaslt.EPILOGUE) - {"DEFAULT", "BIAS"}:
+        monkeypatch.setitem(cublaslt.EPILOGUE, name, 99)
+    close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"apart {dtype}")
+
+
+@pytest.mark.parametrize("leaf", [False, True])
+def test_gradients_that_will_be_added_up_are_not_rounded_before(leaf):
+    a, b = np.ones((1, 3, 4), "f2"), np.ones((3, 4, 2), "f2")
+    with using("emulated"):
+        forward, backward = kernels.choose(matmul, [a, b])
+        y, saved = forward(a, b)
+        da, db = backward(y, *saved, into=(None, Slot(np.zeros(b.shape, "f")) if leaf else None))
+    assert da.dtype == "f4" and db.dtype == ("f4" if leaf else "f2")
+
+
+@every_dtype
+@pytest.mark.parametrize("N, D", [(1, 1), (63, 300), (65, 128), (300, 257), (0, 3)])
+@pytest.mark.parametrize("blocks", [528, 6])
+def test_column_sums(dtype, N, D, blocks, monkeypatch):
+    x = np.random.default_rng(0).uniform(-1, 1, (N, D)).astype(dtype_of(dtype))
+    monkeypatch.setattr(linear_gpu, "BLOCKS", blocks)
+    parts = linear_gpu.column_sums(x)
+    assert parts.shape[1:] == (1, D) and len(parts) * -(-D * x.itemsize // 512) <= blocks
+    close([add_rows(parts, 0, None)], [x.astype("f8").sum(0)], TOL["float32"], "sums", dtypes=False)
+
+
+def test_an_mlp_is_one_op_on_a_gpu():
+    x, parameters = Tensor(np.ones((2, 8), "f")), [np.ones(shape, "f") for shape in ((8, 16), 16, (16, 8), 8)]
+    for mode, activation, ops in [("emulated", gelu, ["mlp"]), ("emulated", relu, ["linear", "relu", "linear"]),
+                                  ("auto", gelu, ["linear", "gelu", "linear"])]:
+        seen = []
+        with using(mode), probe(lambda name, arrays, outputs, seen=seen: seen.append(name)):
+            feed_forward(x, *parameters, activation)
+        assert seen == ops
+
+
+def test_cublaslt_does_it_where_it_can(monkeypatch):
+    fresh = functools.cache(blas_gpu.context.__wrapped__)
+    monkeypatch.setattr(blas_gpu, "context", fresh)
+    case = next(c for c in KERNELS if c.op.name == "mlp")
+    run(case.op, case.arrays("float16"), case.params, "emulated")
+    epilogues = [kind.epilogue for kind in fresh(np, 0).plans]
+    assert sorted(epilogues) == ["BGRADA", "BGRADA", "BIAS", "DEFAULT", "DGELU", "GELU_AUX_BIAS"]
+
+
+@pytest.mark.parametrize("case", [c for c in KERNELS if "cross_entropy" in c.op.name], ids=str)
+@every_dtype
+def test_rows_that_do_not_fit_in_shared_memory_in_many_chunks(case, dtype, monkeypatch):
+    arrays = [no_denormals(a) for a in case.arrays(dtype)]
+    want = run(case.op, arrays, case.params, "reference")
+    monkeypatch.setattr(cross_entropy_gpu, "room", lambda xp, device: 0)
+    monkeypatch.setattr(cross_entropy_gpu, "CHUNK", 1)
+    close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"emulated {dtype}")
+
+
+@every_dtype
+@pytest.mark.parametrize("V, width, e", [(1, 8, 0.1), (61, 64, 0.1), (64, 64, 0.0), (700, 704, 0.0), (701, 701, 0.1)])
+def test_rows_wider_than_the_vocabulary(dtype, V, width, e, monkeypatch):
+    """What is beyond V counts for nothing, and its g is 0. A row in global memory ends as one in shared does."""
+    rng, got = np.random.default_rng(0), []
+    z, y = rng.uniform(-9, 9, (4, width)).astype(dtype_of(dtype)), np.array([0, V - 1, -1, V])
+    z[1, 8:60] = z[1, 8:60] if e else -np.inf                            # whole threads see nothing else
+    for room in (cross_entropy_gpu.room(np, 0), 0):
+        monkeypatch.setattr(cross_entropy_gpu, "room", lambda xp, device, room=room: room)
+        losses, g = np.ones(4, "f"), z.copy()
+        cross_entropy_gpu.rows(g, y, V, e, g, losses)
+        got.append((losses, g))
+    want, slopes = rows_loss(z[:3, :V].astype("f"), y[:3], e, True)
+    close([got[0][0][:3], got[0][1][:3, :V]], [want, slopes], TOL[dtype], "rows", dtypes=False)
+    assert np.isnan(got[0][0][3])                                        # there is no token V
+    for losses, g in got:
+        assert not g[:, V:].any() and not g[2].any()
+        np.testing.assert_array_equal(losses, got[0][0])
+        np.testing.assert_array_equal(g, got[0][1])
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_what_a_slot_held_counts_only_if_it_is_added_to(beta):
+    x, factor, out = np.arange(7, dtype="f"), np.full(1, 0.5, "f"), np.full(7, 3 if beta else np.nan, "f")
+    kernels.cuda("cross_entropy", "float32").add_scaled[1, 32](x, factor, np.int64(7), beta, out)
+    np.testing.assert_array_equal(out, 0.5 * x + 3 * beta)
+
+
+def test_chunks_are_equal_and_few():
+    for rows, bytes_of_row, want in [(65536, 50304 * 2, 9472), (1, 8, 128), (0, 8, 128), (128, 1 << 31, 128)]:
+        assert cross_entropy_gpu.rows_of_chunk(rows, bytes_of_row) == want
 
 
 @pytest.mark.parametrize("dtype", TOL)
@@ -126,6 +237,6 @@ def test_training_follows_the_reference(dtype, tol, monkeypatch):
 
     monkeypatch.setattr(emulator.Kernel, "__call__", counted)
     got = losses("emulated", dtype, 20)
-    assert launched >= {"forward", "backward", "drop", "rows", "add_rows", "adamw", "squares"}
+    assert launched >= {"forward", "backward", "drop", "rows_kept", "add_scaled", "add_rows", "adamw", "squares"}
     np.testing.assert_allclose(got, want, rtol=tol)
     assert got[-1] < got[0] - 1                                           # it did learn

@@ -12,7 +12,7 @@ from minigrad import Tensor, backend, no_grad, using
 from minigrad.ops.elementwise import add, mul
 from minigrad.ops.matmul import matmul
 from minigrad.ops.shape import concatenate, split
-from minigrad.tensor import SKIP, Op, Slot, is_recording, probe, propagate
+from minigrad.tensor import SKIP, Op, Slot, adds_up, is_recording, probe, propagate
 
 rng = np.random.default_rng(0)
 
@@ -211,6 +211,29 @@ def test_frozen_leaves_are_skipped():
     b.requires_grad = False
     spy(spy(a, b), 3.0).sum().backward()
     assert asked == [["None", "SKIP"], ["slot", "SKIP"]]
+
+
+def test_a_backward_that_adds_up_is_told_what_has_arrived():
+    """x + 2 x + 3 x, the middle one adding up: it meets the gradient of the last, and the first one's comes on top."""
+    told = []
+
+    @private
+    def double(x):
+        return 2 * x, ()
+
+    @adds_up
+    def backward(dy, into, so_far=None):
+        told.append(so_far)
+        return (2 * dy if so_far is None else 2 * dy + so_far,)
+
+    double.reference_backward = backward
+    x = leaf(2)
+    for inner in (x * 1.0, split(x, parts=1)[0], x):         # of one output, of a tuple; a leaf's goes to its slot
+        (inner * 1.0 + double(inner) + inner * 3.0).backward(np.array([1.0, 10.0]))
+        np.testing.assert_array_equal(x.grad, [6, 60])
+        x.grad = None
+    np.testing.assert_array_equal(told[:2], [[3, 30]] * 2)
+    assert told[2:] == [None]
 
 
 def test_a_forward_that_asks_is_told_where_gradients_will_go():

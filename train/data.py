@@ -363,11 +363,13 @@ class Windows:
 class Ahead:
     """An iterator of which a thread makes the next few items while the last one is in use: same items, same order.
 
-    What goes wrong there is raised here, where the item would have come. close() ends the thread.
+    What goes wrong there is raised here, where the item would have come. close() ends the thread. upload: called there
+    with each item, and what it returns is called here, for what comes in its place (minigrad.backend.upload).
     """
 
-    def __init__(self, items, few):
-        self.items, self.thread = iter(items), ThreadPoolExecutor(1, "ahead")
+    def __init__(self, items, few, upload=None):
+        self.items, self.upload = iter(items) if upload is None else map(upload, items), upload
+        self.thread = ThreadPoolExecutor(1, "ahead")
         self.begun = deque(self.thread.submit(next, self.items) for _ in range(few))
 
     def __iter__(self):
@@ -375,7 +377,8 @@ class Ahead:
 
     def __next__(self):
         self.begun.append(self.thread.submit(next, self.items))
-        return self.begun.popleft().result()
+        item = self.begun.popleft().result()
+        return item() if self.upload else item
 
     def close(self):
         self.thread.shutdown(cancel_futures=True)

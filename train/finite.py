@@ -34,11 +34,12 @@ def watched(model, where, backward=True):
 def culprit(model, batches, step, config, scale=1.0):
     """The first thing that is not finite: a parameter, else what an op made, forward or backward, else a gradient.
 
-    Goes through the step once more, and leaves gradients behind that count for nothing.
+    Goes through the step once more, and leaves gradients behind that count for nothing. Those of the step itself lie
+    where they were summed.
     """
     if name := bad_parameter(model):
         return f"parameter {name}"
-    bad = [name for name, p in model.named_parameters() if p.grad is not None and not finite(p.grad)]
+    bad = [name for name, p in model.named_parameters() if p.slot is not None and not finite(p.slot.array)]
     model.zero_grad()
     try:
         for micro, (x, y) in enumerate(batches):

@@ -9,38 +9,53 @@ With S a power of two nothing is rounded by that. S is not known beforehand: it 
     doubles after 2000 steps in a row without that.                                        [LS2]
 The loss itself is float32, so S may be larger than float16 allows; weights have a float32 master in the optimiser, and
 their gradients are added up in float32. bfloat16 has the range of float32 and needs none of this: S stays 1.
+
+S lies on the model's device, where it learns by [CN4] of minigrad/fused/control.py, so that no step waits to hear it.
 """
-from dataclasses import dataclass
+import numpy as np
+
+from minigrad import backend
 
 FIRST, LEAST, PATIENCE = 2.0 ** 16, 2.0 ** -14, 2000
 
 
-@dataclass
 class Scale:
-    """S, and how many steps in a row it has been good for."""
-    value: float = 1.0
-    clean: int = 0
-    moving: bool = False
+    """S, and how many steps in a row it has been good for. used: the S of the last step that was heard of."""
+
+    def __init__(self, value=1.0, clean=0, moving=False):
+        self.numbers, self.moving = np.array([value, clean], np.float64), moving
+        self.used = value
 
     @classmethod
     def of(cls, dtype, state=None):
         """For this storage dtype; state: what state() gave."""
         return cls(*state) if state else cls(FIRST, 0, True) if str(dtype) == "float16" else cls()
 
+    def on(self, device):
+        """[S, clean steps] as an array on this device, where they are from now on."""
+        self.numbers = backend.to_device(self.numbers, device)
+        return self.numbers
+
+    @property
+    def value(self):
+        """S. On a GPU the answer is waited for, and that to the rest."""
+        return float(self.numbers[0])
+
+    @value.setter
+    def value(self, value):
+        self.numbers[0] = value
+
+    @property
+    def clean(self):
+        return int(self.numbers[1])
+
     def state(self):
         return [self.value, self.clean, self.moving]
 
-    def learn(self, finite):
-        """What [LS2] makes of S after a step."""
-        if not self.moving:
-            return
-        self.clean = self.clean + 1 if finite else 0
-        if not finite:
-            self.value = max(LEAST, self.value / 2)
-        elif self.clean == PATIENCE:
-            self.value, self.clean = self.value * 2, 0
+    def __eq__(self, other):
+        return self.state() == other.state()
 
     @property
-    def exhausted(self):
-        """Is there no lower S to try?"""
-        return not self.moving or self.value <= LEAST
+    def rule(self):
+        """How S moves: see control()."""
+        return self.moving, LEAST, PATIENCE

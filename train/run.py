@@ -9,13 +9,19 @@
     OUT/profile.json                                  with --profile N: the ops of N steps, for ui.perfetto.dev
 
 Exit status: 0 done, or stopped by SIGTERM, with a checkpoint; 130 stopped by Ctrl-C, with a checkpoint; 2 something
-that the user can mend; 1 the loss is not finite, or the last checkpoint could not be written.
+that the user can mend, too little memory for instance; 1 the loss is not finite, or the last checkpoint could not be
+written.
+
+On a GPU the loss of a step is heard of when the next one has been launched, so that nobody waits: the log is a step
+behind, and a loss that is no number ends the run a step later, though nothing has been updated since. With --spike or
+--check_finite every step is waited for.
 """
 import math
 import os
 import signal
 import sys
 import time
+from collections import deque
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -26,6 +32,7 @@ from tqdm import tqdm
 
 from gpt import GPT, GPTConfig
 from gpt.decode import evaluating
+from gpt.sizes import GIB, largest, machine, training
 from minigrad import backend
 from minigrad.check import expect
 from minigrad.profile import Profile
@@ -80,6 +87,9 @@ def main(argv=None):
             kept = "is in" if checkpoint.steps(out) else "has not been written yet to"
             print(f"error: {e}\nthe last good checkpoint {kept} {out}", file=sys.stderr)
             return 1
+        except MemoryError as e:
+            print(f"error: {short_of_memory(run, e)}", file=sys.stderr)
+            return 2
         finally:
             if failed := run.writer.wait():
                 run.log.write(step=run.step, failed=failed)
@@ -118,6 +128,9 @@ class Run:
     spikes: Spikes = field(default_factory=Spikes)
     leaps: list = field(default_factory=list)        # steps that leapt, and that none has come by since
     profile: Profile = field(default_factory=Profile)
+    late: bool = False               # does the loop hear of a step when the next one has been launched?
+    heard: float = 0.0               # when it last did
+    graph: backend.Repeated | None = None
 
     def save(self):
         if failed := self.writer.wait():
@@ -177,7 +190,9 @@ def set_up(config, out):
               log.Log(out / "log.jsonl", state["step"], config.tensorboard and out / "tensorboard"),
               checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
               scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"], picture=log.Picture(out),
-              spikes=Spikes(*state.get("spikes", [])))
+              spikes=Spikes(*state.get("spikes", [])),
+              late=device_of(config) == "gpu" and config.spike == "off" and not config.check_finite,
+              graph=backend.Repeated() if config.graph else None)
     run.bytes = validation.bytes(data.tokenizer)
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
@@ -220,61 +235,110 @@ def warm_up(run):
         twin.loss(ids, ids)
 
 
+@dataclass
+class Begun:
+    """A step that may still be under way on a GPU."""
+    step: int                        # updates before it
+    position: int
+    began: float
+    lr: float
+    outcome: object                  # a function: (loss, norm, what else to log), or a Leap
+
+
+def short_of_memory(run, error):
+    """What to do about it."""
+    config, sizes = run.config, run.model.config
+    total = backend.memory()["total"] or machine() * GIB
+
+    def fits(rows):
+        return training(sizes, rows, config.block_size, config.dtype, config.recompute > 0) <= total
+    rows = config.tokens_per_step // config.block_size       # of a step; micro-batches divide them
+    most = max((n for n in range(1, min(rows, largest(fits)) + 1) if rows % n == 0), default=0)
+    hint = f"--device_batch {most}" if 0 < most < config.device_batch else ""
+    ways = [way for way in (hint, "" if config.recompute else "--recompute 1") if way] or ["a smaller model"]
+    return (f"out of memory: {error}\n{config.device_batch} rows of {config.block_size} tokens need about "
+            f"{training(sizes, config.device_batch, config.block_size, config.dtype, config.recompute > 0) / GIB:.1f} "
+            f"GiB; there are {total / GIB:.1f}, and others may use some of it. Hint: {' or '.join(ways)}")
+
+
 def train(run, interrupt):
-    """Steps, each logged; now and then a validation and a checkpoint; a checkpoint at the end, however it comes."""
+    """Steps, each logged; now and then a validation and a checkpoint; a checkpoint at the end, however it comes.
+
+    A GPU is never waited for but at these: what came out of a step is asked when the next one has been launched.
+    """
     config, rows = run.config, run.config.device_batch
     if run.step == 0 < config.steps:
         validate(run)
     settled = min(run.step + 3, config.steps - 1)        # the first steps find memory and caches cold
     profiled = range(settled, settled + config.profile)
-    micro = run.windows.batches(run.position, rows)
+    micro, begun = run.windows.batches(run.position, rows), deque()
     if device_of(config) == "gpu":                       # on a CPU it saves nothing: a batch is 0.3 % of a step
-        micro = Ahead(micro, config.accumulation)
+        micro = Ahead(micro, config.accumulation, backend.upload)
     with log.progress(config.steps, run.step) as bar, closing(micro):
         while run.step < config.steps and not interrupt.asked:
             began = time.perf_counter()
             batches = list(islice(micro, config.accumulation))
             lr = cosine_with_warmup(run.step, config.lr, config.min_lr, min(config.warmup, config.steps), config.steps)
             asked = config.stats_every and (run.step + 1) % config.stats_every == 0
-            before, scale = stats.copies(run.model) if asked else None, run.scale.value
+            before, scale = (stats.copies(run.model), run.scale.value) if asked else (None, None)
             with run.profile if run.step in profiled else nullcontext():
-                taken = attempt(run, batches, lr)
-            if taken is None:
+                outcome = attempt(run, batches, lr)
+            if outcome is None:
                 bar.reset(config.steps)
                 bar.update(run.step)
                 continue
-            loss, norm, extra = taken
+            begun.append(Begun(run.step, run.position, began, lr, outcome))
             run.step, run.position = run.step + 1, run.position + config.accumulation * rows
-            seconds = time.perf_counter() - began
-
-            speed, run.seconds = config.tokens_per_step / seconds, run.seconds + seconds
-            run.log.write(step=run.step, loss=number(loss), lr=lr, norm=number(norm), tokens_per_s=round(speed),
-                          mfu=round(utilisation.mfu(run.model.config, speed, run.ceiling), 4), **extra)
-            bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
-            bar.update()
+            validates = run.step % config.eval_every == 0 or run.step == config.steps
+            saves = run.step % (config.save_every or config.eval_every) == 0
+            while len(begun) > (run.late and not (validates or saves or asked)):
+                extra = hear(run, begun.popleft(), bar)
             if asked and "skipped" not in extra:
                 run.log.write(step=run.step, stats=stats.statistics(run.model, before, scale))
             if run.step < config.steps:
-                if run.step % config.eval_every == 0:
+                if validates:
                     validate(run)
-                if run.step % (config.save_every or config.eval_every) == 0:
+                if saves:
                     run.save()
+        for step in begun:
+            hear(run, step, bar)
     if run.step == config.steps:
         validate(run)
     run.save()
 
 
 def attempt(run, batches, lr):
-    """(loss, norm, what else to log) of a step, or None if the run has gone back instead."""
-    extra = {"scale": run.scale.value} if run.scale.moving else {}
+    """What Begun calls an outcome of the next step, or None if the run has gone back instead."""
     try:
-        loss, norm = train_step(run.model, run.opt, batches, lr, run.step, run.config, run.scale,
-                                None if run.config.spike == "off" else run.spikes)
+        found = train_step(run.model, run.opt, batches, lr, run.step, run.config, run.scale,
+                           None if run.config.spike == "off" else run.spikes, run.late, run.graph)
     except Leap as leap:
-        return None if go_back(run, leap) else (leap.loss, math.inf, {**extra, "skipped": True})
+        left_out = leap.loss, math.inf, {**({"scale": run.scale.value} if run.scale.moving else {}), "skipped": True}
+        return None if go_back(run, leap) else lambda: left_out
     if run.leaps and run.step >= max(run.leaps):
         run.leaps.clear()
-    return loss, norm, extra
+
+    def outcome():
+        loss, norm = found() if run.late else found
+        return loss, norm, {"scale": run.scale.used} if run.scale.moving else {}
+    return outcome
+
+
+def hear(run, step, bar):
+    """Log what came out of a step. Returns what else than loss and norm there was to say."""
+    try:
+        loss, norm, extra = step.outcome()
+    except Leap:                                             # it was not made, nor any that has been begun since
+        run.step, run.position = step.step, step.position
+        raise
+    now = time.perf_counter()
+    seconds, run.heard = now - max(step.began, run.heard), now
+    speed, run.seconds = run.config.tokens_per_step / seconds, run.seconds + seconds
+    run.log.write(step=step.step + 1, loss=number(loss), lr=step.lr, norm=number(norm), tokens_per_s=round(speed),
+                  mfu=round(utilisation.mfu(run.model.config, speed, run.ceiling), 4), **extra)
+    bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+    bar.update()
+    return extra
 
 
 def number(x):
@@ -348,7 +412,9 @@ def show_profile(run):
 def report(run):
     """What came out: the numbers, and the model's own words."""
     config, m = run.config, run.metrics
-    print(f"\n{run.step:,} steps of {config.tokens_per_step:,} tokens, {run.seconds:.0f} s in this process")
+    held = backend.memory()["held"]
+    print(f"\n{run.step:,} steps of {config.tokens_per_step:,} tokens, {run.seconds:.0f} s in this process"
+          + (f", {held / GIB:.1f} GiB of the GPU's memory" if held else ""))
     print(f"validation loss {m['val_loss']:.4f} nats per token, perplexity {m['perplexity']:.2f}, "
           f"{m['bits_per_byte']:.3f} bits per byte, {m['accuracy']:.1%} of the next tokens right")
     if run.entropy is not None:

@@ -6,8 +6,17 @@ inline void* dynamic_shared() { return cuemu::dynamic_shared(); }
 inline uint4 load16(const void* p) { return *(const uint4*)p; }
 inline void store16(void* p, uint4 v) { *(uint4*)p = v; }
 
-// cp.async: it lands at the wait, or already here, as the mode has it.
-inline void copy16_async(void* shared, const void* global) { cuemu::copy_async(shared, global, 16); }
+// cp.async: it lands at the wait, or already here, as the mode has it. Zeros if there is nothing to copy.
+inline void copy_or_clear(void* shared, const void* global, bool there, int bytes) {
+    static const uint4 zeros = {};
+    cuemu::copy_async(shared, there ? global : &zeros, bytes);
+}
+inline void copy16_async(void* shared, const void* global, bool there = true) {
+    copy_or_clear(shared, global, there, 16);
+}
+inline void copy4_async(void* shared, const void* global, bool there = true) {
+    copy_or_clear(shared, global, there, 4);
+}
 inline void commit_copies() { cuemu::commit_copies(); }
 template<int LEFT> void wait_copies() { cuemu::wait_copies(LEFT); }
 
@@ -48,4 +57,12 @@ template<class E> CUEMU_SILENT void multiply_tiles(float (&d)[4], const uint32_t
                 d[2] += bottom * left[2 * high + odd], d[3] += bottom * right[2 * high + odd];
             }
     }
+}
+
+// Two entries in a register, the first in its lower half.
+template<class E> uint32_t pair_of(float low, float high) {
+    E pair[2] = {E(low), E(high)};
+    uint32_t bits;
+    memcpy(&bits, pair, 4);
+    return bits;
 }

@@ -21,6 +21,9 @@ is the upper half of a float32, so only the rest is kept: with u the 32 bits of 
     p = (u + 2^15) div 2^16,   rest = u - 2^16 p,   -2^15 <= rest < 2^15                   [AW6]
     u = 2^16 p + rest                                                                      [AW7]
 which rounds to nearest (a tie away from 0) and takes 2 bytes instead of 4 for exactly the same master.
+
+lr, t and the factor may lie on the device, as arrays of no dimensions, so that nobody has to wait for them:
+    where the factor is NaN, nothing changes                                               [AW8]
 """
 import math
 
@@ -58,7 +61,11 @@ def keep(w, p, master):
 
 @kernel("cpu", "gpu")
 def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
-    """One step on flat arrays: p, m, v and master (see masters()) are updated in place."""
+    """One step on flat arrays: p, m, v and master (see masters()) are updated in place. lr, step and scale are numbers,
+    or arrays of no dimensions: of the device's, the kernel reads them there, and this reference waits for them."""
+    lr, step, scale = float(lr), float(step), float(scale)
+    if math.isnan(scale):                                                                # [AW8]
+        return
     w, g = whole(p, master), wide(g) * scale
     w *= 1 - lr * decay                                                                  # [AW1]
     m += (1 - beta1) * (g - m)                                                           # [AW2]
@@ -70,6 +77,9 @@ def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
 
 def sgd(p, g, b, master, *, lr, momentum=0.0, decay=0.0, nesterov=False, scale=1.0):
     """One step on flat arrays, in place. b, the momentum buffer, starts at 0; None if momentum is 0."""
+    lr, scale = float(lr), float(scale)
+    if math.isnan(scale):                                                                # [AW8]
+        return
     w = whole(p, master)
     g = wide(g) * scale + decay * w
     if momentum:

@@ -10,6 +10,9 @@ from minigrad.math_cpu import bits, wide
 
 
 def adamw(p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step, scale=1.0):
+    lr, step, scale = float(lr), float(step), float(scale)
+    if math.isnan(scale):                                                                # [AW8]
+        return
     numbers = (1 - lr * decay, 1 - beta1, beta2, 1 - beta2, lr / (1 - beta1 ** step), math.sqrt(1 - beta2 ** step), eps,
                scale)
     numbers, g = tuple(v.dtype.type(x) for x in numbers), bits(g)

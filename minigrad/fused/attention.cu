@@ -1,85 +1,177 @@
 // attention on a GPU. Formula, names and [AT] numbers: attention.py.
 //
-// A block takes 64 queries (or 64 keys, for dk and dv) of one head, and goes through the tiles of 64 keys (or queries)
-// that meet them under the diagonal. No T x T array exists. Tiles lie in shared memory, HEAD entries wide: what is
-// beyond the head's D entries, or beyond T, is 0. dq has a kernel of its own, which computes the scores again: blocks
-// that add into one array would do so in an order that changes.
+// A warp keeps 16 M rows, and goes through the columns, COLUMNS at a time, that meet them under the diagonal. Its rows
+// are queries in forward and backward_q, keys in backward_kv. What belongs to the columns lies in shared memory, for
+// all warps of the block, in two stages: cp.async fills one while the other is multiplied. Scores never leave the
+// registers: the sums of one product are the left factor of the next (tiles.cuh). Beyond D entries and T rows, tiles
+// hold 0, and nothing else need be done: keys beyond T lie above the diagonal of all queries that are kept; queries
+// beyond T have dy = 0 and delta = 0.
+//
+// Shared memory gives 128 bytes a clock. The right factor of one mma.sync is 256 bytes, and at 63 % of its peak an SM
+// of an H100 does one in 1.6 clocks: so M is 2 where there are registers for it, two products for each read. Rows are
+// WIDE entries apart, an odd number of 16 bytes: the 8 rows that ldmatrix reads at once lie in 32 different banks.
+//
+// Why backward takes seven products and not five. For scores to be computed once, one block must add up dk and dv while
+// dq grows in global memory, in float, each tile in its turn; and to keep that order without locks, the block has to go
+// through all keys of a head. In clocks of an H100 (1.75 GHz, 3.0 TB/s), for 64 x 64 scores of heads of 64 entries:
+//     7 products at 63 %                                                                     1420
+//     5 products at 63 %                                                                     1020
+//     dq read and written, q and dy read, with 128 keys at a time: 24 KB                     1900
+// L2 would have to hide the last, but 264 blocks with a head each have 138 MB in use at T = 1024. If instead each 128
+// keys write a dq of their own, to be added up later, 768 heads move 1.8 GB: 0.6 ms, where two products at 63 % are
+// 0.17 ms. Two kernels need no such memory, have B H T / 128 blocks and not B H, and give a sequence the same bits in
+// any batch.
 #include "common.cuh"
 #include "philox.cuh"
 #include "tiles.cuh"
 
-constexpr int TILE = 64, WARPS = 4, THREADS = 32 * WARPS;
-constexpr int WIDE = HEAD + PACK, ACROSS = TILE + PACK;                 // a row in shared memory: so that banks differ
-constexpr int N = HEAD / 8, S = TILE / 8;                               // column tiles of a head, and of scores
+constexpr bool HALF = sizeof(T) == 2;
+constexpr int M = HALF && HEAD <= 64 ? 2 : 1, WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * M * WARPS;
+constexpr int FORWARD = HALF ? HEAD <= 64 ? 64 : 32 : 16, BACKWARD = HALF ? 32 : 16;     // COLUMNS
+constexpr int WIDE = HEAD + PACK;
+constexpr int N = HEAD / 8;
+constexpr float LOG2_E = 1.44269504f;
 
 struct Shape { int T, H, D; };                                          // qkv is (B, T, 3 H D)
 struct Drop { float grow; Mask mask; };                                 // grow = 1 / (1 - rate), 0 for no dropout
 
-__device__ __forceinline__ int head() { return blockIdx.x; }            // n H + h
-__device__ __forceinline__ int batch(Shape s) { return blockIdx.x / s.H; }
-
-// Entry 0 of head h of row 0, in an array with `parts` heads side by side.
-__device__ __forceinline__ long long start(Shape s, int part, int parts) {
-    return (long long)batch(s) * s.T * parts * s.H * s.D + ((long long)part * s.H + blockIdx.x % s.H) * s.D;
+// Where a block works: its head, n H + h, and its first row. A few heads are done at a time, so that L2 holds what
+// their blocks share, and of those the longest work comes first: that of early keys, or of LATE queries.
+__device__ __forceinline__ int head() { return blockIdx.z * gridDim.x + blockIdx.x; }
+template<bool LATE> __device__ __forceinline__ int first_row() {
+    return (LATE ? gridDim.y - 1 - blockIdx.y : blockIdx.y) * ROWS;
 }
 
-// tile (TILE, WIDE) = rows first.. of x, whose rows are `stride` apart; 0 beyond T and D.
-__device__ __forceinline__ void get(T* tile, const T* x, int first, long long stride, Shape s) {
-    for (int i = threadIdx.x; i < TILE * (HEAD / PACK); i += THREADS) {
-        int r = i / (HEAD / PACK), c = i % (HEAD / PACK) * PACK;
-        float v[PACK];
-        load(v, x + (first + r) * stride + c, first + r < s.T ? s.D - c : 0);
-        store(tile + r * WIDE + c, v, PACK);
+// Entry 0 of the head's row 0, in an array with `parts` heads side by side.
+__device__ __forceinline__ long long start(Shape s, int part, int parts) {
+    return ((long long)(head() / s.H) * s.T * parts + part) * s.H * s.D + head() % s.H * s.D;
+}
+
+// f(entry, m, n, e) for all sums of a warp.
+template<int S, class F> __device__ __forceinline__ void each(float (&d)[M][S][4], F f) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < S; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) f(d[m][n][e], m, n, e);
+}
+
+// tile (COUNT, WIDE) = rows first.. of x, whose rows are `stride` apart: on their way, to be waited for.
+template<int COUNT> __device__ __forceinline__ void get(T* tile, const T* x, int first, int stride, Shape s) {
+    constexpr int ACROSS = HEAD / PACK, DOWN = THREADS / ACROSS;
+    int r = threadIdx.x / ACROSS, c = threadIdx.x % ACROSS * PACK;
+    if (s.D % PACK == 0 && (size_t)x % 16 == 0) {           // every pack is aligned, and either all there or not at all
+        const T* from = x + (long long)(first + r) * stride + c;
+        tile += r * WIDE + c;
+#pragma unroll
+        for (int k = 0; k < COUNT; k += DOWN, from += DOWN * stride) {
+            if (COUNT % DOWN && k + r >= COUNT) continue;
+            copy16_async(tile + k * WIDE, from, first + k + r < s.T && c < s.D);
+        }
+    } else {
+#pragma unroll 1
+        for (; r < COUNT; r += DOWN) {
+            float v[PACK];
+            load(v, x + (long long)(first + r) * stride + c, first + r < s.T ? s.D - c : 0);
+            store(tile + r * WIDE + c, v, PACK);
+        }
     }
 }
 
-// Rows first.. of x = factor times the sums of all warps, by way of a tile.
-__device__ __forceinline__ void put(T* x, float (&d)[N][4], float top, float bottom, T* tile, int first,
-                                    long long stride, Shape s) {
-    __syncthreads();
-#pragma unroll
-    for (int n = 0; n < N; n++)
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            tile[(threadIdx.x / 32 * 16 + row_of(e)) * WIDE + column_of(n, e)] = T(d[n][e] * (e < 2 ? top : bottom));
-    __syncthreads();
-    for (int i = threadIdx.x; i < TILE * (HEAD / PACK); i += THREADS) {
+// Rows at.. of a and of b, one tile after the other: on their way to the stage whose turn it is.
+template<int COLUMNS> __device__ __forceinline__ T* stage_of(T* stages, int at) {
+    return stages + at / COLUMNS % 2 * 2 * COLUMNS * WIDE;
+}
+template<int COLUMNS> __device__ __forceinline__ void fetch(T* stages, const T* a, int a_stride, const T* b,
+                                                            int b_stride, int at, Shape s) {
+    get<COLUMNS>(stage_of<COLUMNS>(stages, at), a, at, a_stride, s);
+    get<COLUMNS>(stage_of<COLUMNS>(stages, at) + COLUMNS * WIDE, b, at, b_stride, s);
+    commit_copies();
+}
+
+// Rows first.. of x = a warp's sums, by way of its own rows of a tile.
+__device__ __forceinline__ void put(T* x, float (&d)[M][N][4], T* mine, int first, int stride, Shape s) {
+    __syncwarp();
+    each(d, [&](float v, int m, int n, int e) { mine[(16 * m + row_of(e)) * WIDE + column_of(n, e)] = T(v); });
+    __syncwarp();
+    for (int i = threadIdx.x % 32; i < 16 * M * (HEAD / PACK); i += 32) {
         int r = i / (HEAD / PACK), c = i % (HEAD / PACK) * PACK;
         float v[PACK];
         if (first + r >= s.T) continue;
-        load(v, tile + r * WIDE + c, PACK);
-        store(x + (first + r) * stride + c, v, s.D - c);
+        load(v, mine + r * WIDE + c, PACK);
+        store(x + (long long)(first + r) * stride + c, v, s.D - c);
     }
 }
 
-// z of [AT4]: 0 or 1 / (1 - rate).
-__device__ __forceinline__ float keep(Drop drop, Shape s, int i, int j) {
-    if (drop.grow == 0.0f) return 1.0f;
-    long long index = ((long long)head() * s.T + i) * s.T + j;
-    uint4 w = philox(uint32_t(index / 4), drop.mask);
-    uint32_t word = index % 4 == 0 ? w.x : index % 4 == 1 ? w.y : index % 4 == 2 ? w.z : w.w;
-    return word >= drop.mask.least ? drop.grow : 0.0f;
+// m of [DR6] for 16 x 8 S scores: bit 4 n + e is that of d[n][e]. The first one is of query i and key j; rows are
+// queries, or if TURNED keys.
+template<int S, bool TURNED> __device__ __forceinline__ uint32_t kept(Mask mask, Shape s, int i, int j) {
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t bits = 0;
+    if (s.T % 4) {                                          // rows of scores begin within a block: one after the other
+#pragma unroll 1
+        for (int n = 0; n < S; n++)
+#pragma unroll 1
+            for (int e = 0; e < 4; e++) {
+                int query = i + (TURNED ? column_of(n, e) : row_of(e));
+                int key = j + (TURNED ? row_of(e) : column_of(n, e));
+                long long index = ((long long)head() * s.T + query) * s.T + key;
+                uint4 w = philox(uint32_t(index / 4), mask);
+                uint32_t word = index % 4 == 0 ? w.x : index % 4 == 1 ? w.y : index % 4 == 2 ? w.z : w.w;
+                bits |= uint32_t(word >= mask.least) << (4 * n + e);
+            }
+        return bits;
+    }
+    // The four words of a block belong to neighbours in a row of scores, which two lanes have, or if TURNED four. Those
+    // lanes have as many such blocks, for each n: a lane computes one, and then they exchange bits.
+    int query = i + (TURNED ? 2 * t + g % 2 : g + t % 2 * 8);
+    int key = j + (TURNED ? g / 4 * 4 + g % 4 / 2 * 8 : t / 2 * 4);
+    uint32_t block = (uint32_t(head()) * s.T + query) * (s.T / 4) + key / 4;
+#pragma unroll 2
+    for (int n = 0; n < S; n++) {
+        uint4 w = philox(block + n * (TURNED ? 8 * (s.T / 4) : 2), mask);
+        bits |= uint32_t((w.x >= mask.least) + 2 * (w.y >= mask.least) + 4 * (w.z >= mask.least)
+                         + 8 * (w.w >= mask.least)) << 4 * n;
+    }
+    if (TURNED) {
+        uint32_t own = 0;
+#pragma unroll
+        for (int e = 0; e < 4; e++)                         // lane g % 4 = e has row e / 2 * 8 and column e % 2
+            own |= (__shfl_sync(~0u, bits, g / 4 * 16 + e * 4 + t) >> g % 4 & 0x11111111u) << e;
+        return own;
+    }
+    uint32_t other = __shfl_xor_sync(~0u, bits, 1), top = t % 2 ? other : bits, bottom = t % 2 ? bits : other;
+    return (top >> t % 2 * 2 & 0x33333333u) | (bottom >> t % 2 * 2 & 0x33333333u) << 2;
 }
 
-// The scores, times 1 / sqrt(D), of 16 queries from i on with the keys from j on; -inf above the diagonal and beyond T.
-__device__ __forceinline__ void scores(float (&v)[S][4], const T* q, const T* k, float scale, int i, int j, Shape s) {
+// The same for all of a warp's scores.
+template<int S, bool TURNED> __device__ __forceinline__ void kept(uint32_t (&bits)[M], Drop drop, Shape s, int i,
+                                                                  int j) {
 #pragma unroll
-    for (int n = 0; n < S; n++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) v[n][e] = 0.0f;
-    Product<S, HEAD, false, true, T>::add(v, q, WIDE, k, WIDE);
-#pragma unroll
-    for (int n = 0; n < S; n++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            int row = i + row_of(e), column = j + column_of(n, e);
-            v[n][e] = column <= row && column < s.T ? v[n][e] * scale : -INFINITY;       // [AT1]
-        }
+    for (int m = 0; m < M; m++)
+        bits[m] = drop.grow == 0.0f ? ~0u : TURNED ? kept<S, true>(drop.mask, s, i, j + 16 * m)
+                                                   : kept<S, false>(drop.mask, s, i + 16 * m, j);
+}
+
+// d = factor d where a bit is set, 0 elsewhere.
+template<int S> __device__ __forceinline__ void scatter(float (&d)[M][S][4], const uint32_t (&bits)[M], float factor) {
+    each(d, [&](float& v, int m, int n, int e) { v = bits[m] >> (4 * n + e) & 1 ? factor * v : 0.0f; });
+}
+
+// d = -inf where the key lies behind the query.
+template<int S, bool TURNED> __device__ __forceinline__ void hide(float (&d)[M][S][4], int i, int j) {
+    each(d, [&](float& v, int m, int n, int e) {
+        int row = 16 * m + row_of(e), column = column_of(n, e);
+        if (TURNED ? j + row > i + column : j + column > i + row) v = -INFINITY;
+    });
 }
 
 #define ARGUMENTS int length, int heads, int size, float scale, float grow, uint32_t k0, uint32_t k1, uint32_t c1, \
-                  uint32_t c2, uint32_t c3, uint32_t least
-#define UNPACK const Shape s = {length, heads, size}; const Drop drop = {grow, {k0, k1, c1, c2, c3, least}}
+                  uint32_t c2, const uint32_t* c3, uint32_t least
+#define UNPACK const Shape s = {length, heads, size}; const Drop drop = {grow, {k0, k1, c1, c2, c3 ? *c3 : 0, least}}; \
+               const int own = threadIdx.x / 32 * 16 * M; const float c = LOG2_E * scale; \
+               const int narrow = heads * size, stride = 3 * narrow
 
 // The max, or the sum, over the four lanes that share a row.
 template<class F> __device__ __forceinline__ float of_row(float v, F combine) {
@@ -88,140 +180,193 @@ template<class F> __device__ __forceinline__ float of_row(float v, F combine) {
 }
 
 // y (B, T, H D) and lse (B, H, T): written.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const T* qkv, ARGUMENTS, T* y, float* lse) {
+extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(const T* qkv, ARGUMENTS, T* y, float* lse) {
     UNPACK;
-    T *q = (T*)dynamic_shared(), *k = q + TILE * WIDE, *v = k + TILE * WIDE, *p = v + TILE * WIDE;
-    int warp = threadIdx.x / 32, first = blockIdx.y * TILE, i0 = first + warp * 16;
-    long long stride = 3LL * s.H * s.D;
-    T* mine = p + warp * 16 * ACROSS;
-    float out[N][4] = {}, a[S][4], m[2] = {-INFINITY, -INFINITY}, total[2] = {};
-    get(q, qkv + start(s, 0, 3), first, stride, s);
-    for (int j0 = 0; j0 < min(s.T, first + TILE); j0 += TILE) {
-        __syncthreads();                                    // all warps are done with the last tiles
-        get(k, qkv + start(s, 1, 3), j0, stride, s);
-        get(v, qkv + start(s, 2, 3), j0, stride, s);
-        __syncthreads();
-        scores(a, q + warp * 16 * WIDE, k, scale, i0, j0, s);
+    constexpr int COLUMNS = FORWARD, S = COLUMNS / 8;
+    const int first = first_row<true>(), i0 = first + own, end = min(s.T, first + ROWS);
+    const T *k = qkv + start(s, 1, 3), *v = qkv + start(s, 2, 3);
+    T *tile = (T*)dynamic_shared(), *mine = tile + own * WIDE, *stages = tile + ROWS * WIDE;
+    get<ROWS>(tile, qkv + start(s, 0, 3), first, stride, s);
+    fetch<COLUMNS>(stages, k, stride, v, stride, 0, s);
+    wait_copies<0>();
+    __syncthreads();
+    InRegisters<HEAD, T> q[M];
+    float out[M][N][4] = {}, most[M][2], total[M][2] = {};
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        q[m].load({mine + 16 * m * WIDE, WIDE});
+        most[m][0] = most[m][1] = -INFINITY;
+    }
+    for (int j0 = 0; j0 < end; j0 += COLUMNS) {
+        wait_copies<0>();
+        __syncthreads();                                    // all have this stage, and are done with the other
+        if (j0 + COLUMNS < end) fetch<COLUMNS>(stages, k, stride, v, stride, j0 + COLUMNS, s);
+        if (i0 >= s.T || j0 >= i0 + 16 * M) continue;
+        const T* stage = stage_of<COLUMNS>(stages, j0);
+        uint32_t bits[M];
+        kept<S, false>(bits, drop, s, i0, j0);
+        float a[M][S][4] = {};
+        add_product<true>(a, q, stage, WIDE);                                            // [AT1], undivided
+        if (j0 + COLUMNS > i0 + 1) hide<S, false>(a, i0, j0);
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {          // rows g and g + 8
+                float before = most[m][half], now = before, sum = 0.0f;
+#pragma unroll
+                for (int n = 0; n < S; n++) now = fmaxf(now, fmaxf(a[m][n][2 * half], a[m][n][2 * half + 1]));
+                now = of_row(now, Max());
+                float shrink = exp2f(c * (before - now)), shift = c * now;
+#pragma unroll
+                for (int n = 0; n < S; n++)
+#pragma unroll
+                    for (int e = 2 * half; e < 2 * half + 2; e++)
+                        sum += a[m][n][e] = exp2f(c * a[m][n][e] - shift);
+                most[m][half] = now;
+                total[m][half] = total[m][half] * shrink + sum;                          // [AT12]
+#pragma unroll
+                for (int n = 0; n < N; n++) out[m][n][2 * half] *= shrink, out[m][n][2 * half + 1] *= shrink;
+            }
+        if (drop.grow != 0.0f) scatter(a, bits, 1.0f);
+        InRegisters<COLUMNS, T> p[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) p[m].round(a[m]);
+        add_product<false>(out, p, stage + COLUMNS * WIDE, WIDE);                        // [AT5,12], undivided
+    }
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float sum = of_row(total[m][half], Sum()), factor = (drop.grow != 0.0f ? drop.grow : 1.0f) / sum;
+            int i = i0 + 16 * m + row_of(2 * half);
+            if (i < s.T && threadIdx.x % 4 == 0)
+                lse[(long long)head() * s.T + i] = scale * most[m][half] + logf(sum);   // [AT2]
+#pragma unroll
+            for (int n = 0; n < N; n++) out[m][n][2 * half] *= factor, out[m][n][2 * half + 1] *= factor;   // [AT3,4]
+        }
+    put(y + start(s, 0, 1), out, mine, i0, narrow, s);
+}
+
+// The q part of dx (B, T, 3 H D), and delta (B, H, T): written.
+extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_q(const T* qkv, const T* dy, const T* y,
+                                                                    const float* lse, ARGUMENTS, float* delta, T* dx) {
+    UNPACK;
+    constexpr int COLUMNS = BACKWARD, S = COLUMNS / 8;
+    const int first = first_row<true>(), i0 = first + own, end = min(s.T, first + ROWS);
+    const T *k = qkv + start(s, 1, 3), *v = qkv + start(s, 2, 3);
+    const long long narrow_start = start(s, 0, 1), line = (long long)head() * s.T;
+    T *tiles = (T*)dynamic_shared(), *mine = tiles + own * WIDE, *stages = tiles + 2 * ROWS * WIDE;
+    T* ys = stages + 2 * COLUMNS * WIDE;                    // until the second stage is used
+    get<ROWS>(tiles, qkv + start(s, 0, 3), first, stride, s);
+    get<ROWS>(tiles + ROWS * WIDE, dy + narrow_start, first, narrow, s);
+    get<ROWS>(ys, y + narrow_start, first, narrow, s);
+    fetch<COLUMNS>(stages, k, stride, v, stride, 0, s);
+    wait_copies<0>();
+    __syncthreads();
+    InRegisters<HEAD, T> q[M];
+    InMemory<HEAD, T> g[M];                                 // there are not registers enough for both
+    float dq[M][N][4] = {}, shift[M][2], its_delta[M][2];
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        q[m].load({mine + 16 * m * WIDE, WIDE});
+        g[m] = {mine + (ROWS + 16 * m) * WIDE, WIDE};
 #pragma unroll
         for (int half = 0; half < 2; half++) {              // rows g and g + 8
-            float most = m[half], sum = 0.0f;
+            int row = own + 16 * m + row_of(2 * half), i = first + row;
+            float sum = 0.0f, a[PACK], b[PACK];
+            for (int e = threadIdx.x % 4 * PACK; e < HEAD; e += 4 * PACK) {
+                load(a, tiles + (ROWS + row) * WIDE + e, PACK);
+                load(b, ys + row * WIDE + e, PACK);
 #pragma unroll
-            for (int n = 0; n < S; n++) most = fmaxf(most, fmaxf(a[n][2 * half], a[n][2 * half + 1]));
-            most = of_row(most, Max());
-            float shrink = expf(m[half] - most);            // what was summed so far had another maximum
-            m[half] = most;
-#pragma unroll
-            for (int n = 0; n < S; n++)
-#pragma unroll
-                for (int e = 2 * half; e < 2 * half + 2; e++) {
-                    float weight = expf(a[n][e] - most);
-                    sum += weight;
-                    int row = row_of(e), column = column_of(n, e);
-                    if (weight != 0.0f) weight *= keep(drop, s, i0 + row, j0 + column);  // [AT4]
-                    mine[row * ACROSS + column] = T(weight);
-                }
-            total[half] = total[half] * shrink + of_row(sum, Sum());
-#pragma unroll
-            for (int n = 0; n < N; n++) out[n][2 * half] *= shrink, out[n][2 * half + 1] *= shrink;
-        }
-        __syncwarp();
-        Product<N, TILE, false, false, T>::add(out, mine, ACROSS, v, WIDE);              // [AT5], undivided
-    }
-    put(y + start(s, 0, 1), out, 1.0f / total[0], 1.0f / total[1], q, first, (long long)s.H * s.D, s);   // [AT3]
-    for (int half = 0; half < 2; half++)
-        if (int i = i0 + row_of(2 * half); i < s.T && threadIdx.x % 4 == 0)
-            lse[(long long)head() * s.T + i] = m[half] + logf(total[half]);              // [AT2]
-}
-
-// delta (B, H, T): written. One warp per query and head.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) deltas(const T* dy, const T* y, int length, int heads,
-                                                                int size, long long rows, float* delta) {
-    long long row = (long long)blockIdx.x * WARPS + threadIdx.x / 32;                    // (n T + i) H + h
-    if (row >= rows) return;
-    float sum = 0.0f, a[PACK], b[PACK];
-    for (int c = threadIdx.x % 32 * PACK; c < size; c += 32 * PACK) {
-        load(a, dy + row * size + c, size - c);
-        load(b, y + row * size + c, size - c);
-        for (int k = 0; k < PACK; k++) sum += a[k] * b[k];                               // [AT8]
-    }
-    for (int k = 16; k; k /= 2) sum += __shfl_xor_sync(~0u, sum, k);
-    long long h = row % heads, i = row / heads % length, n = row / heads / length;
-    if (threadIdx.x % 32 == 0) delta[(n * heads + h) * length + i] = sum;
-}
-
-// ds, and where it is wanted a = z p, of 16 queries from i on with the keys from j on, as tiles of entries.
-__device__ __forceinline__ void gradients(T* ds, T* a, const T* q, const T* dy, const T* k, const T* v,
-                                          const float* lse, const float* delta, float scale, int i, int j, Shape s,
-                                          Drop drop) {
-    float p[S][4], dp[S][4] = {};
-    scores(p, q, k, scale, i, j, s);
-    Product<S, HEAD, false, true, T>::add(dp, dy, WIDE, v, WIDE);
-    const long long line = (long long)head() * s.T;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int row = row_of(2 * half);
-        bool there = i + row < s.T;
-        float its_lse = there ? lse[line + i + row] : 0.0f, its_delta = there ? delta[line + i + row] : 0.0f;
-#pragma unroll
-        for (int n = 0; n < S; n++)
-#pragma unroll
-            for (int e = 2 * half; e < 2 * half + 2; e++) {
-                int column = column_of(n, e);
-                float weight = there ? expf(p[n][e] - its_lse) : 0.0f;                   // [AT3]
-                float z = weight != 0.0f ? keep(drop, s, i + row, j + column) : 0.0f;
-                if (a) a[row * ACROSS + column] = T(z * weight);                         // [AT4]
-                ds[row * ACROSS + column] = T(weight * (z * dp[n][e] - its_delta));      // [AT7,9]
+                for (int n = 0; n < PACK; n++) sum += a[n] * b[n];                       // [AT8]
             }
+            its_delta[m][half] = of_row(sum, Sum());
+            shift[m][half] = i < s.T ? LOG2_E * lse[line + i] : 0.0f;
+            if (i < s.T && threadIdx.x % 4 == 0) delta[line + i] = its_delta[m][half];
+        }
     }
-}
-
-// The q part of dx (B, T, 3 H D): written.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) backward_q(const T* qkv, const T* dy, const float* lse,
-                                                                 const float* delta, ARGUMENTS, T* dx) {
-    UNPACK;
-    T *q = (T*)dynamic_shared(), *g = q + TILE * WIDE, *k = g + TILE * WIDE, *v = k + TILE * WIDE;
-    T* ds = v + TILE * WIDE;
-    int warp = threadIdx.x / 32, first = blockIdx.y * TILE;
-    long long stride = 3LL * s.H * s.D;
-    T* mine = ds + warp * 16 * ACROSS;
-    float dq[N][4] = {};
-    get(q, qkv + start(s, 0, 3), first, stride, s);
-    get(g, dy + start(s, 0, 1), first, (long long)s.H * s.D, s);
-    for (int j0 = 0; j0 < min(s.T, first + TILE); j0 += TILE) {
+    for (int j0 = 0; j0 < end; j0 += COLUMNS) {
+        wait_copies<0>();
         __syncthreads();
-        get(k, qkv + start(s, 1, 3), j0, stride, s);
-        get(v, qkv + start(s, 2, 3), j0, stride, s);
-        __syncthreads();
-        gradients(mine, nullptr, q + warp * 16 * WIDE, g + warp * 16 * WIDE, k, v, lse, delta, scale,
-                  first + warp * 16, j0, s, drop);
-        __syncwarp();
-        Product<N, TILE, false, false, T>::add(dq, mine, ACROSS, k, WIDE);               // [AT10]
+        if (j0 + COLUMNS < end) fetch<COLUMNS>(stages, k, stride, v, stride, j0 + COLUMNS, s);
+        if (i0 >= s.T || j0 >= i0 + 16 * M) continue;
+        const T* stage = stage_of<COLUMNS>(stages, j0);
+        uint32_t bits[M];
+        kept<S, false>(bits, drop, s, i0, j0);
+        float p[M][S][4] = {}, dp[M][S][4] = {};
+        add_product<true>(p, q, stage, WIDE);                                            // [AT1], undivided
+        if (j0 + COLUMNS > i0 + 1) hide<S, false>(p, i0, j0);
+        add_product<true>(dp, g, stage + COLUMNS * WIDE, WIDE);
+        if (drop.grow != 0.0f) scatter(dp, bits, drop.grow);                             // [AT7]
+        each(dp, [&](float& v, int m, int n, int e) {
+            float weight = exp2f(c * p[m][n][e] - shift[m][e / 2]);                      // [AT11]
+            v = weight * (v - its_delta[m][e / 2]);                                      // [AT9]
+        });
+        InRegisters<COLUMNS, T> ds[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) ds[m].round(dp[m]);
+        add_product<false>(dq, ds, stage, WIDE);                                         // [AT10], undivided
     }
-    put(dx + start(s, 0, 3), dq, scale, scale, q, first, stride, s);
+    each(dq, [&](float& v, int, int, int) { v *= scale; });
+    put(dx + start(s, 0, 3), dq, mine, i0, stride, s);
 }
 
 // The k and v parts of dx: written.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) backward_kv(const T* qkv, const T* dy, const float* lse,
-                                                                  const float* delta, ARGUMENTS, T* dx) {
+extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_kv(const T* qkv, const T* dy, const float* lse,
+                                                                     const float* delta, ARGUMENTS, T* dx) {
     UNPACK;
-    T *q = (T*)dynamic_shared(), *g = q + TILE * WIDE, *k = g + TILE * WIDE, *v = k + TILE * WIDE;
-    T *ds = v + TILE * WIDE, *a = ds + TILE * ACROSS;
-    int warp = threadIdx.x / 32, first = blockIdx.y * TILE;
-    long long stride = 3LL * s.H * s.D;
-    float dk[N][4] = {}, dv[N][4] = {};
-    get(k, qkv + start(s, 1, 3), first, stride, s);
-    get(v, qkv + start(s, 2, 3), first, stride, s);
-    for (int i0 = first; i0 < s.T; i0 += TILE) {
-        __syncthreads();
-        get(q, qkv + start(s, 0, 3), i0, stride, s);
-        get(g, dy + start(s, 0, 1), i0, (long long)s.H * s.D, s);
-        __syncthreads();
-        gradients(ds + warp * 16 * ACROSS, a + warp * 16 * ACROSS, q + warp * 16 * WIDE, g + warp * 16 * WIDE, k, v,
-                  lse, delta, scale, i0 + warp * 16, first, s, drop);
-        __syncthreads();                                    // now a warp takes 16 keys, with the queries of all
-        Product<N, TILE, true, false, T>::add(dv, a + warp * 16, ACROSS, g, WIDE);       // [AT6]
-        Product<N, TILE, true, false, T>::add(dk, ds + warp * 16, ACROSS, q, WIDE);      // [AT10]
+    constexpr int COLUMNS = BACKWARD, S = COLUMNS / 8;
+    const int first = first_row<false>(), j0 = first + own;
+    const T *q = qkv + start(s, 0, 3), *g = dy + start(s, 0, 1);
+    const long long line = (long long)head() * s.T;
+    T *tiles = (T*)dynamic_shared(), *mine = tiles + own * WIDE, *stages = tiles + 2 * ROWS * WIDE;
+    float* numbers = (float*)(stages + 4 * COLUMNS * WIDE);                              // lse and delta, two stages
+    auto fetch_all = [&](int i0) {
+        float* to = numbers + i0 / COLUMNS % 2 * 2 * COLUMNS + threadIdx.x;
+        int i = i0 + threadIdx.x % COLUMNS;
+        if (threadIdx.x < 2 * COLUMNS) copy4_async(to, (threadIdx.x < COLUMNS ? lse : delta) + line + i, i < s.T);
+        fetch<COLUMNS>(stages, q, stride, g, narrow, i0, s);
+    };
+    get<ROWS>(tiles, qkv + start(s, 1, 3), first, stride, s);
+    get<ROWS>(tiles + ROWS * WIDE, qkv + start(s, 2, 3), first, stride, s);
+    fetch_all(first);
+    InMemory<HEAD, T> k[M], v[M];
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        k[m] = {mine + 16 * m * WIDE, WIDE};
+        v[m] = {mine + (ROWS + 16 * m) * WIDE, WIDE};
     }
-    put(dx + start(s, 1, 3), dk, scale, scale, q, first, stride, s);
-    put(dx + start(s, 2, 3), dv, 1.0f, 1.0f, q, first, stride, s);
+    float dk[M][N][4] = {}, dv[M][N][4] = {};
+    for (int i0 = first; i0 < s.T; i0 += COLUMNS) {
+        wait_copies<0>();
+        __syncthreads();
+        if (i0 + COLUMNS < s.T) fetch_all(i0 + COLUMNS);
+        if (j0 >= s.T || j0 >= i0 + COLUMNS) continue;
+        const T* stage = stage_of<COLUMNS>(stages, i0);
+        const float *its_lse = numbers + i0 / COLUMNS % 2 * 2 * COLUMNS, *its_delta = its_lse + COLUMNS;
+        uint32_t bits[M];
+        kept<S, true>(bits, drop, s, i0, j0);
+        float p[M][S][4] = {}, ds[M][S][4] = {};
+        add_product<true>(p, k, stage, WIDE);                                            // [AT1], undivided
+        if (i0 < j0 + 16 * M - 1) hide<S, true>(p, i0, j0);
+        add_product<true>(ds, v, stage + COLUMNS * WIDE, WIDE);
+        if (drop.grow != 0.0f) scatter(ds, bits, drop.grow);                             // [AT7]
+        each(ds, [&](float& v, int m, int n, int e) {
+            float& weight = p[m][n][e];
+            weight = exp2f(c * weight - LOG2_E * its_lse[column_of(n, e)]);              // [AT11]
+            v = weight * (v - its_delta[column_of(n, e)]);                               // [AT9]
+        });
+        if (drop.grow != 0.0f) scatter(p, bits, 1.0f);                                   // [AT4], undivided
+        InRegisters<COLUMNS, T> left[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) left[m].round(p[m]);
+        add_product<false>(dv, left, stage + COLUMNS * WIDE, WIDE);                      // [AT6]
+#pragma unroll
+        for (int m = 0; m < M; m++) left[m].round(ds[m]);
+        add_product<false>(dk, left, stage, WIDE);                                       // [AT10]
+    }
+    each(dk, [&](float& v, int, int, int) { v *= scale; });
+    if (drop.grow != 0.0f) each(dv, [&](float& v, int, int, int) { v *= drop.grow; });
+    put(dx + start(s, 1, 3), dk, mine, j0, stride, s);
+    put(dx + start(s, 2, 3), dv, mine + ROWS * WIDE, j0, stride, s);
 }

@@ -17,9 +17,17 @@ The softmax gives ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik), and the sum needs no 
 and by [AT1]
     dq_i  = sum_j ds_ij k_j / sqrt(D),     dk_j = sum_i ds_ij q_i / sqrt(D)                [AT10]
 
+Kernels, for which powers of two are cheapest, take with c = log2(e) / sqrt(D)
+    p_ij  = 2^(c q_i . k_j - log2(e) lse_i)                                                [AT11]
+and need one pass over the keys, some at a time: with x_ij = q_i . k_j, and m_i the largest x_ij among the keys so far,
+    l_i <- 2^(c (m_i before - m_i)) l_i + sum_j 2^(c (x_ij - m_i)),   o_i likewise with z_ij v_j in the sum   [AT12]
+begins at 0 and ends with y_i = o_i / l_i and lse_i = m_i / sqrt(D) + log l_i (Milakov and Gimelshein 2018,
+arXiv:1805.02867).
+
 Saved: qkv, y and lse. p (T x T for every head) is rebuilt from lse by [AT3], so a kernel never has to store it, and
 memory grows with T, not T^2 (Dao et al. 2022, arXiv:2205.14135). Cost, per head: 4 T^2 D operations forward and
-10 T^2 D backward if the upper triangle is computed, half of that if it is skipped.
+10 T^2 D backward if the upper triangle is computed, half of that if it is skipped. A backward in two kernels, one for
+dq, one for dk and dv, computes scores and dp twice: 14 T^2 D.
 """
 import math
 
@@ -39,7 +47,7 @@ def attention(qkv, *, n_head, dropout=None):
     check(qkv, n_head, dropout)
     q, k, v = heads(wide(qkv), n_head)                                                   # (B, H, T, D) each
     s = scores(q, k)
-    xp, m = xp_of(s), s.max(-1, keepdims=True, initial=-math.inf)
+    xp, m = xp_of(s), (s.max if s.size else s.sum)(-1, keepdims=True)
     lse = m + xp.log(xp.exp(s - m).sum(-1, keepdims=True))                               # [AT2]  (B, H, T, 1)
     a = xp.exp(s - lse) * zeros_and_ones(s.shape, dropout, xp, s.dtype)                  # [AT3,4]
     y = merge(a @ v).astype(qkv.dtype, copy=False)                                       # [AT5]  (B, T, C)

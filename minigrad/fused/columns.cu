@@ -1,10 +1,18 @@
-// Sums over the rows of a matrix, each in the order of the rows.
+// Sums over the rows of a matrix, each in an order that never changes.
+#include "device.cuh"
 
-// out[i] = beta out[i] + sum over n of x[n stride + i], for i < D.
+// out[i] = beta out[i] + sum over n of x[n stride + i], for i < D. A block takes 32 columns, each of its warps every so
+// manieth row, and the first warp the sums of all.
 extern "C" __global__ void add_rows(const float* x, int N, long long stride, int D, float beta, float* out) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= D) return;
-    float s = beta == 0.0f ? 0.0f : beta * out[i];
-    for (int n = 0; n < N; n++) s += x[n * stride + i];
+    float* sums = (float*)dynamic_shared();
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, i = blockIdx.x * 32 + lane;
+    float s = 0.0f;
+    if (i < D)
+        for (int n = warp; n < N; n += warps) s += x[n * stride + i];
+    sums[threadIdx.x] = s;
+    __syncthreads();
+    if (warp || i >= D) return;
+    s = beta == 0.0f ? 0.0f : beta * out[i];
+    for (int k = 0; k < warps; k++) s += sums[k * 32 + lane];
     out[i] = s;
 }

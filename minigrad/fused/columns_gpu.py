@@ -5,7 +5,7 @@ from minigrad.backend import xp_of
 from minigrad.kernels import cuda
 from minigrad.tensor import DONE, SKIP
 
-BLOCK = 128
+COLUMNS, BLOCK = 32, 512        # columns of a block; its threads, a warp to a row
 
 
 def add_rows(parts, which, slot):
@@ -17,6 +17,6 @@ def add_rows(parts, which, slot):
         return None
     N, many, D = parts.shape
     out, beta = (xp_of(parts).empty(D, "float32"), 0) if slot is None else slot.claim()
-    rows = parts.reshape(-1)[which * D:]
-    cuda("columns", "float32").add_rows[-(-D // BLOCK), BLOCK](rows, N, np.int64(many * D), D, float(beta), out)
+    launch = cuda("columns", "float32").add_rows[-(-D // COLUMNS), BLOCK, 4 * BLOCK]
+    launch(parts.reshape(-1)[which * D:], N, np.int64(many * D), D, float(beta), out)
     return out if slot is None else DONE

@@ -46,10 +46,17 @@ __device__ __forceinline__ void* shared_parts() {
     return parts;
 }
 
-// v of all threads together, for every thread, in an order that never changes. blockDim.x is a multiple of 32.
+// v of all 32 lanes together, for every lane, in an order that never changes.
+template<class V, class F> __device__ __forceinline__ V warp_reduce(V v, F combine) {
+    for (int k = 16; k; k /= 2) v = combine(v, __shfl_xor_sync(~0u, v, k));
+    return v;
+}
+template<class V> __device__ __forceinline__ V warp_sum(V v) { return warp_reduce(v, Sum()); }
+
+// The same of all threads of a block. blockDim.x is a multiple of 32.
 template<class V, class F> __device__ __forceinline__ V block_reduce(V v, F combine) {
     V* parts = (V*)shared_parts();
-    for (int k = 16; k; k /= 2) v = combine(v, __shfl_xor_sync(~0u, v, k));
+    v = warp_reduce(v, combine);
     __syncthreads();                                        // an earlier call may still be reading
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
     __syncthreads();

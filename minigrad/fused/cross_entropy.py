@@ -105,14 +105,10 @@ def mean_loss(rows, logits, targets, e, into):
 
 def in_chunks(product, rows, x, w, targets, e, into):
     """linear_cross_entropy by means of product(a, b, out, beta) and rows: NumPy's and rows_loss, or their kernels."""
+    check_head(x, w, targets, e)
     xp, (V, C) = xp_of(x), w.shape
-    expect(x.shape[-1] == C, "linear_cross_entropy", f"x {x.shape} and w {w.shape}", "equal last axes")
-    check(x.shape, (V,), targets, e, "linear_cross_entropy")
     x2, y, sums = x.reshape(-1, C), targets.reshape(-1), wide_dtype(x.dtype)
-    dx = None if into[0] is SKIP else xp.empty(x2.shape, sums)
-    dw = None if into[1] is SKIP else isinstance(into[1], Slot) and into[1].lend() or Loan(xp.empty(w.shape, sums))
-    if dw is not None and len(x2) == 0:
-        dw.array[...] = 0
+    dx, dw = places(x2, w, into)
     losses, step = xp.empty(len(x2), sums), rows_of_chunk(V, x.itemsize)
     for i in range(0, len(x2), step):
         part = slice(i, i + step)
@@ -125,6 +121,16 @@ def in_chunks(product, rows, x, w, targets, e, into):
         del z, g                                           # before the next chunk takes as much again
     n = count(y, sums)
     return total(losses, n), (dx, dw, n, x.shape, x.dtype)
+
+
+def places(x, w, into):
+    """Where [CE6] is written for rows x (N, C): dx, and a Loan of dw; None for what nobody wants."""
+    xp, sums = xp_of(x), wide_dtype(x.dtype)
+    dx = None if into[0] is SKIP else xp.empty(x.shape, sums)
+    dw = None if into[1] is SKIP else isinstance(into[1], Slot) and into[1].lend() or Loan(xp.empty(w.shape, sums))
+    if dw is not None and len(x) == 0:
+        dw.array[...] = 0
+    return dx, dw
 
 
 def rows_of_chunk(V, itemsize):
@@ -140,6 +146,11 @@ def count(y, dtype):
 def total(losses, n):
     """The mean over the n real rows, added up in float64, as a float32 (or float64) scalar."""
     return (losses.sum(dtype="float64") / n).astype(losses.dtype)                        # [CE4]
+
+
+def check_head(x, w, targets, e):
+    expect(x.shape[-1] == w.shape[1], "linear_cross_entropy", f"x {x.shape} and w {w.shape}", "equal last axes")
+    check(x.shape, w.shape[:1], targets, e, "linear_cross_entropy")
 
 
 def check(shape, vocabulary, targets, e, who):

@@ -21,10 +21,16 @@ __device__ __forceinline__ void* dynamic_shared() {
 __device__ __forceinline__ uint4 load16(const void* p) { return *(const uint4*)p; }
 __device__ __forceinline__ void store16(void* p, uint4 v) { *(uint4*)p = v; }
 
-// 16 bytes from global to shared memory, without waiting for them.
-__device__ __forceinline__ void copy16_async(void* shared, const void* global) {
+// 16 bytes, or 4, from global to shared memory, without waiting for them. Zeros if they are not there.
+__device__ __forceinline__ void copy16_async(void* shared, const void* global, bool there = true) {
     uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 ::"r"(to), "l"(global), "r"(there ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void copy4_async(void* shared, const void* global, bool there = true) {
+    uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+                 ::"r"(to), "l"(global), "r"(there ? 4 : 0) : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template<int LEFT> __device__ __forceinline__ void wait_copies() {
@@ -56,3 +62,15 @@ template<class E> __device__ __forceinline__ void multiply_tiles(float (&d)[4], 
 MULTIPLY_TILES(__half, "f16")
 MULTIPLY_TILES(__nv_bfloat16, "bf16")
 #undef MULTIPLY_TILES
+
+// Two entries in a register, the first in its lower half.
+template<class E> __device__ __forceinline__ uint32_t pair_of(float low, float high);
+#define PAIR_OF(E, NAME) \
+    template<> __device__ __forceinline__ uint32_t pair_of<E>(float low, float high) { \
+        uint32_t pair; \
+        asm("cvt.rn." NAME ".f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low)); \
+        return pair; \
+    }
+PAIR_OF(__half, "f16x2")
+PAIR_OF(__nv_bfloat16, "bf16x2")
+#undef PAIR_OF

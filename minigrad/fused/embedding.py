@@ -27,7 +27,7 @@ def embedding(ids, w):
 @embedding.backward
 def _(dy, ids, w, *, into):
     """dw[v] = sum of dy[n] over n with ids[n] = v"""
-    return scatter(dy, ids, w, into, xp_of(dy).add.at)                                   # [EM2]
+    return scatter(wide(dy), ids, w, into, xp_of(dy).add.at)                             # [EM2]
 
 
 def scatter(dy, ids, w, into, add_at):
@@ -41,7 +41,7 @@ def scatter(dy, ids, w, into, add_at):
         dw, beta = slot.claim()
         if beta == 0:
             dw[...] = 0
-    add_at(dw, ids.reshape(-1), wide(dy).reshape(ids.size, w.shape[1]))
+    add_at(dw, ids.reshape(-1), dy.reshape(ids.size, w.shape[1]))
     return None, dw if slot is None else DONE
 
 

@@ -18,7 +18,7 @@ from minigrad.check import expect
 from minigrad.tensor import op
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def linear(x, w, b=None):
     """y = x w + b.  x (..., in), w (in, out), b (out,) or None -> (..., out)"""
     check_shapes(x, w, b)

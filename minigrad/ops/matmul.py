@@ -21,7 +21,7 @@ def _as_matrices(a, b):
     return wide(a if a.ndim > 1 else a[None, :]), wide(b if b.ndim > 1 else b[:, None])
 
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def matmul(a, b):
     """y_ij = sum_k a_ik b_kj"""
     expect_fit(a, b)

@@ -1,0 +1,151 @@
+"""Kernels that go through rows, beyond the small shapes of opcases.py: rows that fill a lane, a warp, a block, and more
+rows than there are warps to take them; ids that occur often."""
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from opcases import Case
+from test_cuda_ops import TOL
+from test_ops import close, run
+
+from gpt import GPT, GPTConfig
+from minigrad import kernels, sums, sums_gpu, tensor, using
+from minigrad.backend import dtype_of
+from minigrad.emulator import emulator
+from minigrad.fused import columns_gpu, layer_norm_gpu
+from minigrad.fused.embedding import embedding
+from minigrad.fused.layer_norm import layer_norm
+from minigrad.ops import elementwise
+from minigrad.tensor import DONE, SKIP, Slot
+
+pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
+every_dtype = pytest.mark.parametrize("dtype", TOL)
+
+
+@every_dtype
+@pytest.mark.parametrize("D", [9, 767, 768, 769, 1600, 3072, 3073])
+def test_layer_norm_of_rows_of_any_length(D, dtype, monkeypatch):
+    """A warp takes up to 768 entries, beyond that a block, up to 3072. Few warps: each has several rows."""
+    monkeypatch.setattr(layer_norm_gpu, "WARPS", 8)
+    case = Case(layer_norm, [(19 if D < 769 else 9, D), (D,), (D,)])
+    arrays = case.arrays(dtype)
+    close(run(layer_norm, arrays, {}, "emulated"), run(layer_norm, arrays, {}, "reference"), TOL[dtype], f"D = {D}")
+
+
+@every_dtype
+def test_layer_norm_does_not_depend_on_the_schedule(dtype, monkeypatch):
+    monkeypatch.setattr(layer_norm_gpu, "WARPS", 8)
+    got = []
+    for D in (100, 800):
+        arrays = Case(layer_norm, [(21, D), (D,), (D,)]).arrays(dtype)
+        for backwards, early in emulator.SCHEDULES:
+            with emulator.schedule(backwards, early):
+                got.append(run(layer_norm, arrays, {}, "emulated"))
+        for other in got[1:]:
+            for a, b in zip(got[0], other, strict=True):
+                np.testing.assert_array_equal(a, b)
+        got.clear()
+
+
+@every_dtype
+@pytest.mark.parametrize("D", [24, 800, 3073])
+def test_layer_norm_adds_its_gradient_to_what_there_is(D, dtype):
+    """The residual path: x + f(layer_norm(x)). The sum is rounded once; the last width is the reference's."""
+    x, w, b, dy, more = (np.random.default_rng(k).standard_normal((5, D)[k in (1, 2):]).astype(dtype_of(dtype))
+                         for k in range(5))
+    with using("emulated"):
+        forward, backward = kernels.choose(layer_norm, [x, w, b])
+        y, saved = forward(x, w, b)
+        alone, together = (backward(dy, *saved, into=(None,) * 3, so_far=g) for g in (None, more))
+    assert together[0].dtype == x.dtype
+    close(together, [alone[0].astype("f4") + more.astype("f4"), *alone[1:]], TOL[dtype], "so_far", dtypes=False)
+
+
+def test_no_pass_is_taken_to_add_up_a_residual_path(monkeypatch):
+    """In GPT-2 every sum on the way back is a layer norm's."""
+    calls, own = [], tensor.plus
+    monkeypatch.setattr(tensor, "plus", lambda a, b, out=None: calls.append(a.shape) or own(a, b, out))
+    found, ids = {}, np.arange(12).reshape(2, 6)
+    for mode in ("reference", "emulated"):
+        model = GPT(GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=16), seed=0)
+        with using(mode):
+            model.loss(ids, ids).backward()
+        found[mode], calls[:] = ([p.grad for p in model.parameters()], len(calls)), []
+    close(found["emulated"][0], found["reference"][0], 1e-4, "gradients")
+    assert found["reference"][1] == 4 and found["emulated"][1] == 0
+
+
+@pytest.mark.parametrize("N, D", [(1, 1), (15, 33), (100, 31), (0, 5)])
+def test_columns_are_added_up(N, D):
+    parts, slot = np.random.default_rng(0).standard_normal((N, 2, D)).astype("f"), Slot(np.full(D, np.nan, "f"))
+    assert columns_gpu.add_rows(parts, 0, SKIP) is None
+    np.testing.assert_allclose(columns_gpu.add_rows(parts, 1, None), parts[:, 1].sum(0), rtol=1e-5, atol=1e-5)
+    for times in (1, 2):                                                  # the first one does not see the NaN
+        columns_gpu.add_rows(parts, 0, slot)
+        np.testing.assert_allclose(slot.array, times * parts[:, 0].sum(0), rtol=1e-5, atol=1e-5)
+
+
+@given(lengths=st.lists(st.integers(0, 140), min_size=1, max_size=12), V=st.sampled_from([1, 200, 256, 257, 70000]),
+       C=st.sampled_from([1, 8, 19]), dtype=st.sampled_from(list(TOL)), seed=st.integers(0, 99),
+       schedule=st.sampled_from(emulator.SCHEDULES))
+@example(lengths=[31, 1, 32], V=70000, C=8, dtype="float32", seed=0, schedule=(False, False))     # no chunk is cut
+@settings(max_examples=25)
+def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, schedule):
+    """Each id as often as drawn: inside a chunk, up to its end, over several. What the slot holds already stays."""
+    rng = np.random.default_rng(seed)
+    ids = rng.permutation(np.repeat(rng.integers(0, V, len(lengths)), lengths))
+    w, dy = (rng.standard_normal((n, C)).astype(dtype_of(dtype)) for n in (V, len(ids)))
+    slot = Slot(rng.standard_normal((V, C)).astype("f"))
+    slot.empty, want = False, slot.array.astype("f8")
+    np.add.at(want, ids, dy.astype("f8"))
+    with using("emulated"), emulator.schedule(*schedule):
+        _, backward = kernels.choose(embedding, [ids, w])
+        assert backward(dy, ids, w, into=(SKIP, slot)) == (None, DONE)
+    np.testing.assert_allclose(slot.array, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("V", [2, 300, 70000])
+@pytest.mark.parametrize("threads, N", [(1024, 2100), (1024, 5), (64, 200), (32, 0)])
+def test_sorting_keeps_the_order_of_equals(V, threads, N):
+    ids, passes = np.random.default_rng(N).integers(0, V, N), {2: 1, 300: 2, 70000: 3}[V]
+    rows = np.full((2, max(N, 1)), -1, "i4")
+    for schedule in emulator.SCHEDULES:
+        with emulator.schedule(*schedule):
+            kernels.cuda("embedding", "float32").sort[1, threads, 4 * 257 * threads // 32](ids, N, passes, rows)
+        np.testing.assert_array_equal(rows[(passes - 1) % 2][:N], np.argsort(ids, kind="stable"))
+
+
+# ------------------------------------------------------------------------------------------------ sums of arrays
+
+@every_dtype
+@pytest.mark.parametrize("shape, last", [((3, 5, 8), 3), ((3, 5, 8), 2), ((3, 5, 8), 1), ((700, 3), 1), ((2, 1), 1),
+                                         ((5000,), 1), ((0, 4), 1)])
+def test_plus_repeats_what_is_added(shape, last, dtype):
+    """b as often as a has leading entries; packs of 16 bytes that end inside b, or hold it several times."""
+    a, b = (np.random.default_rng(k).standard_normal(s).astype(dtype_of(dtype))
+            for k, s in enumerate((shape, shape[len(shape) - last:])))
+    want = sums.plus.reference(a, b)
+    with using("emulated"):
+        np.testing.assert_array_equal(sums.plus(a, b), want)
+        np.testing.assert_array_equal(elementwise.add(a, b).data, want)
+        if a.shape == b.shape:
+            total = a.copy()
+            assert sums.plus(total, b, total) is total
+            np.testing.assert_array_equal(total, want)
+
+
+@every_dtype
+@pytest.mark.parametrize("N, D", [(1, 1), (70, 9), (3, 2100), (0, 5)])
+def test_rows_are_summed(N, D, dtype, monkeypatch):
+    monkeypatch.setattr(sums_gpu, "COLUMNS", 1)
+    g = np.random.default_rng(0).standard_normal((N, D)).astype(dtype_of(dtype))
+    with using("emulated"):
+        close([sums.sum_rows(g)], [sums.sum_rows.reference(g)], TOL["float32"], "sum_rows")
+
+
+def test_what_a_kernel_cannot_add_is_left_to_the_array_library():
+    a, odd = np.ones((4, 6), "f"), np.ones((4, 12), "f")[:, ::2]
+    with using("emulated"):
+        for x, y in ((a, odd), (odd, a), (a, np.ones((4, 1), "f")), (a[:1], a), (a, a.astype("f8"))):
+            np.testing.assert_array_equal(elementwise.add(x, y).data, np.full((4, 6), 2.0))
+        assert sums.sum_rows(np.ones((2, 3), "f")).tolist() == [2, 2, 2]

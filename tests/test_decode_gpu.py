@@ -1,0 +1,143 @@
+"""The kernels' step of gpt.decode, run by the emulator, against the model itself."""
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_decode_cpu import wide_model
+from test_generate import models
+
+from gpt import GPT, GPTConfig, decode_gpu, generate
+from gpt.decode import Decoder
+from minigrad import kernels
+from minigrad.emulator import emulator, fake_cupy
+
+pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
+
+# Relative to the largest logit. In 16 bits the model rounds what goes from op to op, the step does not.
+TOLERANCE = {"float32": 2e-5, "float16": 1e-2, "bfloat16": 0.1}
+
+
+def decoders(model, prompts):
+    """(the kernels', the model's own), both with the prompts read by the model's layers."""
+    with kernels.using("emulated"):
+        ours = Decoder(model)
+    with kernels.using("reference"):
+        theirs = Decoder(model)
+        for decoder in (ours, theirs):
+            decoder.read(prompts)
+    assert isinstance(ours.compiled, decode_gpu.Step) and theirs.compiled is None
+    return ours, theirs
+
+
+def close(ours, theirs, tokens, dtype):
+    with kernels.using("reference"):
+        a, b = ours.step(tokens), theirs.step(tokens)
+    assert a.dtype == b.dtype == "float32" and a.shape == b.shape
+    assert np.abs(a - b).max() <= TOLERANCE[dtype] * max(1, np.abs(b).max())
+    np.testing.assert_array_equal(ours.cache.lengths, theirs.cache.lengths)
+    for mine, its in ((ours.cache.k, theirs.cache.k), (ours.cache.v, theirs.cache.v)):
+        scale = max(1, np.abs(its.astype("f4")).max(initial=0))
+        assert np.abs(mine.astype("f4") - its.astype("f4")).max(initial=0) <= TOLERANCE[dtype] * scale
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(made=models(), data=st.data(), schedule=st.sampled_from(emulator.SCHEDULES))
+@settings(max_examples=15)
+def test_a_step_is_what_the_model_says(dtype, made, data, schedule):
+    """Both norms, rows of any lengths of which some end, and more than a block takes. A layer norm of two or three
+    numbers that were rounded to 8 bits tells nothing."""
+    (model, rng), size = made, made[0].config.block_size
+    assume(dtype == "float32" or model.config.n_embd >= 12)
+    model.to(dtype=dtype)
+    lengths = data.draw(st.lists(st.integers(1, size - 1), min_size=1, max_size=10))
+    ours, theirs = decoders(model, [rng.integers(0, model.config.vocab_size, n).tolist() for n in lengths])
+    for _ in range(min(3, size - max(lengths))):
+        if data.draw(st.booleans()):
+            kept = data.draw(st.lists(st.integers(0, len(ours.cache.lengths) - 1), min_size=1, max_size=10))
+            ours.keep(kept)
+            theirs.keep(kept)
+        with emulator.schedule(*schedule):
+            close(ours, theirs, rng.integers(0, model.config.vocab_size, len(ours.cache.lengths)), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("head", [8, 20])
+def test_attention_over_many_positions(dtype, head):
+    """A block attends to 128 positions: up to its last one, to the first of the next, and to two further blocks."""
+    model = GPT(GPTConfig(vocab_size=30, block_size=400, n_layer=1, n_head=2, n_embd=2 * head))
+    rng = np.random.default_rng(0)
+    for p in model.parameters():
+        p.data = p.data + rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.2)
+    model.to(dtype=dtype)
+    ours, theirs = decoders(model, [rng.integers(0, 30, n).tolist() for n in (127, 128, 300, 1)])
+    for _ in range(2):
+        close(ours, theirs, rng.integers(0, 30, 4), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_comes_out_for_a_row_does_not_depend_on_the_others(dtype):
+    """To the bit: a row with eight others, and by itself."""
+    model, rows = wide_model(64, 4).to(dtype=dtype), [[1, 2, 3], [4], [5, 6, 7, 8], [9], [2], [3], [5], [6, 7], [8, 9]]
+    found = decoders(model, rows)[0].step(np.arange(9))
+    for b in (0, 2, 8):
+        alone = decoders(model, rows)[0]
+        alone.keep([b])
+        np.testing.assert_array_equal(alone.step(np.array([b]))[0], found[b])
+
+
+def test_outputs_that_take_turns(monkeypatch):
+    monkeypatch.setattr(decode_gpu, "BLOCKS", 3)
+    ours, theirs = decoders(wide_model(24, 3), [[1, 2], [3]])
+    close(ours, theirs, np.array([4, 5]), "float32")
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_the_same_text(pre_norm):
+    model = wide_model(24, 3, pre_norm)
+    texts = {}
+    for mode in ("reference", "emulated"):
+        with kernels.using(mode):
+            texts[mode] = generate(model, [[1, 2, 3], [4]], 14, temperature=0)           # beyond block_size = 12
+    assert texts["emulated"] == texts["reference"]
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_step_is_one_graph_and_one_wait(pre_norm):
+    """On arrays that are as strict as CuPy's. The second step with the same rows and caches captures what the first
+    did; where rows ended, or prompts were read again, there are others. At first products may have to be timed."""
+    model, prompts, launched = wide_model(24, 3, pre_norm).to(dtype="bfloat16"), [[1, 2, 3], [4], [5, 6]], []
+    with kernels.using("reference"):
+        theirs = Decoder(wide_model(24, 3, pre_norm).to(dtype="bfloat16"))
+    with fake_cupy.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        ours, launch = Decoder(model.to(device="gpu")), cp.cuda.Graph.launch
+        patch.setattr(cp.cuda.Graph, "launch", lambda graph: launched.append(graph) or launch(graph))
+        ours.read(prompts)
+        for rounds, kept in ((3, [2, 0]), (4, [1, 1, 0])):
+            ours.read(prompts)
+            with kernels.using("reference"):
+                theirs.read(prompts)
+            for n in range(rounds):
+                tokens = np.arange(n, n + len(ours.cache.lengths))
+                with fake_cupy.waits() as seen:
+                    a = ours.step(tokens)
+                assert len(seen) == 1, seen
+                with kernels.using("reference"):
+                    b = theirs.step(tokens)
+                assert np.abs(a - b).max() <= TOLERANCE["bfloat16"] * max(1, np.abs(b).max())
+                if n == 0:
+                    ours.keep(kept)
+                    theirs.keep(kept)
+    assert [launched.count(g) for g in dict.fromkeys(launched)] == [1, 2]
+
+
+def test_models_that_take_no_such_step():
+    with kernels.using("emulated"):
+        assert Decoder(wide_model(24, 3).to(dtype="float64")).compiled is None
+        assert Decoder(wide_model(129, 1)).compiled is None                              # 32 lanes hold 128 floats
+        assert Decoder(wide_model(128, 1)).compiled is not None
+        with pytest.raises(ValueError, match="Decoder: got int8"):
+            Decoder(wide_model(8, 2), int8=True)
+        with pytest.raises(ValueError, match="embedding: got id 50 at position"):
+            decoder = Decoder(wide_model(8, 2))
+            decoder.read([[1]])
+            decoder.step(np.array([50]))
