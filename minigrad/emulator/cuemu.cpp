@@ -114,8 +114,8 @@ struct Warp {
 
 // ------------------------------------------------------------------------------------------------ memory
 
-// Thread numbers in the grid, and when; the warps of the block that have read since.
-struct Record { uint32_t writer, written, reader, read, warps; };
+struct Record { uint32_t writer, written, reader, read, several; };     // thread numbers in the grid, and when
+struct Readers { uint32_t warps, when[32]; };               // Record::several's: which warps of the block, and when last
 constexpr int MOST_MBARRIERS = 64;
 constexpr uint32_t ATOMICALLY = 0xfffffff0, SEVERAL = 0xfffffff1, LANDED = 0xffff0000, WARP = 0x80000000;     // who
 constexpr uint32_t NEVER = 0, COPYING = 0xffffffff, MBARRIER = 0xfffffffe;                                    // when
@@ -151,6 +151,7 @@ struct Machine {
     unsigned threads, block_number;
     bool reversed, early;                                   // the order of warps and lanes; when copies land
     bool clocks;                                            // does each thread keep one?
+    std::vector<Readers> several;                           // of shared memory, where there are clocks; 0 is nobody's
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     Context scheduler;
@@ -249,23 +250,38 @@ const char* name_of_thread(uint32_t t) {
     return text;
 }
 
-// By its clock, has this thread seen what `who` did? warps: of the block, whom SEVERAL and WARP stand for.
-bool seen(uint32_t who, uint32_t then, uint32_t warps) {
+// By its clock, has this thread seen what `who` did? several: whom SEVERAL and WARP stand for.
+bool seen(uint32_t who, uint32_t then, uint32_t several) {
     const Clock& mine = m.current->seen;
-    if (who == ATOMICALLY) return false;
     if (who >= LANDED && who < ATOMICALLY) return mine[m.threads + who - LANDED] > then;
     if (!(who & WARP)) return mine[who % m.threads] > then;
-    for (; warps; warps &= warps - 1)
-        for (unsigned i = __builtin_ctz(warps) * 32, end = std::min(i + 32, m.threads); i < end; i++)
-            if (mine[i] <= then) return false;
+    if (!several) return false;
+    const Readers& all = m.several[several];
+    for (uint32_t left = all.warps; left; left &= left - 1) {
+        unsigned warp = __builtin_ctz(left);
+        for (unsigned i = warp * 32; i < std::min(warp * 32 + 32, m.threads); i++)
+            if (mine[i] <= all.when[warp]) return false;
+    }
     return true;
 }
 
+// A thread of this warp reads, and others have read since.
+void one_of_several(Record& r, unsigned warp, unsigned other_warp) {
+    if (!r.several) {
+        r.several = uint32_t(m.several.size());
+        m.several.push_back({1u << other_warp, {}});
+        m.several.back().when[other_warp] = r.read;
+    }
+    Readers& all = m.several[r.several];
+    all.warps |= 1u << warp;
+    all.when[warp] = m.now;
+}
+
 // Did what happened at time `then`, done by thread (or threads) `who`, surely end before what this thread does now?
-inline bool ordered(const Array& a, uint32_t who, uint32_t then, uint32_t me, unsigned my_warp, uint32_t warps = 0) {
+inline bool ordered(const Array& a, uint32_t who, uint32_t then, uint32_t me, unsigned my_warp, uint32_t several = 0) {
     if (then < (a.shared ? m.started : m.launched) || who == me) return true;
     if (then < m.started) return false;                     // another block's
-    if (then < m.synced || (m.clocks && seen(who, then, warps))) return true;
+    if (then < m.synced || (m.clocks && seen(who, then, several))) return true;
     unsigned n_warps = (m.threads + 31) / 32;
     uint32_t its_warp = who >= LANDED ? ~0u
         : who & WARP ? who & ~WARP : who / m.threads * n_warps + who % m.threads / 32;
@@ -290,19 +306,18 @@ void check_order(Array& a, size_t at, size_t bytes, Kind kind, const void* where
             if (a.shared && r.written < m.started)
                 stop(where, "byte %zu of %s is read, and no thread of this block has written it", g * a.granule,
                      name_of(a));
-            if (ordered(a, r.reader, r.read, me, warp, r.warps)) {
-                r.reader = me, r.warps = 0;
-            } else if (r.reader != me && r.reader != SEVERAL) {
+            if (ordered(a, r.reader, r.read, me, warp, r.several)) {
+                r.reader = me, r.several = 0;
+            } else {
                 unsigned warps = (m.threads + 31) / 32, mine = m.block_number * warps + warp;
                 uint32_t its = r.reader & WARP ? r.reader & ~WARP
                     : r.reader / m.threads * warps + r.reader % m.threads / 32;
-                r.reader = its == mine ? WARP | mine : SEVERAL;
-                r.warps |= 1u << its % warps;
+                if (m.clocks && a.shared) one_of_several(r, warp, its % warps);
+                if (r.reader != SEVERAL) r.reader = its == mine ? WARP | mine : SEVERAL;
             }
-            r.warps |= 1u << warp;
             r.read = m.now;
         } else {
-            if (!ordered(a, r.reader, r.read, me, warp, r.warps))
+            if (!ordered(a, r.reader, r.read, me, warp, r.several))
                 stop(where, "race at byte %zu of %s: written, and no barrier since %s read it", g * a.granule,
                      name_of(a), name_of_thread(r.reader));
             r.writer = kind == ATOMIC ? ATOMICALLY : me;

@@ -21,6 +21,7 @@ template<class... I> void load_box(void* to, const TensorMap& map, Barrier* b, I
 
 inline uint64_t tile_at(const void* p, int across) {
     uint64_t start = uint64_t((const char*)p - (const char*)cuemu::dynamic_shared());
+    if (start % 16) cuemu::fault("a tile at byte %llu, no multiple of 16", (unsigned long long)start);
     return (start & 0x3ffff) >> 4 | uint64_t(across >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 

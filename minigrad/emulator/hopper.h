@@ -51,6 +51,7 @@ void keep_clocks() {
     if (m.clocks) return;
     m.clocks = true;
     for (Fiber& f : m.fibers) f.seen.assign(m.threads + MOST_MBARRIERS, 0);
+    m.several.assign(1, Readers());
     h.reads.assign(m.arrays[DYNAMIC].bytes / 16 + 1, Reads());
 }
 
