@@ -1,6 +1,7 @@
-"""Launches attention.cu. Formula, names and [AT] numbers: attention.py."""
+"""Launches attention.cu, or attention_sm90.cu where that can run. Formula, names and [AT] numbers: attention.py."""
 from minigrad.backend import xp_of
 from minigrad.fused import attention as formula
+from minigrad.fused import attention_sm90_gpu as sm90
 from minigrad.fused.attention_common_gpu import grid, told
 from minigrad.kernels import SIZES, cuda, has_instance
 
@@ -13,6 +14,8 @@ def forward(qkv, *, n_head, dropout=None):
     (B, T, C3), xp = qkv.shape, xp_of(qkv)
     if not has_instance(qkv) or C3 // 3 // n_head > HEADS[-1]:
         return formula.attention.reference(qkv, n_head=n_head, dropout=dropout)
+    if sm90.takes(qkv, n_head):
+        return sm90.forward(qkv, n_head, dropout)
     y, lse = xp.empty((B, T, C3 // 3), qkv.dtype), xp.empty((B, n_head, T), "float32")
     program, blocks, shared, rows, columns, arguments = _how(qkv, n_head, dropout)
     program.forward[blocks, THREADS, shared(rows + 4 * columns)](xp.ascontiguousarray(qkv), *arguments, y, lse)
@@ -22,6 +25,8 @@ def forward(qkv, *, n_head, dropout=None):
 def backward(dy, qkv, y, lse, n_head, dropout, into=None):
     if not has_instance(qkv) or qkv.shape[-1] // 3 // n_head > HEADS[-1]:
         return formula.attention.reference_backward(dy, qkv, y, lse, n_head, dropout)
+    if sm90.takes(qkv, n_head):
+        return sm90.backward(dy, qkv, y, lse, n_head, dropout)
     xp = xp_of(qkv)
     x, y, dy = (xp.ascontiguousarray(a) for a in (qkv, y, dy.astype(qkv.dtype, copy=False)))
     delta, dx = xp.empty(lse.shape, "float32"), xp.empty(qkv.shape, qkv.dtype)
