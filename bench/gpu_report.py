@@ -149,7 +149,7 @@ def train(entries):
     for e in entries:
         mine = e["sides"].get("ours")
         for title, side in e["sides"].items():
-            if mine and title != "ours":
+            if mine and title.startswith("PyTorch"):
                 n = min(len(mine["losses"]), len(side["losses"]))
                 yield f"Losses of {e['preset']} in {e['dtype']}, {e['batch']} rows, beside {title}:"
                 yield ""

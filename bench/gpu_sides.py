@@ -139,8 +139,8 @@ class CupyClock:
         self.cupy.cuda.get_current_stream().synchronize()
 
     def held(self):
-        """Bytes that were taken from the card since the last rest, at most: the pool gives none back by itself."""
-        return self.cupy.get_default_memory_pool().total_bytes()
+        """Bytes that were taken from the card since the last rest, at most: a pool gives none back by itself."""
+        return backend.memory()["held"]
 
     def rest(self):
         self.scratch = None

@@ -15,6 +15,7 @@ from bench import floors
 from bench.gpu_sides import CupyClock, TorchClock
 from gpt.presets import PRESETS
 from gpt.sizes import entry
+from minigrad import backend
 
 # What share of a step's floor, products and traffic one after the other, is expected: the rest is the small products of
 # attention, and for small models the launches.
@@ -71,7 +72,9 @@ class Training:
 
 
 class Ours(Training):
-    def __init__(self, sizes, batch, dtype):
+    """graph: launch each step as one CUDA graph, which keeps the memory of its activations between turns."""
+
+    def __init__(self, sizes, batch, dtype, graph=False):
         from gpt import GPT, GPTConfig
         from nn import AdamW
         from train.config import Config
@@ -80,13 +83,15 @@ class Ours(Training):
         self.model = GPT(GPTConfig(**sizes)).to("gpu", dtype)
         self.opt = AdamW(self.model.parameters(), lr=LR)
         self.scale, self.config, self.taken = Scale.of(dtype), Config(), 0
+        self.graph = backend.Repeated() if graph else None
 
     def put(self, a):
         return self.clock.cupy.asarray(a)
 
     def step(self, x, y):
         from train.step import train_step
-        found = train_step(self.model, self.opt, [(x, y)], LR, self.taken, self.config, self.scale, late=True)
+        found = train_step(self.model, self.opt, [(x, y)], LR, self.taken, self.config, self.scale, late=True,
+                           graph=self.graph)
         self.taken += 1
         return lambda: found()[0]
 
@@ -119,11 +124,14 @@ class PyTorch(Training):
         self.scaler.step(self.opt)
         self.scaler.update()
         self.opt.zero_grad(set_to_none=True)
-        return loss.detach().item
+        return loss.detach().clone().item                    # a CUDA graph writes the next loss into the same place
 
 
-# max-autotune tries many kernels for every product; without CUDA graphs, which would keep memory between turns.
-SIDES = {"ours": (Ours, {}), "PyTorch eager": (PyTorch, {}), "PyTorch compile": (PyTorch, dict(mode="default")),
+# max-autotune tries many kernels for every product; without CUDA graphs, which would keep memory between turns. For
+# small models there is a mode with them on both sides.
+SIDES = {"ours": (Ours, {}), "ours by graph": (Ours, dict(graph=True)),
+         "PyTorch eager": (PyTorch, {}), "PyTorch compile": (PyTorch, dict(mode="default")),
+         "PyTorch by graph": (PyTorch, dict(mode="reduce-overhead")),
          "PyTorch max-autotune": (PyTorch, dict(mode="max-autotune-no-cudagraphs"))}
 
 

@@ -19,8 +19,9 @@ from minigrad.backend import asnumpy, on_gpu, wide, xp_of
 from minigrad.fused.embedding import check
 from minigrad.kernels import cuda, has_instance
 
-THREADS, WARPS, OUTPUTS, ROWS, KEYS = 128, 4, 4, 8, 128     # of a block
-BLOCKS = 2112                               # sixteen for each multiprocessor of an H100: outputs beyond that take turns
+THREADS, WARPS, KEYS = 128, 4, 128          # of a block, for attention
+MOST, OUTPUTS, ROWS = 512, 4, 8             # threads at most, outputs and rows of a block, for products
+BLOCKS = 1056                               # eight for each multiprocessor of an H100: outputs beyond that take turns
 SET, ADD, GELU, RELU = range(4)             # what is done with a product
 INNER = {"gelu": GELU, "relu": RELU}
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -59,7 +60,8 @@ class Step:
         self.work.tokens[...], self.work.at[...] = xp_of(self.wte).asarray(tokens), at
         self.work()
         cache.lengths = cache.lengths + 1
-        return asnumpy(self.work.logits)
+        logits = asnumpy(self.work.logits)
+        return logits if on_gpu(self.wte) else logits.copy()                             # the next step writes there
 
 
 class Work:
@@ -105,8 +107,8 @@ class Work:
     def product(self, x, norm, matrix, what, out):
         """out = what is made of x, through the layer norm, times (w, bias)."""
         (B, n_in), n_out, (w, bias) = x.shape, out.shape[1], matrix
-        self.program.product[_where(n_out, B, 2)](x, *norm, float(self.step.config.eps), w, bias, n_in, n_out, B, what,
-                                                  out)
+        self.program.product[self.where(n_in, n_out, 2)](
+            x, *norm, float(self.step.config.eps), w, bias, n_in, n_out, B, what, out)
 
     def attend(self, k, v):
         """The new token's key and value, stored; what attention is, in parts of KEYS positions."""
@@ -118,17 +120,19 @@ class Work:
     def project(self, matrix):
         """x += the parts, put together, times (w, bias)."""
         (splits, B, C), H = self.parts.shape, self.sums.shape[2]
-        self.program.project[_where(C, B, H * splits)](self.parts, self.sums, self.at, H, C // H, splits, *matrix, C, B,
-                                                       ADD, self.x)
+        self.program.project[self.where(C, C, H * splits)](
+            self.parts, self.sums, self.at, H, C // H, splits, *matrix, C, B, ADD, self.x)
 
     def normalise(self, norm):
         B, C = self.x.shape
         self.program.normalise[B, THREADS, 8](self.x, *norm, C, float(self.step.config.eps))
 
-
-def _where(n_out, B, room):
-    """(grid, block, bytes of shared memory) of a product that takes so many numbers for each row of its input."""
-    return (min(-(-n_out // OUTPUTS), BLOCKS), -(-B // ROWS)), THREADS, 4 * ROWS * (room + WARPS * OUTPUTS)
+    def where(self, n_in, n_out, room):
+        """(grid, block, bytes of shared memory) of a product that takes so many numbers for each row of its input."""
+        packs = -(-n_in * self.k.itemsize // 16)
+        threads = min(MOST, -(-packs // 32) * 32)
+        grid = min(-(-n_out // OUTPUTS), BLOCKS), -(-len(self.x) // ROWS)
+        return grid, threads, 4 * ROWS * (room + threads // 32 * OUTPUTS)
 
 
 def _norm(parameters, name):

@@ -29,6 +29,8 @@ On top comes what a step needs for a moment, the larger of two. In the head: its
 of R rows of logits, with their gradient beside it if s = 2. In the last MLP on the way back: dy, GELU's output rebuilt,
 its gradient and the gradient of its input:
     max(s N' C + w R V (+ s R V),  13 s N' C)                                                      [SZ6]
+These are a CPU's. A GPU has more memory than time: it keeps what GELU gives, 4 s C more a layer and token, and takes up
+to 1 GiB of logits at once.
 In generation, keys and values of every position:
     K = 2 L s C                                                                                    [SZ7]
 """

@@ -237,6 +237,7 @@ def test_losses_are_pytorchs():
     pytest.importorskip("torch")
     with fake_cupy.installed():
         _, ours, held = gpu_train.Ours(TINY, 2, "float32").turn(1, 3)
+        assert gpu_train.Ours(TINY, 2, "float32", graph=True).turn(1, 3)[1] == ours
     for mode in (None, "default"):
         seconds, theirs, _ = gpu_train.PyTorch(TINY, 2, "float32", mode).turn(1, 3)
         assert len(seconds) == 3 and len(ours) == 4 and held > 0

@@ -85,10 +85,21 @@ def test_what_comes_out_for_a_row_does_not_depend_on_the_others(dtype):
         np.testing.assert_array_equal(alone.step(np.array([b]))[0], found[b])
 
 
-def test_outputs_that_take_turns(monkeypatch):
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_more_outputs_and_inputs_than_blocks_and_threads(dtype, monkeypatch):
+    """Blocks take turns with the outputs, and threads with the inputs: all of them, or the first few."""
     monkeypatch.setattr(decode_gpu, "BLOCKS", 3)
-    ours, theirs = decoders(wide_model(24, 3), [[1, 2], [3]])
-    close(ours, theirs, np.array([4, 5]), "float32")
+    monkeypatch.setattr(decode_gpu, "MOST", 32)
+    ours, theirs = decoders(wide_model(75, 3).to(dtype=dtype), [[1, 2], [3]])            # 4 * 75 > 32 * 8
+    close(ours, theirs, np.array([4, 5]), dtype)
+
+
+def test_logits_stay_as_they_were():
+    ours, _ = decoders(wide_model(8, 2), [[1, 2]])
+    first = ours.step(np.array([3]))
+    before = first.copy()
+    ours.step(np.array([4]))
+    np.testing.assert_array_equal(first, before)
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])

@@ -29,11 +29,11 @@ INF, NAN = math.inf, math.nan
 
 # ------------------------------------------------------------------------------------------------ control
 
-def decided(mode, loss, squares, S, k, hopeless, clip, rule):
-    c, s = np.zeros(SIZE), np.array([S, k])
+def decided(mode, loss, squares, S, k, hopeless, clip, rule, xp=np):
+    c, s = xp.zeros(SIZE), xp.array([S, k])
     c[LOSS], c[HOPELESS], c[FACTOR] = loss, hopeless, 1.0
     with using(mode), np.errstate(all="ignore"):
-        control(c, s, np.array(squares), clip=clip, rule=rule)
+        control(c, s, xp.asarray(squares), clip=clip, rule=rule)
     return c, s
 
 
@@ -46,8 +46,12 @@ def decided(mode, loss, squares, S, k, hopeless, clip, rule):
 def test_the_kernel_decides_as_the_reference_does(loss, squares, S, k, hopeless, clip, moving):
     rule = None if moving is None else (moving, 2.0 ** -14, 4)
     want, got = (decided(mode, loss, squares, S, k, hopeless, clip, rule) for mode in ("reference", "emulated"))
-    for a, b in zip(want, got, strict=True):
+    with fake_cupy.installed() as cp, fake_cupy.waits() as seen:
+        there = decided("reference", loss, cp.asarray(squares), S, k, hopeless, clip, rule, cp)
+    assert not seen
+    for a, b, c in zip(want, got, there, strict=True):
         np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c.get())
 
 
 def test_what_is_decided():
@@ -279,6 +283,7 @@ def test_a_run_on_a_gpu_resumes_to_the_bit_and_follows_the_cpus(trained, dtype):
     graph = trained("graph", "--steps", "6", "--graph", *flags)
     lines = {folder: [e for e in log.read(folder / "log.jsonl") if "loss" in e] for folder in (whole, parts, cpu)}
     assert same(whole, parts) and same(whole, graph)
+    assert all(e["gpu_bytes"] > 0 for e in log.read(whole / "log.jsonl") if "val_loss" in e)
     assert [e["step"] for e in lines[whole]] == [e["step"] for e in lines[parts]] == list(range(1, 7))
     for mine, theirs in zip(lines[whole], lines[cpu], strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-2)

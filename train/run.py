@@ -384,6 +384,8 @@ def validate(run):
         couplets = sum(1 for _ in run.validation.documents())
         bits = loss * run.validation.tokens / couplets / math.log(2)
         run.metrics |= {"val_bits": bits, "entropy_bits": run.entropy}
+    if held := backend.memory()["held"]:
+        run.metrics["gpu_bytes"] = held
     run.log.write(**run.metrics)
     lines = [f"step {run.step:,}: validation loss {loss:.4f}, perplexity {run.metrics['perplexity']:.2f}"]
     if run.config.samples and 0 < run.step < run.config.steps:

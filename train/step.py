@@ -25,6 +25,7 @@ def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, l
     config.check_finite, make the host wait here. graph: a backend.Repeated, for steps that differ in their batches, lr
     and number only.
     """
+    assert graph is None or scale is not None                # a graph knows where it lies
     scale, c = scale or Scale(), opt.control
     scale.on(device_of([c], "train_step"))
     c[LR] = lr

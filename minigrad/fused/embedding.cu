@@ -32,7 +32,7 @@ __device__ __forceinline__ unsigned lanes_like_this(int v, int bits) {
 // The numbers of ids (N,) in the order of ids, equal ones in their own: a radix sort by 8 bits in each pass, the last
 // of which writes rows[(passes - 1) % 2], of rows (2, N). One block: a warp has a stretch of the ids, counts how often
 // each digit comes in it, and when it is known how many come before those, puts each where it belongs.
-extern "C" __global__ void sort(const long long* ids, int N, int passes, int* rows) {
+extern "C" __global__ void __launch_bounds__(1024) sort(const long long* ids, int N, int passes, int* rows) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     int *counts = (int*)dynamic_shared(), *totals = counts + 256 * warps;                // (256, warps), (warps,)
     int per = (N + 32 * warps - 1) / (32 * warps) * 32, begin = warp * per, end = min(N, begin + per);
