@@ -21,7 +21,7 @@ import numpy as np
 from bench import floors, step, turns
 from gpt import GPTConfig
 from gpt.sizes import entry, parameters
-from minigrad import Tensor, pool
+from minigrad import Tensor, backend, pool
 from minigrad.backend import dtype_of
 from minigrad.fused.adamw import adamw, sum_of_squares
 from minigrad.fused.attention import attention
@@ -66,12 +66,16 @@ class Row:
 
 
 def rows(config, dtype):
+    """What is measured of a config."""
+    return table_of(*CONFIGS[config], dtype)
+
+
+def table_of(sizes, batch, dtype):
     """What is measured. Each array counts once each time that it must be read or written, with e bytes an entry.
 
     Gradients of weights and moments are float32. Of attention's T x T, half is needed. linear_cross_entropy
     may multiply in either phase; it is booked under forward, where ours does it.
     """
-    sizes, batch = CONFIGS[config]
     B, T, N, L, H, C, V = floors.dimensions(sizes, batch)
     A, P, e = B * H * T * T, parameters(GPTConfig(**sizes)), entry(dtype)
 
@@ -128,8 +132,8 @@ def torch_attention(t, qkv, n_head):
 def torch_adamw(t, p, g, m, v, master, *, lr, beta1, beta2, eps, decay, step):
     """On float32 weights, which PyTorch's autocast keeps, whatever ours are."""
     from torch.optim.adamw import adamw
-    adamw([p], [g], [m], [v], [], [t.tensor(float(step))], fused=True, amsgrad=False, maximize=False, lr=lr,
-          beta1=beta1, beta2=beta2, eps=eps, weight_decay=decay)
+    adamw([p], [g], [m], [v], [], [t.tensor(float(step), device=p.device)], fused=True, amsgrad=False, maximize=False,
+          lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=decay)
 
 
 def draw(row, dtype):
@@ -160,7 +164,10 @@ class Ours:
         pool.set_size(threads)
         self.row, self.kinds = row, [arg and arg.kind for arg in row.args]
         self.held = [[Tensor(a, requires_grad=True) if kind == "weight" else a
-                      for a, kind in zip(draw(row, dtype), self.kinds, strict=True)] for _ in range(row.times)]
+                      for a, kind in zip(self.drawn(dtype), self.kinds, strict=True)] for _ in range(row.times)]
+
+    def drawn(self, dtype):
+        return draw(self.row, dtype)
 
     def ready(self):
         """Fresh tensors, and gradients that are empty."""
@@ -176,7 +183,7 @@ class Ours:
 
     @functools.cached_property
     def dy(self):                                        # made in the first turn, which does not count
-        return np.ones(self.ys[0].shape, self.ys[0].dtype)
+        return backend.xp_of(self.ys[0].data).ones(self.ys[0].shape, self.ys[0].dtype)
 
     def backward(self):
         dy = self.dy
@@ -191,11 +198,14 @@ class PyTorch:
         import torch
         torch.set_num_threads(threads)
         self.row, self.torch = row, torch
-        self.args = [list(map(self.tensor, draw(row, dtype), row.args)) for _ in range(row.times)]
+        self.args = [self.drawn(dtype) for _ in range(row.times)]
         self.leaves = [a for args in self.args for a, arg in zip(args, row.args, strict=True)
                        if arg and arg.kind in ("activation", "weight")]
         for a in self.leaves:
             a.requires_grad_()
+
+    def drawn(self, dtype):
+        return list(map(self.tensor, draw(self.row, dtype), self.row.args))
 
     def tensor(self, a, arg):
         """An array as a tensor of the same dtype; PyTorch does not know ml_dtypes."""

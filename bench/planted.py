@@ -35,7 +35,7 @@ sys.path.append(str(ROOT / "tests"))
 from reference_data import DATA  # noqa: E402  (tests is no package)
 
 CODE = ("minigrad/*.py", "minigrad/ops/*.py", "minigrad/fused/*.py", "nn/*.py", "gpt/model.py")
-COPIED = ("minigrad", "nn", "gpt", "bench", "tests", "pyproject.toml")
+COPIED = ("minigrad", "nn", "gpt", "tok", "train", "bench", "tests", "pyproject.toml")
 
 # Other storeys, PyTorch, the shape of the code base. The rest of tests/ is run.
 NOT_RUN = ("test_against_torch", "test_chhand", "test_config", "test_data", "test_readme", "test_structure", "test_tok",
@@ -351,9 +351,10 @@ class Sandbox:
         """(exit status of pytest or "timeout", which test failed) for these test files, up to the first failure."""
         env = {**os.environ, "NUMBA_CACHE_DIR": str(self.root / ".numba"), "HYPOTHESIS_PROFILE": "fast",
                "MINIGRAD_CACHE_DIR": str(self.root.parent / "kernels"), "MINIGRAD_DATA": str(DATA), "COLUMNS": "300"}
-        words = f"({chosen}) and not torch and not gpu" if chosen else "not torch and not gpu"
+        words = f"({chosen}) and not torch" if chosen else "not torch"
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
-                   f"--tb={'short' if verbose else 'no'}", "-k", words, *(f"tests/{t}.py" for t in tests)]
+                   f"--tb={'short' if verbose else 'no'}", "-m", "not gpu", "-k", words,
+                   *(f"tests/{t}.py" for t in tests)]
         process = subprocess.Popen(command, cwd=self.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    start_new_session=True)
         try:

@@ -53,7 +53,8 @@ class Cache:
         expect(not qkv.requires_grad, "Cache", "a pass that records gradients", "one inside no_grad()")
         (_, T, _), H = qkv.shape, self.k.shape[2]
         q, k, v = heads(qkv.data, H)                                                     # (B, H, T, D) each
-        for b, n in enumerate(self.lengths.tolist()):
+        lengths = self.lengths.tolist()
+        for b, n in [(slice(None), lengths[0])] if len(set(lengths)) == 1 else enumerate(lengths):      # all at once
             self.k[layer, b, :, n:n + T], self.v[layer, b, :, n:n + T] = k[b], v[b]
         if not self.lengths.any():
             return attention(qkv, n_head=H)

@@ -1,7 +1,9 @@
 r"""A step of gpt.decode on a GPU: one new token of every row, by the kernels of minigrad/fused/decode.cu.
 
 Five launches for a layer (queries, keys and values; attention; its projection; the two halves of the MLP), one for the
-embeddings and one for the head. Nothing waits for the host until it reads the logits.
+embeddings and one for the head: more than a host can ask for in the time that they take. So the second step with the
+same rows and caches captures them in a CUDA graph, and from then on one launch is a step. Tokens and positions are read
+from the device's memory, where the graph looks for them. Nothing waits until the host reads the logits.
 
 A step reads every matrix once for each 8 rows, and what the cache holds of every row. With s bytes in a stored number,
 L layers of width C, V tokens, and n_b positions that row b has seen, these are
@@ -13,13 +15,13 @@ and no step takes less time than the memory takes for them: GPT-2's matrices are
 """
 import math
 
-from minigrad.backend import asnumpy, wide, xp_of
-from minigrad.fused import layer_norm_gpu
+from minigrad.backend import asnumpy, on_gpu, wide, xp_of
 from minigrad.fused.embedding import check
 from minigrad.kernels import cuda, has_instance
 
-THREADS, WARPS, OUTPUTS, ROWS, KEYS = 128, 4, 4, 8, 128     # of a block
-BLOCKS = 2112                               # sixteen for each multiprocessor of an H100: outputs beyond that take turns
+THREADS, WARPS, KEYS = 128, 4, 128          # of a block, for attention
+MOST, OUTPUTS, ROWS = 512, 4, 8             # threads at most, outputs and rows of a block, for products
+BLOCKS = 1056                               # eight for each multiprocessor of an H100: outputs beyond that take turns
 SET, ADD, GELU, RELU = range(4)             # what is done with a product
 INNER = {"gelu": GELU, "relu": RELU}
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -41,56 +43,96 @@ class Step:
         c = self.config = model.config
         parameters = {name: p.data for name, p in model.named_parameters()}
         self.wte, self.wpe, xp = parameters["wte.weight"], parameters["wpe.weight"], xp_of(model.wte.weight.data)
-        self.program, self.layers = cuda("decode", self.wte.dtype), []
+        self.layers = []
         for i in range(c.n_layer):
             of = {name.removeprefix(f"h.{i}."): p for name, p in parameters.items() if name.startswith(f"h.{i}.")}
             self.layers.append([(xp.ascontiguousarray(of[name + ".weight"].T), wide(of[name + ".bias"]))
                                 for name in MATRICES] + [_norm(of, name) for name in ("ln_1", "ln_2")])
         self.last = _norm(parameters, "ln_f") if c.pre_norm else NO_NORM
+        self.work = None
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
         """The next token of every row."""
-        c, xp, B, pre_norm = self.config, xp_of(self.wte), len(tokens), self.config.pre_norm
         check(tokens, self.wte)
-        at, tokens = cache.positions(1).reshape(-1), xp.asarray(tokens, "int64")
-        splits = int(cache.lengths.max()) // KEYS + 1
-        x, qkv, inside, logits = (xp.empty((B, n), "float32") for n in (c.n_embd, 3 * c.n_embd, 4 * c.n_embd,
-                                                                        c.vocab_size))
-        parts, sums = xp.empty((splits, B, c.n_embd), "float32"), xp.empty((splits, B, c.n_head, 2), "float32")
-        self.program.embed[B, THREADS](tokens, at, self.wte, self.wpe, c.n_embd, x)
-        for layer, (attn, proj, fc, back, ln_1, ln_2) in enumerate(self.layers):
-            self._product(x, ln_1 if pre_norm else NO_NORM, attn, SET, qkv)
-            self._attend(qkv, at, cache.k[layer], cache.v[layer], parts, sums)
-            self._project(parts, sums, at, proj, x)
-            x = x if pre_norm else layer_norm_gpu.forward(x, *ln_1, eps=c.eps)[0]
-            self._product(x, ln_2 if pre_norm else NO_NORM, fc, INNER[c.activation], inside)
-            self._product(inside, NO_NORM, back, ADD, x)
-            x = x if pre_norm else layer_norm_gpu.forward(x, *ln_2, eps=c.eps)[0]
-        self._product(x, self.last, (self.wte, None), SET, logits)
+        at = cache.positions(1)[:, 0]                        # an error if there is no room for it
+        if self.work is None or self.work.k is not cache.k:
+            self.work = Work(self, cache.k, cache.v)
+        self.work.tokens[...], self.work.at[...] = xp_of(self.wte).asarray(tokens), at
+        self.work()
         cache.lengths = cache.lengths + 1
-        return asnumpy(logits)
+        logits = asnumpy(self.work.logits)
+        return logits if on_gpu(self.wte) else logits.copy()                             # the next step writes there
 
-    def _product(self, x, norm, matrix, what, out):
+
+class Work:
+    """What a step does for so many rows and these caches: with arrays of its own, which stay where they are."""
+
+    def __init__(self, step, k, v):
+        (_, B, H, room, _), c, xp = k.shape, step.config, xp_of(k)
+        self.step, self.k, self.v, self.calls, self.graph = step, k, v, 0, None
+        self.program = cuda("decode", step.wte.dtype)
+        self.tokens, self.at = xp.zeros(B, "int64"), xp.zeros(B, "int64")
+        self.x, self.qkv, self.inside, self.logits = (
+            xp.empty((B, n), "float32") for n in (c.n_embd, 3 * c.n_embd, 4 * c.n_embd, c.vocab_size))
+        splits = -(-room // KEYS)
+        self.parts, self.sums = xp.empty((splits, B, c.n_embd), "float32"), xp.empty((splits, B, H, 2), "float32")
+
+    def __call__(self):
+        """The launches: as they are at first, when kernels may have to be loaded; then as a graph."""
+        self.calls += 1
+        if self.calls == 1 or not on_gpu(self.k):
+            return self.launches()
+        if self.graph is None:
+            with xp_of(self.k).cuda.Stream(non_blocking=True) as stream:
+                stream.begin_capture()
+                self.launches()
+                self.graph = stream.end_capture()
+        self.graph.launch()
+
+    def launches(self):
+        step, c, pre_norm = self.step, self.step.config, self.step.config.pre_norm
+        self.program.embed[len(self.x), THREADS](self.tokens, self.at, step.wte, step.wpe, c.n_embd, self.x)
+        for layer, (attn, proj, fc, back, ln_1, ln_2) in enumerate(step.layers):
+            self.product(self.x, ln_1 if pre_norm else NO_NORM, attn, SET, self.qkv)
+            self.attend(self.k[layer], self.v[layer])
+            self.project(proj)
+            if not pre_norm:
+                self.normalise(ln_1)
+            self.product(self.x, ln_2 if pre_norm else NO_NORM, fc, INNER[c.activation], self.inside)
+            self.product(self.inside, NO_NORM, back, ADD, self.x)
+            if not pre_norm:
+                self.normalise(ln_2)
+        self.product(self.x, step.last, (step.wte, None), SET, self.logits)
+
+    def product(self, x, norm, matrix, what, out):
         """out = what is made of x, through the layer norm, times (w, bias)."""
         (B, n_in), n_out, (w, bias) = x.shape, out.shape[1], matrix
-        self.program.product[_where(n_out, B, 2)](x, *norm, float(self.config.eps), w, bias, n_in, n_out, B, what, out)
+        self.program.product[self.where(n_in, n_out, 2)](
+            x, *norm, float(self.step.config.eps), w, bias, n_in, n_out, B, what, out)
 
-    def _attend(self, qkv, at, k, v, parts, sums):
+    def attend(self, k, v):
         """The new token's key and value, stored; what attention is, in parts of KEYS positions."""
         (B, H, room, D), pack = k.shape, 16 // k.itemsize
         lanes = 1 << (-(-D // pack) - 1).bit_length()        # that share a key: a power of two
-        self.program.attend[(B * H, len(parts)), THREADS, 4 * WARPS * lanes * pack](
-            qkv, at, H, D, room, lanes, 1 / math.sqrt(D), k, v, parts, sums)
+        self.program.attend[(B * H, len(self.parts)), THREADS, 4 * WARPS * lanes * pack](
+            self.qkv, self.at, H, D, room, lanes, 1 / math.sqrt(D), k, v, self.parts, self.sums)
 
-    def _project(self, parts, sums, at, matrix, x):
+    def project(self, matrix):
         """x += the parts, put together, times (w, bias)."""
-        (splits, B, C), H = parts.shape, sums.shape[2]
-        self.program.project[_where(C, B, H * splits)](parts, sums, at, H, C // H, splits, *matrix, C, B, ADD, x)
+        (splits, B, C), H = self.parts.shape, self.sums.shape[2]
+        self.program.project[self.where(C, C, H * splits)](
+            self.parts, self.sums, self.at, H, C // H, splits, *matrix, C, B, ADD, self.x)
 
+    def normalise(self, norm):
+        B, C = self.x.shape
+        self.program.normalise[B, THREADS, 8](self.x, *norm, C, float(self.step.config.eps))
 
-def _where(n_out, B, room):
-    """(grid, block, bytes of shared memory) of a product that takes so many numbers for each row of its input."""
-    return (min(-(-n_out // OUTPUTS), BLOCKS), -(-B // ROWS)), THREADS, 4 * ROWS * (room + WARPS * OUTPUTS)
+    def where(self, n_in, n_out, room):
+        """(grid, block, bytes of shared memory) of a product that takes so many numbers for each row of its input."""
+        packs = -(-n_in * self.k.itemsize // 16)
+        threads = min(MOST, -(-packs // 32) * 32)
+        grid = min(-(-n_out // OUTPUTS), BLOCKS), -(-len(self.x) // ROWS)
+        return grid, threads, 4 * ROWS * (room + threads // 32 * OUTPUTS)
 
 
 def _norm(parameters, name):

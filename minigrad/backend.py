@@ -5,8 +5,9 @@ imported here and nowhere else, and only when somebody asks for a GPU.
 """
 import functools
 import sys
+import weakref
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 import numpy as np
@@ -96,7 +97,7 @@ def upload(arrays):
     """A function that gives copies of NumPy arrays on the GPU. They are sent off here, on a stream of their own, and so
     beside whatever is computed there: that stream waits for them when the function is called, the host never does.
 
-    One thread may call this, and another what it returns.
+    One thread may call this, and another what it returns; both compute on the default stream, if they do.
     """
     compute, copies = cupy().cuda.get_current_stream(), _copies()
     with copies:
@@ -112,15 +113,77 @@ def upload(arrays):
     return take
 
 
+class Repeated:
+    """A function whose work on the GPU is always the same: recorded once as a CUDA graph, and then launched as a whole.
+
+        repeated = Repeated();  repeated(f, *arrays);  repeated(f, *other_arrays);  ...
+
+    For small models, in whose steps Python needs longer to launch a kernel than the GPU to run it. The first call runs
+    f(*arrays) as it is: kernels compile, and what lives on between calls finds its place. The second records it. From
+    then on f is not called; arrays are copied to where the first ones lay, and every number that f took from Python is
+    what it was: what changes must lie on the device. f may not wait for the device. Temporaries come from a pool of its
+    own, so that no one else's array gets their memory between two launches.
+    """
+    all = weakref.WeakSet()
+
+    def __init__(self):
+        self.stream, self.pool = cupy().cuda.Stream(non_blocking=True), cupy().cuda.MemoryPool()
+        self.arrays, self.graph = None, None
+        Repeated.all.add(self)
+
+    def __call__(self, f, *arrays):
+        here = cupy().cuda.get_current_stream()
+        if self.arrays is None:
+            self.arrays = [a.copy() for a in arrays]
+            self.stream.wait_event(here.record())
+            with cupy().cuda.using_allocator(self.pool.malloc), self.stream:
+                f(*self.arrays)
+            here.wait_event(self.stream.record())
+            return
+        for mine, a in zip(self.arrays, arrays, strict=True):
+            mine[...] = a
+        if self.graph is None:
+            with cupy().cuda.using_allocator(self.pool.malloc), self.stream:
+                self.stream.begin_capture()
+                try:
+                    f(*self.arrays)
+                except BaseException:
+                    with suppress(Exception):                # it may be broken off already
+                        self.stream.end_capture()
+                    raise
+                self.graph = self.stream.end_capture()
+        self.graph.launch(here)
+
+
+def step_word(step, gpu):
+    """The number of a step as an array that kernels read. On a GPU it is always the same one: a graph that was captured
+    in another step reads this one's."""
+    if not gpu:
+        return np.array([step], np.uint32)
+    word = _words(cupy().cuda.runtime.getDevice())
+    if word["step"] != step:
+        word["array"][...], word["step"] = step, step
+    return word["array"]
+
+
+@functools.cache
+def _words(device):
+    return {"array": cupy().zeros(1, "uint32"), "step": 0}
+
+
 @functools.cache
 def _copies():
     """The stream that copies from the host."""
     return cupy().cuda.Stream(non_blocking=True)
 
 
-def cuda_module(text, defines):
-    """CuPy's module of the kernels in a CUDA text."""
-    return cupy().RawModule(code=text, options=("--std=c++17", *(f"-D{name}={value}" for name, value in defines)))
+def cuda_module(text, defines, arch=None):
+    """CuPy's module of the kernels in a CUDA text. arch: "sm_90a" for what only this GPU's own instructions can do.
+
+    CuPy asks for the GPU's plain architecture besides; of the two the compiler takes the more special.
+    """
+    options = ["--std=c++17", *(f"-D{name}={value}" for name, value in defines), *([f"-arch={arch}"] if arch else [])]
+    return cupy().RawModule(code=text, options=tuple(options))
 
 
 def dtype_of(name):
@@ -203,6 +266,7 @@ def memory():
     unit = 1 if sys.platform == "darwin" else 1024
     found = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "used": 0, "held": 0, "total": 0}
     if "cupy" in sys.modules and cupy():
-        pool = cupy().get_default_memory_pool()
-        found |= {"used": pool.used_bytes(), "held": pool.total_bytes(), "total": cupy().cuda.runtime.memGetInfo()[1]}
+        pools = [cupy().get_default_memory_pool(), *(repeated.pool for repeated in Repeated.all)]
+        found |= {"used": sum(pool.used_bytes() for pool in pools), "held": sum(pool.total_bytes() for pool in pools),
+                  "total": cupy().cuda.runtime.memGetInfo()[1]}
     return found

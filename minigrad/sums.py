@@ -5,7 +5,7 @@ from minigrad.backend import wide, wide_dtype, xp_of
 from minigrad.kernels import kernel
 
 
-@kernel("cpu")
+@kernel("cpu", "gpu")
 def plus(a, b, out=None):
     """a + b for arrays of one shape and dtype. out, if given, is an array that may be overwritten by it."""
     total = (wide(a) + wide(b)).astype(a.dtype, copy=False)
@@ -15,7 +15,7 @@ def plus(a, b, out=None):
     return out
 
 
-@kernel("cpu")
+@kernel("cpu", "gpu")
 def sum_rows(g):
     """sum_n g_nj for g (N, M), in the wide dtype."""
     return g.sum(0, dtype=wide_dtype(g.dtype))

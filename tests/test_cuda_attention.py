@@ -6,6 +6,7 @@ from test_cuda_ops import TOL
 from test_ops import close, run
 
 from minigrad.emulator import emulator
+from minigrad.fused import attention_gpu
 from minigrad.fused.attention import attention
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
@@ -48,6 +49,11 @@ def test_no_schedule_changes_a_bit(dtype):
     for other in got[1:]:
         for a, b in zip(got[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_no_batch_is_too_large_for_a_grid():
+    for heads, grid in ((0, (16, 1, 0)), (18, (9, 1, 2)), (65536, (16, 1, 4096)), (65537, (65537, 1, 1))):
+        assert attention_gpu._how(np.empty((heads, 5, 3), "f"), 1, None)[1] == grid
 
 
 def test_a_larger_head_runs_its_reference():

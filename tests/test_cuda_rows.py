@@ -2,19 +2,20 @@
 rows than there are warps to take them; ids that occur often."""
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opcases import Case
 from test_cuda_ops import TOL
 from test_ops import close, run
 
 from gpt import GPT, GPTConfig
-from minigrad import kernels, tensor, using
+from minigrad import kernels, sums, sums_gpu, tensor, using
 from minigrad.backend import dtype_of
 from minigrad.emulator import emulator
 from minigrad.fused import columns_gpu, layer_norm_gpu
 from minigrad.fused.embedding import embedding
 from minigrad.fused.layer_norm import layer_norm
+from minigrad.ops import elementwise
 from minigrad.tensor import DONE, SKIP, Slot
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
@@ -87,6 +88,7 @@ def test_columns_are_added_up(N, D):
 @given(lengths=st.lists(st.integers(0, 140), min_size=1, max_size=12), V=st.sampled_from([1, 200, 256, 257, 70000]),
        C=st.sampled_from([1, 8, 19]), dtype=st.sampled_from(list(TOL)), seed=st.integers(0, 99),
        schedule=st.sampled_from(emulator.SCHEDULES))
+@example(lengths=[31, 1, 32], V=70000, C=8, dtype="float32", seed=0, schedule=(False, False))     # no chunk is cut
 @settings(max_examples=25)
 def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, schedule):
     """Each id as often as drawn: inside a chunk, up to its end, over several. What the slot holds already stays."""
@@ -111,3 +113,39 @@ def test_sorting_keeps_the_order_of_equals(V, threads, N):
         with emulator.schedule(*schedule):
             kernels.cuda("embedding", "float32").sort[1, threads, 4 * 257 * threads // 32](ids, N, passes, rows)
         np.testing.assert_array_equal(rows[(passes - 1) % 2][:N], np.argsort(ids, kind="stable"))
+
+
+# ------------------------------------------------------------------------------------------------ sums of arrays
+
+@every_dtype
+@pytest.mark.parametrize("shape, last", [((3, 5, 8), 3), ((3, 5, 8), 2), ((3, 5, 8), 1), ((700, 3), 1), ((2, 1), 1),
+                                         ((5000,), 1), ((0, 4), 1)])
+def test_plus_repeats_what_is_added(shape, last, dtype):
+    """b as often as a has leading entries; packs of 16 bytes that end inside b, or hold it several times."""
+    a, b = (np.random.default_rng(k).standard_normal(s).astype(dtype_of(dtype))
+            for k, s in enumerate((shape, shape[len(shape) - last:])))
+    want = sums.plus.reference(a, b)
+    with using("emulated"):
+        np.testing.assert_array_equal(sums.plus(a, b), want)
+        np.testing.assert_array_equal(elementwise.add(a, b).data, want)
+        if a.shape == b.shape:
+            total = a.copy()
+            assert sums.plus(total, b, total) is total
+            np.testing.assert_array_equal(total, want)
+
+
+@every_dtype
+@pytest.mark.parametrize("N, D", [(1, 1), (70, 9), (3, 2100), (0, 5)])
+def test_rows_are_summed(N, D, dtype, monkeypatch):
+    monkeypatch.setattr(sums_gpu, "COLUMNS", 1)
+    g = np.random.default_rng(0).standard_normal((N, D)).astype(dtype_of(dtype))
+    with using("emulated"):
+        close([sums.sum_rows(g)], [sums.sum_rows.reference(g)], TOL["float32"], "sum_rows")
+
+
+def test_what_a_kernel_cannot_add_is_left_to_the_array_library():
+    a, odd = np.ones((4, 6), "f"), np.ones((4, 12), "f")[:, ::2]
+    with using("emulated"):
+        for x, y in ((a, odd), (odd, a), (a, np.ones((4, 1), "f")), (a[:1], a), (a, a.astype("f8"))):
+            np.testing.assert_array_equal(elementwise.add(x, y).data, np.full((4, 6), 2.0))
+        assert sums.sum_rows(np.ones((2, 3), "f")).tolist() == [2, 2, 2]

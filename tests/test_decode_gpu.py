@@ -9,7 +9,7 @@ from test_generate import models
 from gpt import GPT, GPTConfig, decode_gpu, generate
 from gpt.decode import Decoder
 from minigrad import kernels
-from minigrad.emulator import emulator
+from minigrad.emulator import emulator, fake_cupy
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
 
@@ -61,7 +61,7 @@ def test_a_step_is_what_the_model_says(dtype, made, data, schedule):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("head", [8, 20])
+@pytest.mark.parametrize("head", [8, 20, 128])
 def test_attention_over_many_positions(dtype, head):
     """A block attends to 128 positions: up to its last one, to the first of the next, and to two further blocks."""
     model = GPT(GPTConfig(vocab_size=30, block_size=400, n_layer=1, n_head=2, n_embd=2 * head))
@@ -85,10 +85,21 @@ def test_what_comes_out_for_a_row_does_not_depend_on_the_others(dtype):
         np.testing.assert_array_equal(alone.step(np.array([b]))[0], found[b])
 
 
-def test_outputs_that_take_turns(monkeypatch):
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_more_outputs_and_inputs_than_blocks_and_threads(dtype, monkeypatch):
+    """Blocks take turns with the outputs, and threads with the inputs: all of them, or the first few."""
     monkeypatch.setattr(decode_gpu, "BLOCKS", 3)
-    ours, theirs = decoders(wide_model(24, 3), [[1, 2], [3]])
-    close(ours, theirs, np.array([4, 5]), "float32")
+    monkeypatch.setattr(decode_gpu, "MOST", 32)
+    ours, theirs = decoders(wide_model(75, 3).to(dtype=dtype), [[1, 2], [3]])            # 4 * 75 > 32 * 8
+    close(ours, theirs, np.array([4, 5]), dtype)
+
+
+def test_logits_stay_as_they_were():
+    ours, _ = decoders(wide_model(8, 2), [[1, 2]])
+    first = ours.step(np.array([3]))
+    before = first.copy()
+    ours.step(np.array([4]))
+    np.testing.assert_array_equal(first, before)
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])
@@ -99,6 +110,35 @@ def test_the_same_text(pre_norm):
         with kernels.using(mode):
             texts[mode] = generate(model, [[1, 2, 3], [4]], 14, temperature=0)           # beyond block_size = 12
     assert texts["emulated"] == texts["reference"]
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_step_is_one_graph_and_one_wait(pre_norm):
+    """On arrays that are as strict as CuPy's. The second step with the same rows and caches captures what the first
+    did; where rows ended, or prompts were read again, there are others. At first products may have to be timed."""
+    model, prompts, launched = wide_model(24, 3, pre_norm).to(dtype="bfloat16"), [[1, 2, 3], [4], [5, 6]], []
+    with kernels.using("reference"):
+        theirs = Decoder(wide_model(24, 3, pre_norm).to(dtype="bfloat16"))
+    with fake_cupy.installed() as cp, pytest.MonkeyPatch.context() as patch:
+        ours, launch = Decoder(model.to(device="gpu")), cp.cuda.Graph.launch
+        patch.setattr(cp.cuda.Graph, "launch", lambda graph: launched.append(graph) or launch(graph))
+        ours.read(prompts)
+        for rounds, kept in ((3, [2, 0]), (4, [1, 1, 0])):
+            ours.read(prompts)
+            with kernels.using("reference"):
+                theirs.read(prompts)
+            for n in range(rounds):
+                tokens = np.arange(n, n + len(ours.cache.lengths))
+                with fake_cupy.waits() as seen:
+                    a = ours.step(tokens)
+                assert len(seen) == 1, seen
+                with kernels.using("reference"):
+                    b = theirs.step(tokens)
+                assert np.abs(a - b).max() <= TOLERANCE["bfloat16"] * max(1, np.abs(b).max())
+                if n == 0:
+                    ours.keep(kept)
+                    theirs.keep(kept)
+    assert [launched.count(g) for g in dict.fromkeys(launched)] == [1, 2]
 
 
 def test_models_that_take_no_such_step():

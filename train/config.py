@@ -38,6 +38,8 @@ class Config:
     recompute_part: str = setting("block", "of those blocks", choices=("block", "attention", "mlp"))
     check_finite: bool = setting(False, "look at the result of every op, forward and backward, and stop at the first "
                                  "that is not finite: slower, and says where it began")
+    graph: bool = setting(False, "record a step once and launch it as a whole, as a CUDA graph (cupy): for small "
+                          "models, in whose steps a GPU waits for Python")
     profile: int = setting(0, "steps to time op by op, after the first few: a table at the end, and OUT/profile.json",
                            low=0)
 
@@ -144,6 +146,11 @@ def check(c):
            "three shares (train, validation, test) that sum to 1", "--split 0.8 0.1 0.1")
     expect(len(c.betas) == 2 and all(0 <= b < 1 for b in c.betas), "betas", c.betas, "two numbers from 0 to below 1",
            "--betas 0.9 0.95")
+    graph_or = {"--backend numpy": c.backend == "numpy", "--spike": c.spike != "off", "--check_finite": c.check_finite,
+                "--profile": c.profile, "--dtype float64": c.dtype == "float64"}
+    at_odds = [flag for flag, given in graph_or.items() if given]
+    expect(not c.graph or not at_odds, "--graph", f"it beside {', '.join(at_odds)}", "a step on a GPU that is the same "
+           "every time and waits for nothing", "leave one of them away")
     at_once = c.device_batch * c.block_size
     expect(c.tokens_per_step % at_once == 0, "tokens_per_step", c.tokens_per_step,
            f"a multiple of device_batch {c.device_batch} * block_size {c.block_size} = {at_once}", _fitting(c))

@@ -130,6 +130,7 @@ class Run:
     profile: Profile = field(default_factory=Profile)
     late: bool = False               # does the loop hear of a step when the next one has been launched?
     heard: float = 0.0               # when it last did
+    graph: backend.Repeated | None = None
 
     def save(self):
         if failed := self.writer.wait():
@@ -190,7 +191,8 @@ def set_up(config, out):
               checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
               scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"], picture=log.Picture(out),
               spikes=Spikes(*state.get("spikes", [])),
-              late=device_of(config) == "gpu" and config.spike == "off" and not config.check_finite)
+              late=device_of(config) == "gpu" and config.spike == "off" and not config.check_finite,
+              graph=backend.Repeated() if config.graph else None)
     run.bytes = validation.bytes(data.tokenizer)
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
@@ -309,7 +311,7 @@ def attempt(run, batches, lr):
     """What Begun calls an outcome of the next step, or None if the run has gone back instead."""
     try:
         found = train_step(run.model, run.opt, batches, lr, run.step, run.config, run.scale,
-                           None if run.config.spike == "off" else run.spikes, run.late)
+                           None if run.config.spike == "off" else run.spikes, run.late, run.graph)
     except Leap as leap:
         left_out = leap.loss, math.inf, {**({"scale": run.scale.value} if run.scale.moving else {}), "skipped": True}
         return None if go_back(run, leap) else lambda: left_out
@@ -382,6 +384,8 @@ def validate(run):
         couplets = sum(1 for _ in run.validation.documents())
         bits = loss * run.validation.tokens / couplets / math.log(2)
         run.metrics |= {"val_bits": bits, "entropy_bits": run.entropy}
+    if held := backend.memory()["held"]:
+        run.metrics["gpu_bytes"] = held
     run.log.write(**run.metrics)
     lines = [f"step {run.step:,}: validation loss {loss:.4f}, perplexity {run.metrics['perplexity']:.2f}"]
     if run.config.samples and 0 < run.step < run.config.steps:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt.decode import evaluating
 from minigrad import Tensor
-from minigrad.backend import Later, device_of, moment
+from minigrad.backend import Later, device_of, moment, step_word
 from minigrad.fused.control import HOPELESS, LOSS, LR, NORM, SCALE, control
 from minigrad.fused.cross_entropy import ROWS, linear_cross_entropy
 from nn.optim import squares_of
@@ -15,36 +15,50 @@ from train.finite import NotFinite, culprit, watched
 from train.precision import Scale
 
 
-def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, late=False):
+def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, late=False, graph=None):
     """One update from the mean gradient of the micro-batches. Returns their mean loss and the gradient's norm, which is
     not finite if the step was left out because the loss scale was too high. A loss that is no number, or that spikes
     call a leap, raises; then nothing was updated.
 
     late: return a function that gives the two, or raises. A GPU may have everything before it when this function
     returns; from a loss that is no number on it leaves out all updates, until that function has said so. Spikes, and
-    config.check_finite, make the host wait here.
+    config.check_finite, make the host wait here. graph: a backend.Repeated, for steps that differ in their batches, lr
+    and number only.
     """
+    assert graph is None or scale is not None                # a graph knows where it lies
     scale, c = scale or Scale(), opt.control
-    S = scale.on(device_of([c], "train_step"))
-    c[LR], c[LOSS] = lr, 0.0
+    scale.on(device_of([c], "train_step"))
+    c[LR] = lr
+    arrays = [a for pair in batches for a in pair]
+    if graph is None:
+        update(model, opt, step, config, scale, spikes, *arrays)
+    else:
+        step_word(step, gpu=True)
+        graph(functools.partial(update, model, opt, step, config, scale, spikes), *arrays)
+    found = functools.partial(judge, Later(c), model, opt, batches, step, config, scale)
+    return found if late else found()
+
+
+def update(model, opt, step, config, scale, spikes, *arrays):
+    """What a step does on the device: arrays are x, y of the first micro-batch, x, y of the second, ..."""
+    c, many = opt.control, len(arrays) // 2
+    c[LOSS] = 0.0
     try:
-        for micro, (x, y) in enumerate(batches):
+        for micro, (x, y) in enumerate(zip(arrays[::2], arrays[1::2], strict=True)):
             where = f"step {step + 1}, micro-batch {micro}"
             # dropout masks are a function of these three; what overflows is found below, and needs no warning
             with (moment(config.seed, step, micro), np.errstate(over="ignore", invalid="ignore"),
                   watched(model, where, not scale.moving) if config.check_finite else nullcontext()):
                 part = model.loss(x, y, label_smoothing=config.label_smoothing)
-                part.backward(S[0] / len(batches))                                           # [LS1]
-            c[LOSS] += part.data.astype("float64") / len(batches)
+                part.backward(scale.numbers[0] / many)                                       # [LS1]
+            c[LOSS] += part.data.astype("float64") / many
         squares = squares_of(opt)
         if spikes and math.isfinite(loss := float(c[LOSS])) and math.isfinite(float(squares)):
             spikes.check(loss, config.spike_size, step + 1)
-        control(c, S, squares, clip=config.clip or math.inf, rule=scale.rule)
+        control(c, scale.numbers, squares, clip=config.clip or math.inf, rule=scale.rule)
         opt.apply()
     finally:
         opt.zero_grad()
-    found = functools.partial(judge, Later(c), model, opt, batches, step, config, scale)
-    return found if late else found()
 
 
 def judge(later, model, opt, batches, step, config, scale):

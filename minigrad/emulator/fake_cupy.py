@@ -349,7 +349,7 @@ def may_share_memory(a, b, max_work=None):
 # ------------------------------------------------------------------------------------------------ the device
 
 class Device:
-    id, compute_capability = 0, "90"
+    id, compute_capability = 0, "80"          # a Hopper takes tensor maps, which the driver makes
     mem_info = property(lambda self: runtime.memGetInfo())
 
     def __init__(self, _number=0):
@@ -374,7 +374,8 @@ class Stream:
     all = weakref.WeakSet()
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
-        self.pending, self.graph, self.ptr, self.before = [], None, 0 if null else id(self), []
+        self.pending, self.graph, self.kept = [], None, []
+        self.ptr, self.before = 0 if null else id(self), []
         Stream.all.add(self)
 
     def __enter__(self):
@@ -408,14 +409,14 @@ class Stream:
 
     def begin_capture(self, mode=None):
         expect(self.ptr, "begin_capture", "the null stream", "a stream of one's own")
-        self.graph = []
+        self.graph, self.kept = [], []
 
     def is_capturing(self):
         return self.graph is not None
 
     def end_capture(self):
         work, self.graph = self.graph, None
-        return Graph(work)
+        return Graph(work, self.kept)
 
 
 class Event:
@@ -437,8 +438,8 @@ class Event:
 
 
 class Graph:
-    def __init__(self, work):
-        self.work = work
+    def __init__(self, work, kept):
+        self.work, self.kept = work, kept
 
     def launch(self, stream=None):
         with np.errstate(all="ignore"):
@@ -459,6 +460,8 @@ class MemoryPool:
         if self.limit and self.used + size > self.limit:
             raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: {self.used:,} bytes, "
                                    f"limit set to: {self.limit:,} bytes).")
+        if state.stream.graph is not None:       # which has the address, and the pool would not give the memory away
+            state.stream.kept.append(a)
         self.used += size
         self.most = max(self.most, self.used)
         weakref.finalize(a, self.give, size)

@@ -1,8 +1,8 @@
 // adamw and sum_of_squares on a GPU. Formula, names and [AW] numbers: adamw.py.
 #include "common.cuh"
 
-// N parameters in full, from p on. What is kept beside p: nothing for float, rest (int16) for bfloat16, master (float) for
-// half.
+// N parameters in full, from p on. What is kept beside p: nothing for float, rest (int16) for bfloat16, master (float)
+// for half.
 template<int N> __device__ __forceinline__ void whole(float (&w)[N], const T* p, const float* master, const short* rest,
                                                       long long n) {
     if (master) return load(w, master, n);

@@ -16,7 +16,7 @@ extern "C" __global__ void control(double* c, double* s, const double* squares, 
         bool lowered = is_number(loss) && S > least && moving;
         bool hopeless = c[HOPELESS] > 0.0 || !(finite || lowered);                       // [CN5]
         c[HOPELESS] = hopeless;
-        if (!finite || hopeless) f = NAN;
+        if (!finite || hopeless) f = nan("");
         if (moving && !hopeless) {
             double k = finite ? s[1] + 1.0 : 0.0;                                        // [CN4]
             s[0] = !finite ? fmax(least, S / 2.0) : k == patience ? 2.0 * S : S;

@@ -2,14 +2,15 @@
 // gelu.py, attention.py.
 //
 // Each weight meets one number per row and is not needed again, so all that matters is to have as many bytes of weights
-// as possible on their way at any time. Matrices lie as (out, in). A block has OUTPUTS outputs for up to ROWS rows. Its
-// threads share out the inputs, 16 bytes of each output's weights at a time. What comes before a product (layer norm,
-// the end of attention) is computed again by every block as it reads its input; what comes after it is done by who has
-// the sum at hand. Entries are stored as T; all that goes from kernel to kernel is float.
+// as possible on their way at any time. Matrices lie as (out, in). A block has OUTPUTS outputs for up to ROWS rows, and
+// about as many threads as their inputs have packs, so that it asks for all its weights at once, and before it looks at
+// the input. What comes before a product (layer norm, the end of attention) is computed again by every block. What
+// comes after it is done by who has the sum at hand. Entries are stored as T; what goes from kernel to kernel is float.
 #include "common.cuh"
 
-constexpr int THREADS = 128, WARPS = THREADS / 32, OUTPUTS = 4, ROWS = 8;
-constexpr int KEYS = 128;                                   // of one head, that a block attends to
+constexpr int MOST = 512, OUTPUTS = 4, ROWS = 8;            // MOST threads of a block, for products
+constexpr int THREADS = 128, WARPS = THREADS / 32;          // of a block, for attention
+constexpr int KEYS = 128;                                   // of one head, that it attends to
 enum { SET, ADD, GELU, RELU };                              // what is done with a product
 
 // x (B, C): the rows of the two tables, added up.
@@ -31,7 +32,7 @@ struct Rows {
 
     __device__ __forceinline__ void prepare(int first, int rows) const {
         if (!w) return;
-        for (int r = threadIdx.x / 32; r < rows; r += WARPS) {
+        for (int r = threadIdx.x / 32; r < rows; r += blockDim.x / 32) {
             const float* row = x + (long long)(first + r) * n;
             float m = 0.0f, s = 0.0f;
             for (int i = threadIdx.x % 32; i < n; i += 32) m += row[i];
@@ -63,7 +64,7 @@ struct Attended {
     float* share;
 
     __device__ __forceinline__ void prepare(int first, int rows) const {
-        for (int k = threadIdx.x; k < rows * H; k += THREADS) {
+        for (int k = threadIdx.x; k < rows * H; k += blockDim.x) {
             int row = first + k / H, many = int(at[row] / KEYS) + 1;
             const float* own = sums + 2LL * (row * H + k % H);
             float m = -INFINITY, total = 0.0f;
@@ -86,26 +87,44 @@ struct Attended {
     }
 };
 
+// Rows x (B, n) through a layer norm: GPT-1's, which stand on the residual path.
+extern "C" __global__ void __launch_bounds__(THREADS) normalise(float* x, const float* w, const float* b, int n,
+                                                                float eps) {
+    Rows rows{x, w, b, n, eps, (float*)dynamic_shared()};
+    rows.prepare(blockIdx.x, 1);
+    float v[PACK];
+    for (PACKS(i, n)) {
+        rows.get(v, blockIdx.x, 0, i);
+        store(x + (long long)blockIdx.x * n + i, v, n - i);
+    }
+}
+
 // ------------------------------------------------------------------------------------------------ products
 
 __device__ __forceinline__ float gelu(float v) {
     return v / (1.0f + expf(-2.0f * 0.7978845608028654f * (v + 0.044715f * (v * v * v))));      // [GE3,4]
 }
 
-// out (B, n_out) = what is made of the input times w (n_out, n_in), plus bias if there is one. sums: room for WARPS
-// OUTPUTS ROWS numbers.
+// The weights of outputs j0.. for inputs i..; 0 beyond n_out and n_in.
+__device__ __forceinline__ void fetch(float (&weights)[OUTPUTS][PACK], const T* w, int j0, int i, int n_in, int n_out) {
+#pragma unroll
+    for (int o = 0; o < OUTPUTS; o++)
+        load(weights[o], w + (long long)(j0 + o) * n_in + i, j0 + o < n_out ? n_in - i : 0);
+}
+
+// out (B, n_out) = what is made of the input times w (n_out, n_in), plus bias if there is one. sums: room for OUTPUTS
+// ROWS numbers of each warp.
 template<class Input> __device__ __forceinline__ void multiply(const Input& input, const T* w, const float* bias,
                                                                int n_in, int n_out, int B, int what, float* out,
                                                                float* sums) {
-    int first = blockIdx.y * ROWS, rows = min(ROWS, B - first);
+    int first = blockIdx.y * ROWS, rows = min(ROWS, B - first), step = gridDim.x * OUTPUTS;
+    float weights[OUTPUTS][PACK];
+    fetch(weights, w, blockIdx.x * OUTPUTS, threadIdx.x * PACK, n_in, n_out);
     input.prepare(first, rows);
-    for (int j0 = blockIdx.x * OUTPUTS; j0 < n_out; j0 += gridDim.x * OUTPUTS) {
+    for (int j0 = blockIdx.x * OUTPUTS; j0 < n_out; j0 += step) {
         float s[OUTPUTS][ROWS] = {};
         for (PACKS(i, n_in)) {
-            float weights[OUTPUTS][PACK], v[PACK];
-#pragma unroll
-            for (int o = 0; o < OUTPUTS; o++)
-                load(weights[o], w + (long long)(j0 + o) * n_in + i, j0 + o < n_out ? n_in - i : 0);
+            float v[PACK];
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 if (r >= rows) break;
@@ -114,6 +133,8 @@ template<class Input> __device__ __forceinline__ void multiply(const Input& inpu
                 for (int o = 0; o < OUTPUTS; o++)
                     for (int k = 0; k < PACK; k++) s[o][r] += weights[o][k] * v[k];      // [LI1]
             }
+            int next = i + blockDim.x * PACK;
+            fetch(weights, w, next < n_in ? j0 : j0 + step, next < n_in ? next : threadIdx.x * PACK, n_in, n_out);
         }
         __syncthreads();                                    // the sums of the last outputs have been read
 #pragma unroll
@@ -129,14 +150,14 @@ template<class Input> __device__ __forceinline__ void multiply(const Input& inpu
         int o = threadIdx.x / ROWS, r = threadIdx.x % ROWS, j = j0 + o;
         if (o >= OUTPUTS || r >= rows || j >= n_out) continue;
         float v = bias ? bias[j] : 0.0f;
-        for (int k = 0; k < WARPS; k++) v += sums[(k * OUTPUTS + o) * ROWS + r];
+        for (int k = 0; k < blockDim.x / 32; k++) v += sums[(k * OUTPUTS + o) * ROWS + r];
         float* to = out + (long long)(first + r) * n_out + j;
         *to = what == ADD ? *to + v : what == GELU ? gelu(v) : what == RELU ? v <= 0.0f ? 0.0f : v : v;
     }
 }
 
 // Of rows x (B, n_in), through the layer norm ln_w, ln_b where that is given.
-extern "C" __global__ void __launch_bounds__(THREADS) product(const float* x, const float* ln_w, const float* ln_b,
+extern "C" __global__ void __launch_bounds__(MOST) product(const float* x, const float* ln_w, const float* ln_b,
                                                               float eps, const T* w, const float* bias, int n_in,
                                                               int n_out, int B, int what, float* out) {
     float* shared = (float*)dynamic_shared();
@@ -144,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) product(const float* x, co
 }
 
 // Of what attend() gives.
-extern "C" __global__ void __launch_bounds__(THREADS) project(const float* parts, const float* weights,
+extern "C" __global__ void __launch_bounds__(MOST) project(const float* parts, const float* weights,
                                                               const long long* at, int H, int D, int splits, const T* w,
                                                               const float* bias, int n_out, int B, int what,
                                                               float* out) {

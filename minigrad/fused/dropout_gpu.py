@@ -3,7 +3,7 @@ import numpy as np
 
 from minigrad.fused import dropout as formula
 from minigrad.fused.elementwise_gpu import entrywise
-from minigrad.kernels import has_instance
+from minigrad.kernels import Step, has_instance
 
 
 def forward(x, *, p, key):
@@ -24,9 +24,9 @@ def _masked(x, p, key):
 
 
 def masks(p, key):
-    """philox.cuh's Mask, as numbers."""
-    counter, keys = formula.counter_and_keys(key)
-    return tuple(map(np.uint32, (*keys, *counter, formula.threshold(p))))
+    """philox.cuh's Mask as arguments of a kernel: k0, k1, c1, c2, where c3 is to be read, least."""
+    (site, micro, step), keys = formula.counter_and_keys(key)
+    return *map(np.uint32, (*keys, site, micro)), Step(step), np.uint32(formula.threshold(p))
 
 
 dropout = forward, backward

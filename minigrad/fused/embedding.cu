@@ -6,6 +6,7 @@
 #include "common.cuh"
 
 constexpr int CHUNK = 32;
+constexpr int AHEAD = 4;                                    // ids that a lane asks for before it looks at the first
 
 // One block per id.
 extern "C" __global__ void forward(const long long* ids, const T* w, int C, T* y) {
@@ -31,7 +32,7 @@ __device__ __forceinline__ unsigned lanes_like_this(int v, int bits) {
 // The numbers of ids (N,) in the order of ids, equal ones in their own: a radix sort by 8 bits in each pass, the last
 // of which writes rows[(passes - 1) % 2], of rows (2, N). One block: a warp has a stretch of the ids, counts how often
 // each digit comes in it, and when it is known how many come before those, puts each where it belongs.
-extern "C" __global__ void sort(const long long* ids, int N, int passes, int* rows) {
+extern "C" __global__ void __launch_bounds__(1024) sort(const long long* ids, int N, int passes, int* rows) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     int *counts = (int*)dynamic_shared(), *totals = counts + 256 * warps;                // (256, warps), (warps,)
     int per = (N + 32 * warps - 1) / (32 * warps) * 32, begin = warp * per, end = min(N, begin + per);
@@ -40,15 +41,23 @@ extern "C" __global__ void sort(const long long* ids, int N, int passes, int* ro
         for (int k = 0; k < 8; k++) counts[threadIdx.x * 8 + k] = 0;
         for (int placing = 0; placing < 2; placing++) {
             __syncthreads();
-            for (int i = begin + lane; i - lane < end; i += 32) {
-                int row = i >= end ? 0 : pass ? from[i] : i;
-                int digit = i >= end ? 256 : int(ids[row] >> 8 * pass & 255);
-                unsigned equals = lanes_like_this(digit, 9), before = equals & (1u << lane) - 1;
-                int* count = counts + digit * warps + warp;
-                if (placing && i < end) to[*count + __popc(before)] = row;
-                __syncwarp();
-                if (i < end && !before) *count += __popc(equals);
-                __syncwarp();
+            for (int i = begin + lane; i - lane < end; i += 32 * AHEAD) {
+                int row[AHEAD], digit[AHEAD];
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++) {
+                    int n = i + 32 * k;
+                    row[k] = n >= end ? 0 : pass ? from[n] : n;
+                    digit[k] = n >= end ? 256 : int(ids[row[k]] >> 8 * pass & 255);
+                }
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++) {
+                    unsigned equals = lanes_like_this(digit[k], 9), before = equals & (1u << lane) - 1;
+                    int* count = counts + digit[k] * warps + warp;
+                    if (placing && digit[k] < 256) to[*count + __popc(before)] = row[k];
+                    __syncwarp();
+                    if (digit[k] < 256 && !before) *count += __popc(equals);
+                    __syncwarp();
+                }
             }
             __syncthreads();
             if (placing) break;

@@ -42,8 +42,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) forward(const T* x, const 
 }
 
 // The teams of the grid take turns with the rows, and each keeps its share of dw and db in registers. Those of a block
-// are added up, always in the same order, and become its row of parts (blocks, 2, D), which add_rows() adds up. more, if
-// there is any, is what x's gradient has got from elsewhere: dx is the sum.
+// are added up, always in the same order, and become its row of parts (blocks, 2, D), which add_rows() adds up.
+// more, or null: what x's gradient has got from elsewhere, and dx is the sum.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) backward(const T* dy, const T* x, const T* w,
                                                                        const float* mu, const float* rstd, int N, int D,
                                                                        int team, const T* more, T* dx, float* parts) {

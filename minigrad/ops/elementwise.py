@@ -26,7 +26,7 @@ def _together(who, *arrays):
     if float in map(type, arrays):
         dtype = next((a.dtype for a in arrays if hasattr(a, "dtype") and a.dtype.name == "bfloat16"), None)
         if dtype is not None:
-            return [np.asarray(a, dtype) if type(a) is float else a for a in arrays]
+            return [xp_of(*arrays).asarray(a, dtype) if type(a) is float else a for a in arrays]
     return arrays
 
 
@@ -37,7 +37,7 @@ def _round(y, x):
 
 # ---------------------------------------------------------------------------------------------- arithmetic
 
-@op(kernels=("cpu",))
+@op(kernels=("cpu", "gpu"))
 def add(a, b):
     """y = a + b"""
     a, b = _together("add", a, b)
