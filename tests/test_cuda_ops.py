@@ -148,6 +148,13 @@ def test_what_a_slot_held_counts_only_if_it_is_added_to(beta):
     np.testing.assert_array_equal(out, 0.5 * x + 3 * beta)
 
 
+def test_an_odd_vocabulary_is_padded_with_zeros():
+    w, even = np.ones((70, 3), "f2"), np.ones((72, 3), "f2")
+    wider = cross_entropy_gpu.padded(w)
+    assert wider.shape == (128, 3) and (wider[:70] == 1).all() and not wider[70:].any() and wider.dtype == w.dtype
+    assert cross_entropy_gpu.padded(even) is even
+
+
 def test_chunks_are_equal_and_few():
     for rows, bytes_of_row, want in [(65536, 50304 * 2, 9472), (1, 8, 128), (0, 8, 128), (128, 1 << 31, 128)]:
         assert cross_entropy_gpu.rows_of_chunk(rows, bytes_of_row) == want
