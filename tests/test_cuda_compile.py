@@ -4,6 +4,7 @@ import re
 import pytest
 
 from bench import cuda
+from minigrad import backend, kernels
 from minigrad.emulator.emulator import KERNEL
 from minigrad.kernels import FUSED, for_hopper, text
 
@@ -51,6 +52,16 @@ def test_a_spill_and_a_wgmma_that_is_waited_for_at_once_are_seen(monkeypatch):
         monkeypatch.setattr(cuda, "text", lambda name, code=code: code)
         row, = cuda.rows(COMPILERS[-1], "k", {}, arch)
         assert getattr(row, seen) and not row.passes(), row
+
+
+def test_cupy_is_asked_for_hoppers_own_instructions(monkeypatch):
+    class CuPy:
+        def RawModule(self, code, options):
+            return options
+
+    monkeypatch.setattr(backend, "cupy", CuPy)
+    assert kernels.Program("relu", (("REAL", "float"),)).on_gpu == ("--std=c++17", "-DREAL=float")
+    assert kernels.Program("attention_sm90", (("HEAD", 64),)).on_gpu == ("--std=c++17", "-DHEAD=64", "-arch=sm_90a")
 
 
 @pytest.mark.parametrize("stem", cuda.STEMS)

@@ -182,6 +182,40 @@ def test_named_barriers_order_what_two_groups_do(backwards, early):
     assert (y == want).all()
 
 
+SAID_BY_ONE = """
+    __shared__ float place[64];
+    Barrier *full = (Barrier*)aligned_shared(), *empty = full + 1;
+    int i = threadIdx.x;
+    if (i == 0) {
+        barrier_init(full, 64);
+        barrier_init(empty, 2);
+    }
+    __syncthreads();
+    for (int k = 0; k < 3; k++)
+        if (i < 64) {
+            barrier_wait(empty, k % 2 ^ 1);
+            place[i] = i + k;
+            barrier_arrive(full);
+        } else {
+            barrier_wait(full, k % 2);
+            y[64 * k + i - 64] = place[127 - i];
+            __syncwarp();
+            if (i % 32 == 0) barrier_arrive(empty);
+        }"""
+
+
+@in_every_schedule
+def test_one_lane_speaks_for_its_warp(backwards, early):
+    """What several have read is overwritten when one of each warp has said so, if they had met before."""
+    right, wrong = kernels([SAID_BY_ONE, SAID_BY_ONE.replace("__syncwarp();", "")], "float* y")
+    y = np.zeros((3, 64), "f")
+    with schedule(backwards, early):
+        right((1,), (128,), (y,), 16)
+        with pytest.raises(Fault, match="race at byte .* no barrier since (several|thread)"):
+            wrong((1,), (128,), (y.copy(),), 16)
+    np.testing.assert_array_equal(y, np.arange(64)[::-1] + np.arange(3)[:, None])
+
+
 def test_registers_are_shared_out():
     k = kernel("if (threadIdx.x < 128) fewer_registers<24>(); else more_registers<240>();", "int* y")
     k((1,), (384,), (np.zeros(1, "i4"),))
@@ -301,6 +335,7 @@ OTHERS = {
         f[0][1] = threadIdx.x;
         wgmma_wait<0>(d, f);
         y[threadIdx.x] = f[0][1] + d[0];""", "writes what a wgmma that was not waited for reads from registers"),
+    "a tile between 16 bytes": ("tile_at((char*)aligned_shared() + 8, 0);", "a tile at byte 8, no multiple of 16"),
     "half a warpgroup": ("""
         float d[32];
         if (threadIdx.x % 32 < 16) wgmma_fence(d); else __syncwarp(0xffff0000);""",

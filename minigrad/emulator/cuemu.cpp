@@ -115,7 +115,7 @@ struct Warp {
 // ------------------------------------------------------------------------------------------------ memory
 
 struct Record { uint32_t writer, written, reader, read, several; };     // thread numbers in the grid, and when
-struct Readers { uint32_t warps, when[32]; };               // Record::several's: which warps of the block, and when last
+struct Readers { uint32_t warps, when[32]; };               // which warps of the block, and when last
 constexpr int MOST_MBARRIERS = 64;
 constexpr uint32_t ATOMICALLY = 0xfffffff0, SEVERAL = 0xfffffff1, LANDED = 0xffff0000, WARP = 0x80000000;     // who
 constexpr uint32_t NEVER = 0, COPYING = 0xffffffff, MBARRIER = 0xfffffffe;                                    // when

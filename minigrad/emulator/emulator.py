@@ -14,7 +14,8 @@ To step through a kernel:
     (gdb) break layer_norm.cu:9
     (gdb) run
 
-Not seen: bank conflicts, fences between blocks, anything about time.
+Not seen: bank conflicts, fences between blocks, anything about time; and where hopper.h or a .cuh here reads NVIDIA's
+PTX ISA wrongly, a kernel that does the same.
 """
 import ctypes
 import functools
