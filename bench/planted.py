@@ -48,7 +48,7 @@ NEAREST = {
     "minigrad/fused/attention_cpu.py": "test_attention_cpu test_model",
     "minigrad/formulas.py": "test_formulas", "minigrad/kernels.py": "test_kernels test_engine",
     "minigrad/recompute.py": "test_recompute test_model", "minigrad/ops/": "test_ops test_engine",
-    "minigrad/fused/adamw": "test_fused_basic test_nn test_golden",
+    "minigrad/fused/adamw": "test_fused_basic test_nn test_golden", "minigrad/fused/control": "test_precision",
     "minigrad/fused/": "test_fused_basic test_golden test_model test_ops", "nn/": "test_nn test_model",
     "minigrad/": "test_engine test_ops test_nn test_model", "gpt/": "test_model test_golden",
 }

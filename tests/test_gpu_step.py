@@ -14,7 +14,7 @@ from minigrad import backend, using
 from minigrad.backend import dtype_of
 from minigrad.emulator import emulator, fake_cupy
 from minigrad.fused import adamw_gpu
-from minigrad.fused.adamw import adamw, masters, sum_of_squares
+from minigrad.fused.adamw import adamw, keep, masters, sum_of_squares, whole
 from minigrad.fused.control import FACTOR, HOPELESS, LOSS, NORM, SIZE, STEPS, control
 from nn import AdamW, clip_grad_norm
 from train import checkpoint, log, run
@@ -89,13 +89,24 @@ def test_adamw_in_packs(dtype, n, backwards, early, monkeypatch):
             p, g, m, v = (a.copy()[part] for a in start)
             master = masters(p)
             if dtype == "bfloat16":
-                master[...] = rng.integers(-2 ** 15, 2 ** 15, n)
-                rng = np.random.default_rng(n)
+                master[...] = np.random.default_rng(1).integers(-2 ** 15, 2 ** 15, n)
             with using(mode), emulator.schedule(backwards, early):
                 adamw(p, g, m, v, master, scale=0.5, **HYPER)
                 total = sum_of_squares(g)
-            got.setdefault(mode, []).extend([p, m, v, total, *([master] if dtype == "float16" else [])])
-    close(got["emulated"], got["reference"], TOL[dtype], "adamw")
+            full = whole(p, master)
+            got.setdefault(mode, []).extend([full.copy(), m, v, total])
+            keep(full.copy(), again := np.zeros_like(p), np.zeros_like(master) if dtype == "bfloat16" else full)
+            assert dtype == "float32" or again.tobytes() == p.tobytes()    # p is the rounding of the whole
+    close(got["emulated"], got["reference"], TOL["float32"], "adamw")      # masters are float32, whatever p is
+
+
+@pytest.mark.parametrize("mode", ["reference", "auto", "emulated"])
+def test_a_tie_is_rounded_away_from_zero(mode):
+    """A step of length 0 from halfway between two bfloat16: everything is as it was."""
+    p, rest = np.array([1.5, -1.5], dtype_of("bfloat16")), np.full(2, -2 ** 15, np.int16)
+    with using(mode):
+        adamw(p, *np.ones((3, 2), "f"), rest, **{**HYPER, "lr": 0.0})
+    assert p.astype("f").tolist() == [1.5, -1.5] and rest.tolist() == [-2 ** 15] * 2
 
 
 @pytest.mark.parametrize("mode", ["reference", "auto", "emulated"])
