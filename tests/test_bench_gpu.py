@@ -256,6 +256,9 @@ def test_pytorch_with_a_cache_writes_what_it_writes_without():
         for row in rows:
             for end in range(gpu_generate.PROMPT, len(row)):
                 assert int(model(torch.tensor([row[:end]]))[0, -1].argmax()) == row[end]
+        ids, cache = torch.tensor(rows), model.empty_cache(2, len(rows[0]) + 3)
+        parts = [model(ids[:, a:b], cache, torch.arange(a, b)) for a, b in ((0, 9), (9, 10), (10, len(rows[0])))]
+        torch.testing.assert_close(torch.cat(parts, 1), model(ids), rtol=1e-5, atol=1e-5)
     assert len(rows[0]) == gpu_generate.PROMPT + 6
 
 
