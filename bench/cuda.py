@@ -2,51 +2,83 @@
 
 Compiles every kernel of minigrad/fused/*.cu, for every element type, and prints what ptxas says of it: registers of a
 thread, bytes that went to memory instead (spills, and arrays whose place the compiler does not know: there should be
-none), bytes of shared memory. By NVRTC if its wheel is installed (pip install nvidia-cuda-nvrtc-cu12
-nvidia-cuda-runtime-cu12), else by nvcc. Neither needs a GPU or a driver.
+none), bytes of shared memory. A kernel written for Hopper is compiled for sm_90a, and must keep its wgmma asynchronous.
+By every NVRTC whose wheels are installed, else by nvcc. None of them needs a GPU or a driver.
+
+    CUDA 12:  pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12
+    CUDA 13:  pip install --target cuda13 nvidia-cuda-nvrtc nvidia-cuda-runtime;  export PYTHONPATH=$PWD/cuda13
+
+In a folder of their own, for beside the others CuPy for CUDA 12 would take those of CUDA 13 for its own.
 """
 import argparse
 import ctypes
 import importlib.util
-import itertools
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from minigrad.kernels import FUSED, REAL, SIZES, text
+from minigrad.kernels import FUSED, for_hopper, instances, text
 
 STEMS = sorted(path.stem for path in FUSED.glob("*.cu"))
+ARCHS = "sm_80", "sm_90"
 KERNEL = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
                     r"(\d+) bytes spill loads.*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?", re.S)
+SERIALIZED = re.compile(r"wgmma.mma_async instructions are serialized due to .* in the function '(\w+)'")
 
 
-def compiler():
-    """("nvrtc", library, include folder), ("nvcc", path, None), or None."""
-    found = importlib.util.find_spec("nvidia")
+class Compiler(NamedTuple):
+    name: str                                       # "NVRTC 12.9", "nvcc"
+    path: str
+    include: str | None                             # where NVRTC finds CUDA's headers
+
+
+class Row(NamedTuple):
+    compiler: str
+    stem: str
+    kernel: str
+    instance: str                                   # the element type, and sizes
+    arch: str
+    registers: int
+    spilled: int
+    shared: int
+    serialized: bool                                # wgmma, for the compiler could not keep its registers apart
+
+    def passes(self):
+        return not self.spilled and not self.serialized
+
+
+def compilers():
+    """Every NVRTC with its headers, oldest first; nvcc where there is none."""
+    found, nvrtcs = importlib.util.find_spec("nvidia"), []
     for place in map(Path, found.submodule_search_locations if found else ()):
-        library = next(iter(sorted(place.glob("*/lib/libnvrtc.so.*"))), None)
-        header = next(iter(sorted(place.glob("*/include/cuda_fp16.h"))), None)
-        if library and header:
-            return "nvrtc", str(library), str(header.parent)
+        for library in place.glob("*/lib/libnvrtc.so.*"):
+            headers = [library.parents[1] / "include", place / "cuda_runtime" / "include"]    # of CUDA 13, of CUDA 12
+            if include := next((folder for folder in headers if (folder / "cuda_fp16.h").exists()), None):
+                major, minor = ctypes.c_int(), ctypes.c_int()
+                ctypes.CDLL(str(library)).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+                version = major.value, minor.value
+                nvrtcs.append((version, Compiler("NVRTC {}.{}".format(*version), str(library), str(include))))
     nvcc = shutil.which("nvcc")
-    return nvcc and ("nvcc", nvcc, None)
+    return [compiler for _, compiler in sorted(nvrtcs)] or ([Compiler("nvcc", nvcc, None)] if nvcc else [])
 
 
-def ptxas(how, stem, defines, arch):
+def ptxas(compiler, stem, defines, arch):
     """The compiler's report on fused/STEM.cu; raises RuntimeError with its errors."""
-    kind, path, include = how
     named = [f"-D{name}={value}" for name, value in defines.items()]
     code, name = text(stem + ".cu"), f"{stem}.cu"
-    if kind == "nvrtc":
-        return nvrtc(path, code, name, ["--std=c++17", *named, f"-arch={arch}", "-ftz=true", f"-I{include}",
-                                        "--ptxas-options=-v"])
+    if compiler.include:
+        return nvrtc(compiler.path, code, name, ["--std=c++17", *named, f"-arch={arch}", "-ftz=true",
+                                                 f"-I{compiler.include}", "--ptxas-options=-v"])
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, name)
         source.write_text(code)
-        done = subprocess.run([path, "-std=c++17", *named, f"-arch={arch}", "-ftz=true", "-Xptxas=-v",
+        done = subprocess.run([compiler.path, "-std=c++17", *named, f"-arch={arch}", "-ftz=true", "-Xptxas=-v",
                                "-cubin", source, "-o", Path(folder, "out")], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -67,32 +99,42 @@ def nvrtc(path, code, name, options):
     return log.value.decode()
 
 
-def table(how, stems=STEMS, archs=("sm_80", "sm_90")):
-    """Yield (stem, kernel, element type, architecture, registers, bytes spilled, bytes of shared memory)."""
-    for stem in stems:
-        reals = REAL.values() if "REAL" in text(stem + ".cu") else ["float"]
-        for real, sizes, arch in itertools.product(reals, SIZES.get(stem, ({},)), archs):
-            defines = {"REAL": real, **sizes}
-            for name, stack, stores, loads, registers, shared in KERNEL.findall(ptxas(how, stem, defines, arch)):
-                spilled = sum(map(int, (stack, stores, loads)))
-                which = " ".join([real, *(f"{size}" for size in sizes.values())])
-                yield stem, name, which, arch, int(registers), spilled, int(shared or 0)
+def rows(compiler, stem, defines, arch):
+    """A Row for each kernel of fused/STEM.cu."""
+    log = ptxas(compiler, stem, defines, arch)
+    for kernel, stack, stores, loads, registers, shared in KERNEL.findall(log):
+        yield Row(compiler.name, stem, kernel, " ".join(map(str, defines.values())), arch, int(registers),
+                  sum(map(int, (stack, stores, loads))), int(shared or 0), kernel in SERIALIZED.findall(log))
+
+
+def table(stems, pairs):
+    """Yield a Row for every kernel of the stems, of every instance, by every (compiler, architecture)."""
+    jobs = [(compiler, stem, defines, arch) for stem in stems for defines in instances(stem)
+            for compiler, arch in pairs_for(stem, pairs)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(lambda job: list(rows(*job)), jobs):
+            yield from found
+
+
+def pairs_for(stem, pairs):
+    return dict.fromkeys((compiler, "sm_90a" if for_hopper(stem) else arch) for compiler, arch in pairs)
 
 
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench cuda", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stems", nargs="*", default=STEMS, help="which files; all of them if none is named")
-    parser.add_argument("--arch", default="sm_80,sm_90", help="architectures, separated by commas")
+    parser.add_argument("--arch", default=",".join(ARCHS), help="architectures, separated by commas")
     args = parser.parse_args(argv)
-    how = compiler()
-    if how is None:
+    found = compilers()
+    if not found:
         print("bench cuda: found neither NVRTC nor nvcc. Hint: pip install nvidia-cuda-nvrtc-cu12 "
               "nvidia-cuda-runtime-cu12", file=sys.stderr)
         return 1
-    print(f"{'kernel':32} {'entries':18} {'arch':6} {'registers':>9} {'spilled':>8} {'shared':>7}    (by {how[0]})")
-    spilled = 0
-    for stem, name, real, arch, registers, spills, shared in table(how, args.stems, args.arch.split(",")):
-        print(f"{stem + '.' + name:32} {real:18} {arch:6} {registers:9} {spills:8} {shared:7}")
-        spilled += spills
-    return int(spilled > 0)
+    print(f"{'kernel':32} {'instance':18} {'compiler':10} {'arch':7} {'registers':>9} {'spilled':>8} {'shared':>7}")
+    failed = False
+    for row in table(args.stems, [(compiler, arch) for compiler in found for arch in args.arch.split(",")]):
+        print(f"{row.stem + '.' + row.kernel:32} {row.instance:18} {row.compiler:10} {row.arch:7} {row.registers:9} "
+              f"{row.spilled:8} {row.shared:7}{'  wgmma serialized' if row.serialized else ''}")
+        failed |= not row.passes()
+    return int(failed)

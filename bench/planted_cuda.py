@@ -2,7 +2,7 @@
 
 They are found in the text, not in a syntax tree: the code base writes operators between spaces, and one statement as
 one statement. A plant that does not compile is not drawn. The tests are those of the emulator's kernels, the cases of
-the broken kernel first. Not drawn: device.cuh, in whose place the emulator has a file of its own.
+the broken kernel first. Not drawn: device.cuh and hopper.cuh, in whose place the emulator has files of its own.
 """
 import functools
 import re
@@ -14,12 +14,13 @@ from bench import planted
 from bench.planted import ROOT, Plant, read
 from minigrad.check import expect
 from minigrad.emulator import emulator
-from minigrad.kernels import REAL, SIZES
+from minigrad.kernels import instances
 
-TESTS = ("test_cuda_ops", "test_cuda_attention", "test_cuda_rows", "test_decode_gpu", "test_gpu_step")
+TESTS = ("test_cuda_ops", "test_cuda_attention", "test_cuda_rows", "test_cuda_sm90", "test_decode_gpu", "test_gpu_step")
 # Words in the names of the tests nearest to a file; the name of the file itself if it is not here.
 NEAREST = {"common": "", "columns": "layer_norm or columns", "embedding": "embedding or ids or sorting",
-           "philox": "dropout or attention", "tiles": "attention"}
+           "philox": "dropout or attention", "tiles": "attention",
+           "attention_sm90": "sm90"}
 
 # Text in which nothing is planted: (pattern, why).
 EXEMPT = [
@@ -151,7 +152,7 @@ def split(text, at):
 def broken_files():
     """The files in which things are broken."""
     return [str(path.relative_to(ROOT)) for path in sorted((ROOT / "minigrad/fused").glob("*.cu*"))
-            if path.name != "device.cuh"]
+            if not (emulator.HERE / path.name).exists()]
 
 
 def plants():
@@ -171,16 +172,16 @@ def compiles_differently(plant):
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         for path in broken_files():
             Path(folder, Path(path).name).write_bytes(plant.apply() if path == plant.path else read(path))
-        return all(accepted(folder, stem, real) for stem in stems(plant.path) for real in REAL.values())
+        return all(accepted(folder, stem, defines) for stem in stems(plant.path)
+                   for defines in {d["REAL"]: d for d in reversed(instances(stem))}.values())
 
 
-def accepted(folder, stem, real):
+def accepted(folder, stem, defines):
     """Does the compiler accept the text of a kernel in folder?"""
     expect(emulator.available(), "bench planted", "no C++ compiler", "g++", emulator.NO_COMPILER)
-    sizes = SIZES.get(stem, ({},))[0]
     text = f'#include "cuemu.h"\nnamespace {{\n#include "{stem}.cu"\n}}\n'
-    done = subprocess.run([emulator.COMPILER, *emulator.FLAGS, "-fsyntax-only", "-w", f"-DREAL={real}",
-                           *(f"-D{k}={v}" for k, v in sizes.items()), "-I", str(emulator.HERE), "-I", folder,
+    done = subprocess.run([emulator.COMPILER, *emulator.FLAGS, "-fsyntax-only", "-w",
+                           *(f"-D{k}={v}" for k, v in defines.items()), "-I", str(emulator.HERE), "-I", folder,
                            "-x", "c++", "-"], input=text.encode(), capture_output=True)
     return done.returncode == 0
 

@@ -177,9 +177,13 @@ def _copies():
     return cupy().cuda.Stream(non_blocking=True)
 
 
-def cuda_module(text, defines):
-    """CuPy's module of the kernels in a CUDA text."""
-    return cupy().RawModule(code=text, options=("--std=c++17", *(f"-D{name}={value}" for name, value in defines)))
+def cuda_module(text, defines, arch=None):
+    """CuPy's module of the kernels in a CUDA text. arch: "sm_90a" for what only this GPU's own instructions can do.
+
+    CuPy asks for the GPU's plain architecture besides; of the two the compiler takes the more special.
+    """
+    options = ["--std=c++17", *(f"-D{name}={value}" for name, value in defines), *([f"-arch={arch}"] if arch else [])]
+    return cupy().RawModule(code=text, options=tuple(options))
 
 
 def dtype_of(name):

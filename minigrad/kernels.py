@@ -90,9 +90,22 @@ def kernel(*devices):
 # ------------------------------------------------------------------------------------------------ CUDA
 
 REAL = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
-SIZES = {"attention": tuple({"HEAD": size} for size in (16, 32, 64, 128))}       # beside the element types
+SIZES = {"attention": tuple({"HEAD": size} for size in (16, 32, 64, 128)),       # beside the element types
+         "attention_sm90": tuple({"HEAD": size} for size in (64, 128))}
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.M)
 FUSED = Path(__file__).parent / "fused"
+
+
+def for_hopper(stem):
+    """Is fused/STEM.cu written for Hopper's own instructions? Then it runs there alone, on 16-bit entries."""
+    return '#include "hopper.cuh"' in (FUSED / f"{stem}.cu").read_text()
+
+
+def instances(stem):
+    """The names that fused/STEM.cu is compiled with, once for each dict."""
+    of_any_type, first = "REAL" in text(stem + ".cu"), 1 if for_hopper(stem) else 0
+    reals = list(REAL.values())[first:] if of_any_type else ["float"]
+    return [{"REAL": real, **sizes} for real in reals for sizes in SIZES.get(stem, ({},))]
 
 
 def has_instance(*arrays):
@@ -120,12 +133,14 @@ class Program:
 
     @functools.cached_property
     def on_gpu(self):
-        return backend.cuda_module(text(self.stem + ".cu"), self.defines)
+        arch = "sm_90a" if for_hopper(self.stem) else None
+        return backend.cuda_module(text(self.stem + ".cu"), self.defines, arch)
 
     @functools.cached_property
     def emulated(self):
         from minigrad.emulator import emulator
-        return emulator.compile(text(self.stem + ".cu", keep=("device.cuh",)), self.defines, self.stem + ".cu")
+        name = self.stem + ".cu"
+        return emulator.compile(text(name, keep=("device.cuh", "hopper.cuh")), self.defines, name)
 
 
 class Launcher:

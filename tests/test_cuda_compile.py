@@ -5,17 +5,52 @@ import pytest
 
 from bench import cuda
 from minigrad.emulator.emulator import KERNEL
-from minigrad.kernels import FUSED, text
+from minigrad.kernels import FUSED, for_hopper, text
 
-HOW = cuda.compiler()
+COMPILERS = cuda.compilers()
+# By the oldest for the older GPUs, by the newest for the newer ones; python -m bench cuda does the other two as well.
+PAIRS = [(COMPILERS[0], "sm_80"), (COMPILERS[-1], "sm_90")] if COMPILERS else []
+without_one = pytest.mark.skipif(not COMPILERS, reason="found neither NVRTC nor nvcc: python -m bench cuda --help")
 
 
-@pytest.mark.skipif(HOW is None, reason="neither NVRTC nor nvcc is installed: see python -m bench cuda --help")
+@without_one
 @pytest.mark.parametrize("stem", cuda.STEMS)
 def test_kernels_compile_without_spills(stem):
-    rows = list(cuda.table(HOW, [stem]))
-    assert {name for _, name, *_ in rows} == set(KERNEL.findall((FUSED / f"{stem}.cu").read_text()))
-    assert not [row for row in rows if row[5] > 0], rows
+    rows = list(cuda.table([stem], PAIRS))
+    kernels = set(KERNEL.findall((FUSED / f"{stem}.cu").read_text()))
+    assert {(row.kernel, row.compiler) for row in rows} == {(k, c.name) for k in kernels for c, _ in PAIRS}
+    assert {row.arch for row in rows} == ({"sm_90a"} if for_hopper(stem) else {"sm_80", "sm_90"})
+    assert not [row for row in rows if not row.passes()], rows
+
+
+@without_one
+def test_a_spill_and_a_wgmma_that_is_waited_for_at_once_are_seen(monkeypatch):
+    spill = """
+        extern "C" __global__ void __launch_bounds__(1024, 2) k(const float* x, float* y) {
+            float v[99];
+            for (int i = 0; i < 99; i++) v[i] = x[i * 1024 + threadIdx.x];
+            __syncthreads();
+            for (int i = 0; i < 99; i++) y[i * 1024 + threadIdx.x] = v[i] * v[98 - i];
+        }"""
+    touched = """
+        #include "device.cuh"
+        #include "hopper.cuh"
+        extern "C" __global__ void __launch_bounds__(128) k(float* y) {
+            float d[32] = {};
+            wgmma_fence();
+            for (int i = 0; i < 4; i++) {
+                wgmma<__half, false>(d, tile_at(aligned_shared(), 0), tile_at(aligned_shared(), 0), true);
+                d[i] += 1.0f;
+            }
+            wgmma_commit();
+            wgmma_wait<0>(d);
+            for (int i = 0; i < 32; i++) y[i * 128 + threadIdx.x] = d[i];
+        }"""
+    for own, arch, seen in ((spill, "sm_90", "spilled"), (touched, "sm_90a", "serialized")):
+        code = re.sub(r'#include "(\w+\.cuh)"', lambda found: text(found[1]), own)
+        monkeypatch.setattr(cuda, "text", lambda name, code=code: code)
+        row, = cuda.rows(COMPILERS[-1], "k", {}, arch)
+        assert getattr(row, seen) and not row.passes(), row
 
 
 @pytest.mark.parametrize("stem", cuda.STEMS)

@@ -61,7 +61,7 @@ def test_a_step_is_what_the_model_says(dtype, made, data, schedule):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("head", [8, 20])
+@pytest.mark.parametrize("head", [8, 20, 128])
 def test_attention_over_many_positions(dtype, head):
     """A block attends to 128 positions: up to its last one, to the first of the next, and to two further blocks."""
     model = GPT(GPTConfig(vocab_size=30, block_size=400, n_layer=1, n_head=2, n_embd=2 * head))

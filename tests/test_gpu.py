@@ -17,6 +17,7 @@ from minigrad.emulator import emulator, fake_cupy
 from minigrad.fused.attention import attention
 from nn import AdamW, clip_grad_norm
 from train.config import Config
+from train.data import Ahead
 from train.precision import Scale
 from train.step import train_step
 
@@ -144,6 +145,26 @@ def test_training_takes_the_same_bits_every_time():
     for dtype in "float32", "bfloat16":
         first, second = (losses(*begin("gpu", dtype), range(3)) for _ in range(2))
         np.testing.assert_array_equal(first, second)
+
+
+@on_a_card_alone
+@pytest.mark.parametrize("dtype", TOL)
+def test_steps_that_are_sent_ahead_heard_of_late_and_launched_as_a_graph_are_the_same(dtype):
+    """To the bit, with batches that cross the bus beside the work, other masks and another rate in each step."""
+    data, found = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (12, 2, 4, 17)), []
+    for how in "plain", "late", "graph":
+        model, opt, scale = begin("gpu", dtype)
+        graph, seen = backend.Repeated() if how == "graph" else None, []
+        pairs = [(d[:, :-1], d[:, 1:]) for step in data for d in step]
+        ahead = iter(pairs) if how == "plain" else Ahead(pairs, 4, backend.upload)
+        for step in range(len(data)):
+            seen.append(train_step(model, opt, [next(ahead), next(ahead)], 1e-2 / (1 + step), step, Config(), scale,
+                                   None, how != "plain", graph))
+        found.append([[outcome() if how != "plain" else outcome for outcome in seen], scale.state(),
+                      {name: asnumpy(p.data).tobytes() for name, p in model.named_parameters()}])
+        if how != "plain":
+            ahead.close()
+    assert repr(found[0]) == repr(found[1]) == repr(found[2])
 
 
 @pytest.mark.parametrize("dtype, tol", [("float32", 1e-4), ("float16", 1e-2), ("bfloat16", 5e-2)])

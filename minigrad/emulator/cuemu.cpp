@@ -82,6 +82,8 @@ struct Arithmetic {};
 #endif
 
 struct Copy { char* to; const char* from; int bytes, group; };
+struct InProduct { char* begin; size_t bytes; int group; bool only_read; };          // local variables, in a wgmma
+typedef std::vector<uint32_t> Clock;                        // hopper.h says of what
 
 struct Fiber {
     Context context;
@@ -94,6 +96,10 @@ struct Fiber {
     uint32_t words[WORDS];                                  // what it tells the others
     int group, heard;                                       // of cp.async; which of its warp's `told` is for it
     std::vector<Copy> copies;
+    int mbarrier, named, products;                          // which it waits for, or -1; groups of wgmma
+    std::vector<InProduct> in_products;
+    uint32_t proxied;                                       // when its fence.proxy.async was
+    Clock seen;
 };
 
 struct Warp {
@@ -101,12 +107,18 @@ struct Warp {
     unsigned synced;                                        // when its __syncwarp() was last complete
     Words told[33][32];                                     // what the lanes said; a lane may be slow to hear it
     int unheard[33];
+    bool fenced;                                            // by wgmma.fence
+    size_t issued;                                          // how many wgmma
+    int registers;                                          // of each thread, by setmaxnreg
 };
 
 // ------------------------------------------------------------------------------------------------ memory
 
-struct Record { uint32_t writer, written, reader, read; };  // thread numbers in the grid, and when
-constexpr uint32_t ATOMICALLY = 0xfffffff0, SEVERAL = 0xfffffff1, WARP = 0x80000000, NEVER = 0, COPYING = 0xffffffff;
+struct Record { uint32_t writer, written, reader, read, several; };     // thread numbers in the grid, and when
+struct Readers { uint32_t warps, when[32]; };               // Record::several's: which warps of the block, and when last
+constexpr int MOST_MBARRIERS = 64;
+constexpr uint32_t ATOMICALLY = 0xfffffff0, SEVERAL = 0xfffffff1, LANDED = 0xffff0000, WARP = 0x80000000;     // who
+constexpr uint32_t NEVER = 0, COPYING = 0xffffffff, MBARRIER = 0xfffffffe;                                    // when
 
 struct Array {
     char* begin = nullptr;
@@ -134,9 +146,12 @@ struct Machine {
     const char* kernel;
     void (*body)(void**);
     void** arguments;
+    int n_arguments;
     dim3 grid, block, block_at;
     unsigned threads, block_number;
     bool reversed, early;                                   // the order of warps and lanes; when copies land
+    bool clocks;                                            // does each thread keep one?
+    std::vector<Readers> several;                           // of shared memory, where there are clocks; 0 is nobody's
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     Context scheduler;
@@ -174,6 +189,13 @@ void say(const void* where, const char* format, va_list list) {
     abort();
 }
 
+void fail(const void* where, const char* format, ...) {     // where no fiber runs
+    va_list list;
+    va_start(list, format);
+    say(where, format, list);
+    va_end(list);
+}
+
 void fault(const char* format, ...) {
     va_list list;
     va_start(list, format);
@@ -204,6 +226,7 @@ const char* name_of(const Array& a) {
     static char text[60];
     if (&a == &m.fixed) return "the __shared__ arrays";
     if (&a == &m.arrays[DYNAMIC]) return "dynamic shared memory";
+    if (&a - m.arrays - FIRST >= m.n_arguments) return "the array of a tensor map";
     snprintf(text, sizeof text, "the array of argument %d", int(&a - m.arrays - FIRST));
     return text;
 }
@@ -212,6 +235,7 @@ const char* name_of_thread(uint32_t t) {
     static char text[100];
     if (t == ATOMICALLY) return "an atomic operation";
     if (t == SEVERAL) return "several threads";
+    if (t >= LANDED) return "a copy of a box";
     if (t & WARP) {
         unsigned w = t & ~WARP, per_block = (m.threads + 31) / 32;
         snprintf(text, sizeof text, "several lanes of warp %u of block %u", w % per_block, w / per_block);
@@ -226,16 +250,45 @@ const char* name_of_thread(uint32_t t) {
     return text;
 }
 
+// By its clock, has this thread seen what `who` did? several: whom SEVERAL and WARP stand for.
+bool seen(uint32_t who, uint32_t then, uint32_t several) {
+    const Clock& mine = m.current->seen;
+    if (who >= LANDED && who < ATOMICALLY) return mine[m.threads + who - LANDED] > then;
+    if (!(who & WARP)) return mine[who % m.threads] > then;
+    if (!several) return false;
+    const Readers& all = m.several[several];
+    for (uint32_t left = all.warps; left; left &= left - 1) {
+        unsigned warp = __builtin_ctz(left);
+        for (unsigned i = warp * 32; i < std::min(warp * 32 + 32, m.threads); i++)
+            if (mine[i] <= all.when[warp]) return false;
+    }
+    return true;
+}
+
+// A thread of this warp reads, and others have read since.
+void one_of_several(Record& r, unsigned warp, unsigned other_warp) {
+    if (!r.several) {
+        r.several = uint32_t(m.several.size());
+        m.several.push_back({1u << other_warp, {}});
+        m.several.back().when[other_warp] = r.read;
+    }
+    Readers& all = m.several[r.several];
+    all.warps |= 1u << warp;
+    all.when[warp] = m.now;
+}
+
 // Did what happened at time `then`, done by thread (or threads) `who`, surely end before what this thread does now?
-inline bool ordered(const Array& a, uint32_t who, uint32_t then, uint32_t me, unsigned my_warp) {
+inline bool ordered(const Array& a, uint32_t who, uint32_t then, uint32_t me, unsigned my_warp, uint32_t several = 0) {
     if (then < (a.shared ? m.started : m.launched) || who == me) return true;
     if (then < m.started) return false;                     // another block's
-    if (then < m.synced) return true;
-    unsigned warps = (m.threads + 31) / 32;
-    uint32_t its_warp = who >= ATOMICALLY ? ~0u
-        : who & WARP ? who & ~WARP : who / m.threads * warps + who % m.threads / 32;
-    return its_warp == m.block_number * warps + my_warp && then < m.warps[my_warp].synced;
+    if (then < m.synced || (m.clocks && seen(who, then, several))) return true;
+    unsigned n_warps = (m.threads + 31) / 32;
+    uint32_t its_warp = who >= LANDED ? ~0u
+        : who & WARP ? who & ~WARP : who / m.threads * n_warps + who % m.threads / 32;
+    return its_warp == m.block_number * n_warps + my_warp && then < m.warps[my_warp].synced;
 }
+
+void check_reads(size_t at, size_t bytes, const void* where);
 
 void check_order(Array& a, size_t at, size_t bytes, Kind kind, const void* where) {
     uint32_t me = m.block_number * m.threads + m.current->number;
@@ -245,6 +298,7 @@ void check_order(Array& a, size_t at, size_t bytes, Kind kind, const void* where
         if (r.written == COPYING)
             stop(where, "byte %zu of %s is being written by an asynchronous copy of %s that was not waited for",
                  g * a.granule, name_of(a), name_of_thread(r.writer));
+        if (r.written == MBARRIER) stop(where, "byte %zu of %s is part of an mbarrier", g * a.granule, name_of(a));
         if (!ordered(a, r.writer, r.written, me, warp) && !(kind == ATOMIC && r.writer == ATOMICALLY))
             stop(where, "race at byte %zu of %s: %s, and no barrier since %s wrote it", g * a.granule, name_of(a),
                  kind == READ ? "read" : "written", name_of_thread(r.writer));
@@ -252,24 +306,28 @@ void check_order(Array& a, size_t at, size_t bytes, Kind kind, const void* where
             if (a.shared && r.written < m.started)
                 stop(where, "byte %zu of %s is read, and no thread of this block has written it", g * a.granule,
                      name_of(a));
-            if (ordered(a, r.reader, r.read, me, warp)) {
-                r.reader = me;
-            } else if (r.reader != me && r.reader != SEVERAL) {
+            if (ordered(a, r.reader, r.read, me, warp, r.several)) {
+                r.reader = me, r.several = 0;
+            } else {
                 unsigned warps = (m.threads + 31) / 32, mine = m.block_number * warps + warp;
                 uint32_t its = r.reader & WARP ? r.reader & ~WARP
                     : r.reader / m.threads * warps + r.reader % m.threads / 32;
-                r.reader = its == mine ? WARP | mine : SEVERAL;
+                if (m.clocks && a.shared) one_of_several(r, warp, its % warps);
+                if (r.reader != SEVERAL) r.reader = its == mine ? WARP | mine : SEVERAL;
             }
             r.read = m.now;
         } else {
-            if (!ordered(a, r.reader, r.read, me, warp))
+            if (!ordered(a, r.reader, r.read, me, warp, r.several))
                 stop(where, "race at byte %zu of %s: written, and no barrier since %s read it", g * a.granule,
                      name_of(a), name_of_thread(r.reader));
             r.writer = kind == ATOMIC ? ATOMICALLY : me;
             r.written = m.now;
         }
     }
+    if (kind != READ && m.clocks && &a == &m.arrays[DYNAMIC]) check_reads(at, bytes, where);
 }
+
+void check_registers(const void* address, size_t bytes, Kind kind, const void* where);
 
 // Every load and store of a kernel passes through here. aligned: the address must be a multiple of the size.
 inline Array* find(const void* address, size_t bytes, Kind kind, bool aligned, const void* where) {
@@ -291,6 +349,7 @@ inline Array* find(const void* address, size_t bytes, Kind kind, bool aligned, c
     if (region == STACKS) {
         size_t at = (const char*)address - m.current->stack;
         if (at + bytes > STACK) stop(where, "touches another thread's local variables");
+        if (!m.current->in_products.empty()) check_registers(address, bytes, kind, where);
         return nullptr;
     }
     if (++m.patience > PATIENCE) stop(where, "seems to run for ever: %llu accesses without a barrier",
@@ -334,6 +393,17 @@ void wait() {
     m.patience = 0;
 }
 
+// These lanes of a warp have seen what each of them had seen, and done.
+void share_clocks(Fiber* first, unsigned lanes) {
+    Clock all(first->seen.size());
+    for (unsigned left = lanes; left; left &= left - 1) {
+        Fiber& f = first[__builtin_ctz(left)];
+        f.seen[f.number] = m.now;
+        for (size_t i = 0; i < all.size(); i++) all[i] = std::max(all[i], f.seen[i]);
+    }
+    for (unsigned left = lanes; left; left &= left - 1) first[__builtin_ctz(left)].seen = all;
+}
+
 const Words* meet(unsigned mask, const char* what, const void* mine, int words) {
     Fiber* me = m.current;
     Fiber* first = me - me->number % 32;
@@ -366,7 +436,10 @@ const Words* meet(unsigned mask, const char* what, const void* mine, int words) 
         w.unheard[k] = __builtin_popcount(mask & w.present) - 1;
         w.in_warp &= ~mask;
         w.runnable |= mask & w.present;
-        if (!strcmp(what, "__syncwarp")) w.synced = ++m.now;
+        if (!strcmp(what, "__syncwarp")) {
+            w.synced = ++m.now;
+            if (m.clocks) share_clocks(first, mask & w.present);
+        }
         return told;
     }
     wait();
@@ -417,6 +490,8 @@ void wait_copies(int groups_left) {
     me->copies.resize(kept);
 }
 
+#include "hopper.h"
+
 // ------------------------------------------------------------------------------------------------ scheduling
 
 void run_thread() {
@@ -426,6 +501,7 @@ void run_thread() {
     Warp& w = m.warps[me->number / 32];
     unsigned bit = 1u << me->number % 32;
     if (!me->copies.empty()) stop(me->where, "left before its asynchronous copies were waited for");
+    if (!me->in_products.empty()) stop(me->where, "left before its wgmma was waited for");
     w.runnable &= ~bit, w.done |= bit;
     wait();
     abort();                                                // nobody resumes it
@@ -433,6 +509,7 @@ void run_thread() {
 
 // Nobody can go on: say of one of those who wait what it waits for.
 void explain() {
+    if (explain_barriers()) return;
     const Fiber *waiting = nullptr, *gone = nullptr, *in_warp = nullptr;
     for (Fiber& f : m.fibers) {
         const Warp& w = m.warps[f.number / 32];
@@ -448,21 +525,16 @@ void explain() {
             if (f.number / 32 == me->number / 32 && me->mask >> f.number % 32 & 1 &&
                 !(m.warps[f.number / 32].in_warp >> f.number % 32 & 1)) other = &f;
     m.current = const_cast<Fiber*>(me);
-    auto tell = [&](const char* format, ...) {
-        va_list list;
-        va_start(list, format);
-        say(me->where, format, list);
-        va_end(list);
-    };
-    if (!other) return tell("deadlock: waits in %s, and nobody can go on", me->waits_in);
+    if (!other) return fail(me->where, "deadlock: waits in %s, and nobody can go on", me->waits_in);
     dim3 t = other->index;
-    tell("waits in %s for ever: thread (%u, %u, %u) %s%s", me->waits_in, t.x, t.y, t.z,
+    fail(me->where, "waits in %s for ever: thread (%u, %u, %u) %s%s", me->waits_in, t.x, t.y, t.z,
          other->waits_in ? "waits in " : "has left", other->waits_in ? other->waits_in : "");
 }
 
 void run_block() {
     unsigned n = m.threads, n_warps = (n + 31) / 32;
     m.started = m.synced = ++m.now;
+    forget_block();
     for (unsigned i = 0; i < n_warps; i++) {
         Warp& w = m.warps[i];
         w.present = n - i * 32 < 32 ? (1u << (n - i * 32)) - 1 : ~0u;
@@ -491,11 +563,11 @@ void run_block() {
             all_done &= w.done == w.present;
             all_there &= w.in_block == w.present;
         }
-        if (all_done) return;
+        if (all_done) return check_end();
         if (all_there) {
             m.synced = ++m.now;
             for (Warp& w : m.warps) w.in_block = 0, w.runnable = w.present;
-        } else if (!moved) {
+        } else if (!moved && !land_one()) {
             return explain();
         }
     }
@@ -517,16 +589,19 @@ void* cuemu::dynamic_shared() { return m.arrays[DYNAMIC].begin; }
 extern "C" {
 
 struct Argument {
-    void* data;                                             // an array, or a number's bytes
+    void* data;                                             // an array, or a number's bytes, or a TensorMap's
     size_t bytes, granule;
-    int is_array, is_written;
+    int is_array, is_written, is_map;
 };
 
-// Run the kernel. 0, or 1 with the message and the address in the code that it is about.
+// Run the kernel on the first n_arguments of what is given; the others are what tensor maps speak of. 0, or 1 with the
+// message and the address in the code that it is about.
 int cuemu_launch(const char* name, void (*body)(void**), const unsigned* grid, const unsigned* block, size_t shared,
-                 int n, const Argument* given, int reversed, int early, char* message, const void** where) {
+                 int n, int n_arguments, const Argument* given, int reversed, int early, char* message,
+                 const void** where) {
     using namespace cuemu;
     m.kernel = name, m.body = body, m.message = message, m.where = where, m.failed = false, m.current = nullptr;
+    m.n_arguments = n_arguments;
     m.grid = {grid[0], grid[1], grid[2]}, m.block = {block[0], block[1], block[2]};
     m.reversed = reversed, m.early = early, m.threads = block[0] * block[1] * block[2];
     auto refuse = [&](const char* format, ...) {
@@ -565,6 +640,21 @@ int cuemu_launch(const char* name, void (*body)(void**), const unsigned* grid, c
     for (int i = regions; i < m.used; i++) m.arrays[i].begin = nullptr, m.arrays[i].bytes = 0;
     for (int i = 0; i < n; i++) if (!pointers[i]) m.arrays[FIRST + i].begin = nullptr, m.arrays[FIRST + i].bytes = 0;
     m.used = regions;
+
+    std::vector<TensorMap> maps;
+    maps.reserve(n);
+    for (int i = 0; i < n; i++) {
+        if (!given[i].is_map) continue;
+        TensorMap map;
+        memcpy((void*)&map, given[i].data, sizeof map);
+        for (int j = 0; j < n; j++)
+            if (given[j].is_array && map.data >= given[j].data && map.data < (char*)given[j].data + given[j].bytes) {
+                map.data = pointers[j] + (map.data - (char*)given[j].data);
+                break;
+            }
+        maps.push_back(map);
+        arguments[i] = &maps.back();
+    }
 
     Array& dynamic = m.arrays[DYNAMIC];
     commit(STACKS, MOST_THREADS * STRIDE);

@@ -15,6 +15,15 @@
 
 struct dim3 { unsigned x, y, z; };
 
+// A tensor in global memory, and the box that a bulk copy takes of it: innermost dimension first, strides and entry in
+// bytes. As large as CUDA's CUtensorMap, which says the same in a form that only the hardware reads.
+struct alignas(64) TensorMap {
+    const char* data;
+    uint64_t size[5], stride[4];
+    uint32_t box[5], rank, entry;
+};
+static_assert(sizeof(TensorMap) == 128);
+
 namespace cuemu {
 
 // Where am I? Constant for a fiber, so the compiler may ask once and remember.
@@ -39,6 +48,19 @@ void copy_async(void* to, const void* from, int bytes);
 void commit_copies();
 void wait_copies(int groups_left);
 
+// hopper.h
+void mbarrier_init(void* barrier, int arrivals);
+void mbarrier_arrive(void* barrier, int bytes);
+void mbarrier_wait(void* barrier, int parity);
+void named_barrier(int id, int count, bool waits);
+void fence_proxy();
+void load_box(void* to, const TensorMap& map, const int* at, unsigned rank, void* barrier);
+void wgmma(float* d, int n, bool bf16, const uint32_t* a, uint64_t a_tile, uint64_t b_tile, bool transposed, bool add);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int groups_left);
+void set_registers(int n);
+
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 inline float from_bits(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
@@ -54,6 +76,7 @@ inline uint32_t to_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 #define __constant__ static const
 #define __forceinline__ inline
 #define __restrict__ __restrict
+#define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 #define __shared__ static __attribute__((section("cuda_shared")))       // one block runs at a time: there is one copy
@@ -188,6 +211,7 @@ template<class T> const char* type_name() {
     using V = std::remove_cv_t<T>;
     if (std::is_same_v<V, __half>) return "f2";
     if (std::is_same_v<V, __nv_bfloat16>) return "b2";
+    if (std::is_same_v<V, TensorMap>) return "map";
     if (std::is_floating_point_v<V>) return sizeof(V) == 4 ? "f4" : "f8";
     if (std::is_integral_v<V>) {
         static const char* names[2][4] = {{"u1", "u2", "u4", "u8"}, {"i1", "i2", "i4", "i8"}};

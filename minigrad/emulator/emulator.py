@@ -3,10 +3,11 @@
     module = compile(text)                       what cupy.RawModule is on a GPU
     module.get_function("forward")(grid, block, arguments)
 
-cuemu.h is the language that a kernel sees, device.cuh the PTX instructions, cuemu.cpp the threads and the checks.
+cuemu.h is the language that a kernel sees, device.cuh and hopper.cuh the PTX instructions, cuemu.cpp the threads and
+the checks, hopper.h those of what a Hopper GPU does beside them.
 What would be undefined on a GPU raises a Fault that names kernel, block, thread and line: an access outside the array
 it was meant for, a race between threads, a barrier that not all reach, a deadlock, a misaligned vector, a read of
-shared memory that nobody has written, an argument of the wrong type.
+shared memory that nobody has written, an argument of the wrong type, a tile or a register that the hardware still uses.
 
 To step through a kernel:
     CXXFLAGS=-O0 gdb -d minigrad/fused --args python -m pytest tests/test_cuda_ops.py -k "float32 and layer_norm"
@@ -94,15 +95,17 @@ class Kernel:
         expect(shared_mem + fixed <= max(limit, SHARED), who, f"{shared_mem} + {fixed} bytes of shared memory",
                f"at most {limit}", "set max_dynamic_shared_size_bytes")
         expect(len(arguments) == len(self.signature), who, f"{len(arguments)} arguments", f"{len(self.signature)}")
-        given, kept = (Argument * len(arguments))(), []
-        for i, (a, want) in enumerate(zip(arguments, self.signature, strict=True)):
+        spoken_of = [a.array for a in arguments if isinstance(a, TensorMap)]
+        everything, signature = (*arguments, *spoken_of), self.signature + ["*c?"] * len(spoken_of)
+        given, kept = (Argument * len(everything))(), []
+        for i, (a, want) in enumerate(zip(everything, signature, strict=True)):
             given[i], a = argument(a, want, f"{who}, argument {i}")
             kept.append(a)
         message, where = ctypes.create_string_buffer(1000), ctypes.c_void_p()
         three = ctypes.c_uint * 3
         with _one_at_a_time:
             failed = library.cuemu_launch(self.name.encode(), self.run, three(*sizes[0]), three(*sizes[1]),
-                                          ctypes.c_size_t(shared_mem), len(arguments), given,
+                                          ctypes.c_size_t(shared_mem), len(given), len(arguments), given,
                                           *map(int, _schedule.get()), message, ctypes.byref(where))
         if failed:
             raise Fault(message.value.decode(errors="replace") + self.module_line(where.value))
@@ -122,11 +125,14 @@ class Kernel:
 
 class Argument(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("granule", ctypes.c_size_t),
-                ("is_array", ctypes.c_int), ("is_written", ctypes.c_int)]
+                ("is_array", ctypes.c_int), ("is_written", ctypes.c_int), ("is_map", ctypes.c_int)]
 
 
 def argument(a, want, who):
     """(Argument, the object that owns its memory), of the type that the kernel wants."""
+    if want == "map":
+        expect(isinstance(a, TensorMap), who, type(a).__name__, "a tensor map")
+        return Argument(a.record.ctypes.data, a.record.nbytes, 1, 0, 0, 1), a
     pointer, kind = want.startswith("*"), want.lstrip("*c")
     if pointer and type(a) is np.uintp and a == 0:
         return Argument(None, 0, 1, 1, 0), None
@@ -146,6 +152,19 @@ def argument(a, want, who):
 def type_name(dtype):
     """As cuemu.h's: f4, i8, u2; b2 for bfloat16."""
     return "b2" if dtype.name == "bfloat16" else "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
+
+
+class TensorMap:
+    """cuemu.h's TensorMap of a NumPy array of any strides, with what CUDA's encoder asks for asked here too."""
+
+    record_type = np.dtype([("data", "u8"), ("size", "u8", 5), ("stride", "u8", 4), ("box", "u4", 5), ("rank", "u4"),
+                            ("entry", "u4"), ("rest", "V4")])
+
+    def __init__(self, array, box):
+        self.array, self.record = array, np.zeros(1, self.record_type)
+        pad = lambda numbers, n: tuple(numbers) + (0,) * (n - len(numbers))
+        self.record[0] = (array.ctypes.data, pad(array.shape[::-1], 5), pad(array.strides[-2::-1], 4),
+                          pad(box[::-1], 5), array.ndim, array.itemsize, b"")
 
 
 # ------------------------------------------------------------------------------------------------ compiling
@@ -169,7 +188,7 @@ def compile(text, defines=(), name="kernel.cu"):
 
 def build(source, flags, name, *objects):
     """The path of what the compiler makes of the source: kept on disk, under a name made from all that went in."""
-    headers = [(HERE / header).read_text() for header in ("cuemu.h", "device.cuh")]
+    headers = [path.read_text() for path in sorted(HERE.glob("*.*h"))]
     ingredients = [source, *headers, machine(), *flags, *map(str, objects)]
     key = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:24]
     path = folder() / f"{key}-{name}"

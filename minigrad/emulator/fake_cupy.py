@@ -349,7 +349,7 @@ def may_share_memory(a, b, max_work=None):
 # ------------------------------------------------------------------------------------------------ the device
 
 class Device:
-    id, compute_capability = 0, "90"
+    id, compute_capability = 0, "80"          # a Hopper takes tensor maps, which the driver makes
     mem_info = property(lambda self: runtime.memGetInfo())
 
     def __init__(self, _number=0):

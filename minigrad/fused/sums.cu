@@ -10,7 +10,7 @@ extern "C" __global__ void plus(const T* a, const T* b, long long n, long long m
     if (j + PACK <= m)
         load(w, b + j, n - i);
     else
-        for (int k = 0; k < PACK; k++) w[k] = i + k < n ? float(b[(j + k) % m]) : 0.0f;
+        for (int k = 0; k < PACK; k++) w[k] = float(b[(j + k) % m]);
     for (int k = 0; k < PACK; k++) v[k] += w[k];
     store(y + i, v, n - i);
 }

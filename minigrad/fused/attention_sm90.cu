@@ -1,0 +1,424 @@
+// attention on Hopper, for 16-bit entries. Formula, names and [AT] numbers: attention.py.
+//
+// A block has 128 rows of one head, queries in forward and backward_q, keys in backward_kv, and goes through the
+// tiles of keys (or queries) that meet them under the diagonal. Two warpgroups multiply, 64 rows each; a third
+// fetches tiles by bulk copies, STAGES ahead. No score leaves the registers: sums of one product are, rounded, a
+// factor of the next. What is issued last is multiplied while exponentials are taken (Shah et al. 2024,
+// arXiv:2407.08608).
+//
+// What lies beyond T, or beyond the head's D entries, arrives as 0 from the copies, which know the tensor's bounds.
+// Keys beyond T lie above the diagonal of all queries that are kept.
+//
+// dq has a kernel of its own, which computes the scores again: attention.cu says why.
+#include "common.cuh"
+#include "philox.cuh"
+#include "tiles.cuh"
+#include "attention.cuh"
+#include "hopper.cuh"
+
+constexpr int ROWS = 128, STAGES = 2, BOX = 64;             // of a block; tiles of a kind at once; rows of a copy
+constexpr int GROUPS = 2, THREADS = 128 * (GROUPS + 1);     // warpgroups that multiply, and one that fetches
+constexpr int ACROSS = 64, PARTS = HEAD / ACROSS;           // entries of a row that lie together; how many such parts
+constexpr int FORWARD = 128, BACKWARD_Q = HEAD == 64 ? 128 : 64, BACKWARD_KV = 64;       // rows of the tiles
+
+template<int N> struct Tile { T part[PARTS][N][ACROSS]; };
+
+__device__ __forceinline__ int group_of() { return __shfl_sync(~0u, threadIdx.x / 128, 0); }     // one for the warp
+__device__ __forceinline__ int first_of_warp() { return threadIdx.x / 32 * 16; }         // of the block's 128 rows
+
+// Round t of a barrier that stands for each STAGES-th tile is over when its phase of this parity is.
+__device__ __forceinline__ int parity(int t) { return t / STAGES % 2; }
+
+// A tile = the rows from `first` on of the head's q (0), k (1) or v (2), or of dy (0).
+template<int N> __device__ __forceinline__ void fetch(Tile<N>& to, const TensorMap& x, Barrier* full, int which,
+                                                      int first, Shape s) {
+    for (int i = 0; i < PARTS; i++)
+        for (int r = 0; r < N; r += BOX)
+            load_box(to.part[i][r], x, full, i * ACROSS, which * s.H + head() % s.H, first + r, head() / s.H);
+}
+
+// A thread of each warp says that its warp has done with a tile.
+__device__ __forceinline__ void leave(Barrier* empty) {
+    if (threadIdx.x % 32 == 0) barrier_arrive(empty);
+}
+constexpr int LEAVERS = 4 * GROUPS;
+
+// d = a b^T of a warpgroup's 64 rows of a, and all rows of b: issued.
+template<int N> __device__ __forceinline__ void issue_scores(float (&d)[N / 2], const Tile<ROWS>& a, const Tile<N>& b,
+                                                             int group) {
+#pragma unroll
+    for (int c = 0; c < HEAD; c += 16)
+        wgmma<T, false>(d, tile_at(&a.part[c / ACROSS][group * 64][c % ACROSS], 0),
+                        tile_at(&b.part[c / ACROSS][0][c % ACROSS], 0), c > 0);
+    wgmma_commit();
+}
+
+// d += p b: issued.
+template<int N> __device__ __forceinline__ void issue_sums(float (&d)[HEAD / 2], const uint32_t (&p)[N / 16][4],
+                                                           const Tile<N>& b) {
+#pragma unroll
+    for (int j = 0; j < N; j += 16) wgmma<T, true>(d, p[j / 16], tile_at(b.part[0][j], sizeof b.part[0]), true);
+    wgmma_commit();
+}
+
+// Sums, rounded, as a factor of wgmma.
+template<int N> __device__ __forceinline__ void round(uint32_t (&p)[N / 16][4], const float (&a)[N / 2]) {
+#pragma unroll
+    for (int i = 0; i < N / 2; i += 2) p[i / 8][i % 8 / 2] = pair_of<T>(a[i], a[i + 1]);
+}
+
+// The sums of a warpgroup lie in each warp as those of mma.sync, in one row: d[4 n + e] is tiles.cuh's d[n][e].
+__device__ __forceinline__ int row_at(int i) { return row_of(i % 4); }
+__device__ __forceinline__ int column_at(int i) { return column_of(i / 4, i % 4); }
+
+// Which of a warp's 16 x 2 N scores are kept: bit i % 32 of word i / 32 is for entry i. The first one is of query i and
+// key j; rows are queries, or if TURNED keys.
+template<bool TURNED, int N> __device__ __forceinline__ void keep_bits(uint32_t (&bits)[N / 32], Drop drop, Shape s,
+                                                                       int i, int j) {
+#pragma unroll
+    for (int k = 0; k < N / 32; k++)
+        bits[k] = kept<8, TURNED>(drop.mask, s, TURNED ? i + 64 * k : i, TURNED ? j : j + 64 * k);
+}
+
+// a = factor a where a bit is set, 0 elsewhere.
+template<int N> __device__ __forceinline__ void scatter(float (&a)[N], const uint32_t (&bits)[N / 32], float factor) {
+#pragma unroll
+    for (int i = 0; i < N; i++) a[i] = bits[i / 32] >> i % 32 & 1 ? factor * a[i] : 0.0f;
+}
+
+// a = what hides it where the key lies behind the query; the first entry is of query i and key j.
+template<bool TURNED, int N> __device__ __forceinline__ void hide(float (&a)[N], float hidden, int i, int j) {
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        if (TURNED ? j + row_at(k) > i + column_at(k) : j + column_at(k) > i + row_at(k)) a[k] = hidden;
+}
+
+// Rows of x that are this warp's, `stride` entries apart, = its sums times a factor for each half of them. By way of
+// its rows of a tile, so that whole rows are written. All four warps must have read the tile.
+__device__ __forceinline__ void put(T* x, int stride, const float (&d)[HEAD / 2], float top, float bottom,
+                                    Tile<ROWS>& tile, int first, int group, Shape s) {
+    int mine = first_of_warp();
+    group_sync(1 + GROUPS + group, 128);
+#pragma unroll
+    for (int i = 0; i < HEAD / 2; i += 2) {
+        int row = mine + row_at(i), column = column_at(i), piece = column % ACROSS / 8 ^ row % 8;
+        float factor = i % 4 < 2 ? top : bottom;
+        *(uint32_t*)&tile.part[column / ACROSS][row][piece * 8 + column % 8] =
+            pair_of<T>(d[i] * factor, d[i + 1] * factor);
+    }
+    __syncwarp();
+    for (int i = threadIdx.x % 32; i < 16 * (HEAD / 8); i += 32) {
+        int row = mine + i / (HEAD / 8), column = i % (HEAD / 8) * 8, piece = column % ACROSS / 8 ^ row % 8;
+        if (first + row < s.T && column < s.D)
+            store16(x + (long long)(first + row) * stride + column,
+                    load16(&tile.part[column / ACROSS][row][piece * 8]));
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- forward
+
+struct Forward {
+    Tile<ROWS> q;
+    Tile<FORWARD> k[STAGES], v[STAGES];
+    Barrier q_full, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+};
+
+// From the diagonal down to the first.
+__device__ __forceinline__ void fetch_all(Forward& shared, const TensorMap& qkv, int first, int tiles, Shape s) {
+    barrier_expect(&shared.q_full, sizeof shared.q);
+    fetch(shared.q, qkv, &shared.q_full, 0, first, s);
+    for (int t = 0; t < tiles; t++) {
+        int stage = t % STAGES, j = (tiles - 1 - t) * FORWARD;
+        barrier_wait(&shared.k_empty[stage], parity(t) ^ 1);
+        barrier_expect(&shared.k_full[stage], sizeof shared.k[0]);
+        fetch(shared.k[stage], qkv, &shared.k_full[stage], 1, j, s);
+        barrier_wait(&shared.v_empty[stage], parity(t) ^ 1);
+        barrier_expect(&shared.v_full[stage], sizeof shared.v[0]);
+        fetch(shared.v[stage], qkv, &shared.v_full[stage], 2, j, s);
+    }
+}
+
+// Scores become exp(s - most), most being the largest of their row until now; total is this thread's part of the sums.
+// shrink is the factor for what was summed before, when `most` was smaller.
+__device__ __forceinline__ void exponentials(float (&a)[FORWARD / 2], float (&most)[2], float (&total)[2],
+                                             float (&shrink)[2], float c) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {                  // rows g and g + 8
+        float m = most[half];
+#pragma unroll
+        for (int i = 2 * half; i < FORWARD / 2; i += 4) m = fmaxf(m, fmaxf(a[i], a[i + 1]));
+        m = of_row(m, Max());
+        shrink[half] = exp2f(c * (most[half] - m));
+        most[half] = m;
+        total[half] *= shrink[half];
+#pragma unroll
+        for (int i = 2 * half; i < FORWARD / 2; i += 4)
+#pragma unroll
+            for (int e = i; e < i + 2; e++) {
+                a[e] = exp2f(c * a[e] - c * m);                                          // [AT1,12]
+                total[half] += a[e];
+            }
+    }
+}
+
+// y (B, T, H D) and lse (B, H, T): written. D is a multiple of 8.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_constant__ TensorMap qkv, ARGUMENTS, T* y,
+                                                                 float* lse) {
+    UNPACK;
+    int group = group_of();
+    Forward& shared = *(Forward*)aligned_shared();
+    int first = first_row<ROWS, true>(), tiles = first / FORWARD + 1;
+    if (threadIdx.x == 0) {
+        barrier_init(&shared.q_full, 1);
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(&shared.k_full[i], 1);
+            barrier_init(&shared.v_full[i], 1);
+            barrier_init(&shared.k_empty[i], LEAVERS);
+            barrier_init(&shared.v_empty[i], LEAVERS);
+        }
+        fence_async();
+    }
+    __syncthreads();
+    if (group == GROUPS) {
+        fewer_registers<24>();
+        if (threadIdx.x == 128 * GROUPS) fetch_all(shared, qkv, first, tiles, s);
+        return;
+    }
+    more_registers<240>();
+
+    int i0 = first + first_of_warp();
+    float a[FORWARD / 2], out[HEAD / 2] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {}, shrink[2];
+    uint32_t p[FORWARD / 16][4], bits[FORWARD / 64];
+
+    barrier_wait(&shared.q_full, 0);
+    barrier_wait(&shared.k_full[0], 0);
+    wgmma_fence(a);
+    issue_scores(a, shared.q, shared.k[0], group);
+    wgmma_wait<0>(a);
+    leave(&shared.k_empty[0]);
+    hide<false>(a, -INFINITY, i0, first);                   // only this tile reaches the diagonal
+    exponentials(a, most, total, shrink, c);
+    if (drop.grow != 0.0f) keep_bits<false, FORWARD / 2>(bits, drop, s, i0, first), scatter(a, bits, 1.0f);   // [AT4]
+    round<FORWARD>(p, a);
+
+    if (group == 1 && tiles > 1) group_arrive(1, 256);    // barrier 1 + g: it is the turn of group g
+    for (int t = 1; t < tiles; t++) {
+        int stage = t % STAGES, last = (t - 1) % STAGES;
+        barrier_wait(&shared.k_full[stage], parity(t));
+        barrier_wait(&shared.v_full[last], parity(t - 1));
+        group_sync(1 + group, 256);
+        wgmma_fence(a, out, p);
+        issue_scores(a, shared.q, shared.k[stage], group);
+        issue_sums<FORWARD>(out, p, shared.v[last]);        // [AT5] of the tile before
+        if (group == 0 || t < tiles - 1) group_arrive(2 - group, 256);
+        wgmma_wait<1>(a);
+        leave(&shared.k_empty[stage]);
+        exponentials(a, most, total, shrink, c);
+        int j0 = (tiles - 1 - t) * FORWARD;
+        if (drop.grow != 0.0f) keep_bits<false, FORWARD / 2>(bits, drop, s, i0, j0), scatter(a, bits, 1.0f);
+        wgmma_wait<0>(out, p);
+        leave(&shared.v_empty[last]);
+#pragma unroll
+        for (int i = 0; i < HEAD / 2; i++) out[i] *= shrink[i % 4 / 2];                  // [AT12]
+        round<FORWARD>(p, a);
+    }
+    barrier_wait(&shared.v_full[(tiles - 1) % STAGES], parity(tiles - 1));
+    wgmma_fence(out, p);
+    issue_sums<FORWARD>(out, p, shared.v[(tiles - 1) % STAGES]);                         // [AT5]
+    wgmma_wait<0>(out, p);
+    for (int half = 0; half < 2; half++) {
+        float sum = of_row(total[half], Sum());
+        if (int i = i0 + row_of(2 * half); i < s.T && threadIdx.x % 4 == 0)
+            lse[(long long)head() * s.T + i] = scale * most[half] + logf(sum);           // [AT2]
+        total[half] = (drop.grow != 0.0f ? drop.grow : 1.0f) / sum;
+    }
+    put(y + start(s, 0, 1), narrow, out, total[0], total[1], shared.q, first, group, s);                 // [AT3,4]
+}
+
+// ---------------------------------------------------------------------------------------------- backward
+
+struct BackwardQ {
+    Tile<ROWS> q, dy;
+    Tile<BACKWARD_Q> k[STAGES], v[STAGES];
+    Barrier rows_full, full[STAGES], empty[STAGES];
+};
+
+__device__ __forceinline__ void fetch_all(BackwardQ& shared, const TensorMap& qkv, const TensorMap& dy, int first,
+                                          int tiles, Shape s) {
+    barrier_expect(&shared.rows_full, sizeof shared.q + sizeof shared.dy);
+    fetch(shared.q, qkv, &shared.rows_full, 0, first, s);
+    fetch(shared.dy, dy, &shared.rows_full, 0, first, s);
+    for (int t = 0; t < tiles; t++) {
+        int stage = t % STAGES;
+        barrier_wait(&shared.empty[stage], parity(t) ^ 1);
+        barrier_expect(&shared.full[stage], sizeof shared.k[0] + sizeof shared.v[0]);
+        fetch(shared.k[stage], qkv, &shared.full[stage], 1, t * BACKWARD_Q, s);
+        fetch(shared.v[stage], qkv, &shared.full[stage], 2, t * BACKWARD_Q, s);
+    }
+}
+
+// delta (B, H, T) and the q part of dx (B, T, 3 H D): written.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backward_q(
+        const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap dy_map, ARGUMENTS, const T* dy,
+        const T* y, const float* lse, float* delta, T* dx) {
+    UNPACK;
+    int group = group_of();
+    BackwardQ& shared = *(BackwardQ*)aligned_shared();
+    int first = first_row<ROWS, true>(), tiles = (first + ROWS) / BACKWARD_Q;
+    if (threadIdx.x == 0) {
+        barrier_init(&shared.rows_full, 1);
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(&shared.full[i], 1);
+            barrier_init(&shared.empty[i], LEAVERS);
+        }
+        fence_async();
+    }
+    __syncthreads();
+    if (group == GROUPS) {
+        fewer_registers<24>();
+        if (threadIdx.x == 128 * GROUPS) fetch_all(shared, qkv, dy_map, first, tiles, s);
+        return;
+    }
+    more_registers<240>();
+
+    int i0 = first + first_of_warp();
+    float p[BACKWARD_Q / 2], dp[BACKWARD_Q / 2], dq[HEAD / 2] = {}, its_lse[2], its_delta[2] = {};
+    uint32_t ds[BACKWARD_Q / 16][4], bits[BACKWARD_Q / 64];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {                  // beyond T exp(-infinity) makes p = 0
+        int i = i0 + row_of(2 * half);
+        long long at = start(s, 0, 1) + (long long)i * narrow;
+        float u[PACK], v[PACK];
+        for (int c = threadIdx.x % 4 * PACK; i < s.T && c < s.D; c += 4 * PACK) {
+            load(u, dy + at + c, PACK);
+            load(v, y + at + c, PACK);
+            for (int k = 0; k < PACK; k++) its_delta[half] += u[k] * v[k];               // [AT8]
+        }
+        its_delta[half] = of_row(its_delta[half], Sum());
+        its_lse[half] = i < s.T ? lse[(long long)head() * s.T + i] * LOG2_E : INFINITY;
+        if (i < s.T && threadIdx.x % 4 == 0) delta[(long long)head() * s.T + i] = its_delta[half];
+    }
+    barrier_wait(&shared.rows_full, 0);
+    for (int t = 0; t < tiles; t++) {
+        int stage = t % STAGES, j0 = t * BACKWARD_Q;
+        barrier_wait(&shared.full[stage], parity(t));
+        wgmma_fence(p, dp);
+        issue_scores(p, shared.q, shared.k[stage], group);
+        issue_scores(dp, shared.dy, shared.v[stage], group);
+        wgmma_wait<1>(p);
+#pragma unroll
+        for (int i = 0; i < BACKWARD_Q / 2; i++)
+            p[i] = exp2f(c * p[i] - its_lse[i % 4 / 2]);                                 // [AT1,11]
+        if (j0 + BACKWARD_Q > i0 + 1) hide<false>(p, 0.0f, i0, j0);
+        if (drop.grow != 0.0f) keep_bits<false, BACKWARD_Q / 2>(bits, drop, s, i0, j0);
+        wgmma_wait<0>(dp);
+        if (drop.grow != 0.0f) scatter(dp, bits, drop.grow);                             // [AT7]
+#pragma unroll
+        for (int i = 0; i < BACKWARD_Q / 2; i++) p[i] *= dp[i] - its_delta[i % 4 / 2];   // [AT9]
+        round<BACKWARD_Q>(ds, p);
+        wgmma_fence(dq, ds);
+        issue_sums<BACKWARD_Q>(dq, ds, shared.k[stage]);                                 // [AT10]
+        wgmma_wait<0>(dq, ds);
+        leave(&shared.empty[stage]);
+    }
+    put(dx + start(s, 0, 3), stride, dq, scale, scale, shared.q, first, group, s);
+}
+
+struct OfQueries { float lse[BACKWARD_KV], delta[BACKWARD_KV]; };
+
+struct BackwardKV {
+    Tile<ROWS> k, v;
+    Tile<BACKWARD_KV> q[STAGES], dy[STAGES];
+    OfQueries numbers[STAGES];
+    Barrier rows_full, full[STAGES], empty[STAGES];
+};
+
+// By all lanes of a warp: lse and delta are read by them, not copied in bulk, for they may begin anywhere.
+__device__ __forceinline__ void fetch_all(BackwardKV& shared, const TensorMap& qkv, const TensorMap& dy,
+                                          const float* lse, const float* delta, int first, int tiles, Shape s) {
+    int lane = threadIdx.x % 32;
+    if (lane == 0) {
+        barrier_expect(&shared.rows_full, sizeof shared.k + sizeof shared.v);
+        fetch(shared.k, qkv, &shared.rows_full, 1, first, s);
+        fetch(shared.v, qkv, &shared.rows_full, 2, first, s);
+    }
+    for (int t = 0; t < tiles; t++) {
+        int stage = t % STAGES, i0 = first + t * BACKWARD_KV;
+        barrier_wait(&shared.empty[stage], parity(t) ^ 1);
+        if (lane == 0) {
+            barrier_expect(&shared.full[stage], sizeof shared.q[0] + sizeof shared.dy[0]);
+            fetch(shared.q[stage], qkv, &shared.full[stage], 0, i0, s);
+            fetch(shared.dy[stage], dy, &shared.full[stage], 0, i0, s);
+        }
+        for (int i = lane; i < BACKWARD_KV; i += 32) {      // beyond T exp(-infinity) makes p = 0
+            long long at = (long long)head() * s.T + i0 + i;
+            shared.numbers[stage].lse[i] = i0 + i < s.T ? lse[at] * LOG2_E : INFINITY;
+            shared.numbers[stage].delta[i] = i0 + i < s.T ? delta[at] : 0.0f;
+        }
+        barrier_arrive(&shared.full[stage]);
+    }
+}
+
+// The k and v parts of dx: written. Scores lie turned: rows are keys, columns are queries.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) backward_kv(
+        const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap dy_map, ARGUMENTS, const float* lse,
+        const float* delta, T* dx) {
+    UNPACK;
+    int group = group_of();
+    BackwardKV& shared = *(BackwardKV*)aligned_shared();
+    int first = first_row<ROWS, false>(), tiles = (s.T - first + BACKWARD_KV - 1) / BACKWARD_KV;
+    if (threadIdx.x == 0) {
+        barrier_init(&shared.rows_full, 1);
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(&shared.full[i], 1 + 32);
+            barrier_init(&shared.empty[i], LEAVERS);
+        }
+        fence_async();
+    }
+    __syncthreads();
+    if (group == GROUPS) {
+        fewer_registers<24>();
+        if (threadIdx.x / 32 == 4 * GROUPS) fetch_all(shared, qkv, dy_map, lse, delta, first, tiles, s);
+        return;
+    }
+    more_registers<240>();
+
+    int j0 = first + first_of_warp();
+    float p[BACKWARD_KV / 2], dp[BACKWARD_KV / 2], dk[HEAD / 2] = {}, dv[HEAD / 2] = {};
+    uint32_t a[BACKWARD_KV / 16][4], ds[BACKWARD_KV / 16][4], bits[BACKWARD_KV / 64];
+    barrier_wait(&shared.rows_full, 0);
+    for (int t = 0; t < tiles; t++) {
+        int stage = t % STAGES, i0 = first + t * BACKWARD_KV;
+        const OfQueries& numbers = shared.numbers[stage];
+        barrier_wait(&shared.full[stage], parity(t));
+        wgmma_fence(p, dp);
+        issue_scores(p, shared.k, shared.q[stage], group);
+        issue_scores(dp, shared.v, shared.dy[stage], group);
+        wgmma_wait<1>(p);
+        if (drop.grow != 0.0f) keep_bits<true, BACKWARD_KV / 2>(bits, drop, s, i0, j0);
+#pragma unroll
+        for (int i = 0; i < BACKWARD_KV / 2; i++)
+            p[i] = exp2f(c * p[i] - numbers.lse[column_at(i)]);                          // [AT1,11]
+        if (j0 + 16 > i0 + 1) hide<true>(p, 0.0f, i0, j0);
+        float z[BACKWARD_KV / 2];
+#pragma unroll
+        for (int i = 0; i < BACKWARD_KV / 2; i++) z[i] = p[i];
+        if (drop.grow != 0.0f) scatter(z, bits, 1.0f);                                   // [AT4]
+        round<BACKWARD_KV>(a, z);
+        wgmma_fence(dv, a);
+        issue_sums<BACKWARD_KV>(dv, a, shared.dy[stage]);                                // [AT6]
+        wgmma_wait<1>(dp);
+        if (drop.grow != 0.0f) scatter(dp, bits, drop.grow);                             // [AT7]
+#pragma unroll
+        for (int i = 0; i < BACKWARD_KV / 2; i++) p[i] *= dp[i] - numbers.delta[column_at(i)];           // [AT9]
+        round<BACKWARD_KV>(ds, p);
+        wgmma_fence(dk, ds);
+        issue_sums<BACKWARD_KV>(dk, ds, shared.q[stage]);                                // [AT10]
+        wgmma_wait<0>(dk, dv, a, ds);
+        __syncwarp();                                       // all lanes have read the numbers
+        leave(&shared.empty[stage]);
+    }
+    put(dx + start(s, 1, 3), stride, dk, scale, scale, shared.k, first, group, s);
+    float growth = drop.grow != 0.0f ? drop.grow : 1.0f;
+    put(dx + start(s, 2, 3), stride, dv, growth, growth, shared.v, first, group, s);
+}
