@@ -158,7 +158,8 @@ def kernels(part):
             yield f"{op}, its cases", partial(cases, desk, op, seed)
         for dtype, rows in tables.items():
             for name in rows:
-                yield f"{name} {dtype}, checked", partial(check, desk, name, dtype, seed)
+                for title, how in gpu_kernels.our_ways(name, dtype, part.about["compute"]).items():
+                    yield f"{name} {dtype}, {title} checked", partial(check, desk, name, dtype, seed, how)
         for dtype, rows in tables.items():
             for name, row in rows.items():
                 yield f"{name} {dtype}", partial(times, desk, name, row, batch, dtype)
@@ -170,14 +171,15 @@ def cases(desk, op, seed):
     return {"what": "cases", "op": op, "seed": seed, "found": found, "status": "ok" if right else "wrong"}
 
 
-def check(desk, name, dtype, seed):
-    errors, limit = desk.ask("ours", "check", name, dtype, seed), gpu_kernels.TOLERANCE[dtype]
-    return {"what": "check", "row": name, "dtype": dtype, "seed": seed, "errors": errors, "limit": limit,
-            "status": "ok" if all(e <= limit for e in errors) else "wrong"}
+def check(desk, name, dtype, seed, how):
+    errors, limit = desk.ask("ours", "check", name, dtype, seed, how), gpu_kernels.TOLERANCE[dtype]
+    return {"what": "check", "row": f"{name} by {how}" if how else name, "dtype": dtype, "seed": seed,
+            "errors": errors, "limit": limit, "status": "ok" if all(e <= limit for e in errors) else "wrong"}
 
 
 def times(desk, name, row, batch, dtype):
-    part, calls = desk.part, {"ours": ("ours", "time", name, batch, dtype)}
+    part, ours = desk.part, gpu_kernels.our_ways(name, dtype, desk.part.about["compute"])
+    calls = {title: ("ours", "time", name, batch, dtype, how) for title, how in ours.items()}
     if part.torch:
         ways = {"PyTorch": ""} if part.rehearse else gpu_kernels.ways(name, dtype)
         calls |= {title: ("PyTorch", "time", name, batch, dtype, how) for title, how in ways.items()}

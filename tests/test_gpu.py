@@ -14,6 +14,7 @@ from gpt import GPT, GPTConfig, generate
 from minigrad import Tensor, backend
 from minigrad.backend import asnumpy
 from minigrad.emulator import emulator, fake_cupy
+from minigrad.fused import attention_sm90_gpu
 from minigrad.fused.attention import attention
 from nn import AdamW, clip_grad_norm
 from train.config import Config
@@ -71,8 +72,12 @@ def test_the_table(case):
 
 
 @on_a_card_alone
+@pytest.mark.parametrize("hopper", [True, False], ids=["wgmma", "mma.sync"])
 @pytest.mark.parametrize("B, T, H, D", [*SHAPES, (2, 1000, 2, 64), (1, 4100, 1, 128)])
-def test_attention_has_no_tail_that_is_wrong(B, T, H, D):
+def test_attention_has_no_tail_that_is_wrong(B, T, H, D, hopper, monkeypatch):
+    """By both kernels where there is a choice."""
+    if not hopper:
+        monkeypatch.setattr(attention_sm90_gpu, "takes", lambda *_: False)
     for dropout in None, (0.3, (5, 6, 7, 8)):
         case = Case(attention, [(B, T, 3 * H * D)], dict(n_head=H, dropout=dropout))
         for dtype, tol in TOL.items():
