@@ -46,19 +46,22 @@ class Plan:
     rows: dict              # {preset: rows} for those that are measured at one batch only
     writes: tuple           # (batch, new tokens)
     reads: tuple            # (batch, length of the prompt)
+    repeats: int            # of a prompt in a turn
     copy: int               # bytes of the copy
     side: int               # of the square product
     rounds: int             # turns of each side
     steps: int              # of training in a turn
 
 
-WHOLE = Plan(FULL, {name: gpu_train.sizes_of(name) for name in ("gpt2", "gpt2-medium", "char")}, PRESETS["gpt2"],
-             ({**PRESETS["gpt2"], "n_layer": 1, "block_size": 1000}, 2), (64, 32, 16, 8, 4),
-             {"gpt2-medium": 16, "char": 64}, ((1, 256), (32, 256)), ((1, 128), (1, 512), (8, 128), (8, 512)), 1 << 30,
-             8192, 5, 10)
-REHEARSAL = Plan(SHORT, {"gpt2": TINY, "gpt2-medium": TINY, "char": TINY}, {**TINY, "block_size": 32},
-                 ({**TINY, "block_size": 9}, 2), (2,),
-                 {"gpt2-medium": 2, "char": 2}, ((1, 3), (2, 3)), ((1, 5), (2, 5)), 1 << 12, 32, 1, 2)
+WHOLE = Plan(
+    pace=FULL, sizes={name: gpu_train.sizes_of(name) for name in ("gpt2", "gpt2-medium", "char")},
+    writers=PRESETS["gpt2"], checked=({**PRESETS["gpt2"], "n_layer": 1, "block_size": 1000}, 2),
+    batches=(64, 32, 16, 8, 4), rows={"gpt2-medium": 16, "char": 64}, writes=((1, 256), (32, 256)),
+    reads=((1, 128), (1, 512), (8, 128), (8, 512)), repeats=20, copy=1 << 30, side=8192, rounds=5, steps=10)
+REHEARSAL = Plan(
+    pace=SHORT, sizes=dict.fromkeys(WHOLE.sizes, TINY), writers={**TINY, "block_size": 32},
+    checked=({**TINY, "block_size": 9}, 2), batches=(2,), rows={"gpt2-medium": 2, "char": 2},
+    writes=((1, 3), (2, 3)), reads=((1, 5), (2, 5)), repeats=1, copy=1 << 12, side=32, rounds=1, steps=2)
 
 
 class Part:
@@ -103,8 +106,8 @@ class Desk:
             raise
 
     def turns(self, calls, rounds):
-        """({title: answers}, {title: Failed}) of {title: (side, method, *args)}, in turns. There is a first turn that
-        does not count: it compiles. Whoever fails is asked no more; what the end of the time leaves may be enough."""
+        """({title: answers}, {title: Failed}) of {title: (side, method, *args)}, in turns. There is one round more, the
+        first, which compiles. Whoever fails is asked no more; what the end of the time leaves may be enough."""
         answers, failed = {title: [] for title in calls}, {}
         self.begin(side for side, *_ in calls.values())
         for _ in range(1 + rounds):
@@ -158,7 +161,8 @@ def kernels(part):
             yield f"{op}, its cases", partial(cases, desk, op, seed)
         for dtype, rows in tables.items():
             for name in rows:
-                yield f"{name} {dtype}, checked", partial(check, desk, name, dtype, seed)
+                for title, how in gpu_kernels.our_ways(name, dtype, part.about["compute"]).items():
+                    yield f"{name} {dtype}, {title} checked", partial(check, desk, name, dtype, seed, how)
         for dtype, rows in tables.items():
             for name, row in rows.items():
                 yield f"{name} {dtype}", partial(times, desk, name, row, batch, dtype)
@@ -170,14 +174,15 @@ def cases(desk, op, seed):
     return {"what": "cases", "op": op, "seed": seed, "found": found, "status": "ok" if right else "wrong"}
 
 
-def check(desk, name, dtype, seed):
-    errors, limit = desk.ask("ours", "check", name, dtype, seed), gpu_kernels.TOLERANCE[dtype]
-    return {"what": "check", "row": name, "dtype": dtype, "seed": seed, "errors": errors, "limit": limit,
-            "status": "ok" if all(e <= limit for e in errors) else "wrong"}
+def check(desk, name, dtype, seed, how):
+    errors, limit = desk.ask("ours", "check", name, dtype, seed, how), gpu_kernels.TOLERANCE[dtype]
+    return {"what": "check", "row": f"{name} by {how}" if how else name, "dtype": dtype, "seed": seed,
+            "errors": errors, "limit": limit, "status": "ok" if all(e <= limit for e in errors) else "wrong"}
 
 
 def times(desk, name, row, batch, dtype):
-    part, calls = desk.part, {"ours": ("ours", "time", name, batch, dtype)}
+    part, ours = desk.part, gpu_kernels.our_ways(name, dtype, desk.part.about["compute"])
+    calls = {title: ("ours", "time", name, batch, dtype, how) for title, how in ours.items()}
     if part.torch:
         ways = {"PyTorch": ""} if part.rehearse else gpu_kernels.ways(name, dtype)
         calls |= {title: ("PyTorch", "time", name, batch, dtype, how) for title, how in ways.items()}
@@ -200,7 +205,7 @@ def train(part):
             ("gpt2-medium", "bfloat16", rows["gpt2-medium"], eager)]
     todo += [("gpt2", "bfloat16", batch, eager) for batch in fewer]
     todo += [(preset, "float16", batch, eager) for preset, batch in rows.items()]
-    todo += [("char", "bfloat16", rows["char"], graphs)]
+    todo += [("char", "bfloat16", rows["char"], ["ours"] + graphs)]
     if part.torch:
         todo += [("gpt2", "bfloat16", batch, ["ours"] + compiled) for batch in fewer[:1]]
         todo += [("gpt2-medium", "bfloat16", rows["gpt2-medium"], ["ours"] + compiled),
@@ -252,8 +257,8 @@ def write(desk, sizes, dtype, batch, new):
 
 
 def read(desk, sizes, dtype, batch, length):
-    repeats = 20 if desk.part.plan is WHOLE else 1
-    found, failed = desk.turns({name: (name, "read", batch, length, repeats) for name in desk.makers}, 3)
+    call = "read", batch, length, desk.part.plan.repeats
+    found, failed = desk.turns({name: (name, *call) for name in desk.makers}, 3)
     seconds = {name: turns.quartiles([s for answer in answers[1:] for s in answer]) for name, answers in found.items()}
     return {"what": "read", "dtype": dtype, "batch": batch, "length": length, "sides": seconds, **problems(failed),
             "floor": gpu_generate.reading_floor(sizes, batch, length, desk.part.ceilings[dtype])}
@@ -290,8 +295,8 @@ class Results:
 def commit():
     """Of the checkout that this is, if it is one."""
     try:
-        return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent,
-                              capture_output=True, text=True, timeout=10).stdout.strip() or None
+        return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True,
+                              timeout=10).stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
         return None
 

@@ -12,6 +12,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from bench.gpu_sides import CupyClock, TorchClock, card, timed
 from gpt.sizes import entry
 from minigrad import backend, formulas, kernels, using
 from minigrad.backend import asnumpy, dtype_of, is_float, to_device
+from minigrad.fused import attention_sm90_gpu
 from minigrad.fused.adamw import masters, whole
 from minigrad.fused.mlp import mlp
 from minigrad.sums import sum_to
@@ -129,16 +131,17 @@ class Kernels:
         y = cp.empty((side, side), a.dtype)
         return timed(self.clock, self.pace, nothing, lambda: cp.matmul(a, b, out=y))[0]
 
-    def time(self, name, batch, dtype):
+    def time(self, name, batch, dtype, how=""):
         """[seconds of every call] of every phase of a row."""
         self.clock.rest()
         side = OnCupy(rows(self.sizes, batch, dtype)[name], dtype)
-        found = timed(self.clock, self.pace, side.ready, *(getattr(side, phase) for phase in side.row.phases))
+        with taken(how):
+            found = timed(self.clock, self.pace, side.ready, *(getattr(side, phase) for phase in side.row.phases))
         del side
         self.clock.rest()
         return found
 
-    def check(self, name, dtype, seed):
+    def check(self, name, dtype, seed, how=""):
         """The largest error of each result of a row at the size for checks: outputs, then gradients."""
         sizes, batch = self.checked
         row = rows(sizes, batch, dtype)[name]
@@ -146,7 +149,8 @@ class Kernels:
         self.poison(8 * sum(a.nbytes for a in arrays if a is not None))
         if row.phases == ("update",):
             return updated(row, *arrays)
-        got = [asnumpy(a) for a in results(row.op, on_card(arrays), row.params, "auto")]
+        with taken(how):
+            got = [asnumpy(a) for a in results(row.op, on_card(arrays), row.params, "auto")]
         return compared(got, results(row.op, on_card(exact(arrays)), row.params, "reference"))
 
     def cases(self, name, seed):
@@ -277,6 +281,17 @@ class Attention(OnTorch):
 
 WAYS = {"bfloat16": ("FLASH_ATTENTION", "CUDNN_ATTENTION"), "float16": ("FLASH_ATTENTION", "CUDNN_ATTENTION"),
         "float32": ("EFFICIENT_ATTENTION",)}
+
+
+def our_ways(name, dtype, compute):
+    """{title: argument} of our sides of a row: on Hopper there are two ways to take attention."""
+    both = name.startswith("attention") and compute == "90" and dtype != "float32"
+    return {"ours": ""} | ({"ours by mma.sync": "mma.sync"} if both else {})
+
+
+def taken(how):
+    """A context in which attention is taken as it is on cards before Hopper, if how says so."""
+    return mock.patch.object(attention_sm90_gpu, "takes", lambda *_: False) if how else nullcontext()
 
 
 def ways(name, dtype):

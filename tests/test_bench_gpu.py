@@ -50,6 +50,18 @@ def test_long_attention_has_as_many_tokens():
     assert rows["attention"].args[0].shape == (8, 8, 96) and rows["attention, long"].args[0].shape == (2, 32, 96)
 
 
+def test_on_hopper_attention_is_taken_in_two_ways():
+    from minigrad.fused import attention_sm90_gpu
+    assert list(gpu_kernels.our_ways("attention, long", "float16", "90")) == ["ours", "ours by mma.sync"]
+    assert [list(gpu_kernels.our_ways(*given)) for given in (
+        ("attention", "float32", "90"), ("attention", "bfloat16", "80"), ("gelu", "bfloat16", "90"))] == [["ours"]] * 3
+    before = attention_sm90_gpu.takes
+    with gpu_kernels.taken("mma.sync"):
+        assert attention_sm90_gpu.takes(None, 1) is False
+    with gpu_kernels.taken(""):
+        assert attention_sm90_gpu.takes is before
+
+
 def test_rows_are_as_many_as_fit():
     sizes = dict(block_size=10, vocab_size=5)                # 1000 bytes a row
     assert [gpu_kernels.batch_for(sizes, memory) for memory in (10, 3999, 4000, 1e9)] == [1, 2, 4, 64]
@@ -256,6 +268,9 @@ def test_pytorch_with_a_cache_writes_what_it_writes_without():
         for row in rows:
             for end in range(gpu_generate.PROMPT, len(row)):
                 assert int(model(torch.tensor([row[:end]]))[0, -1].argmax()) == row[end]
+        ids, cache = torch.tensor(rows), model.empty_cache(2, len(rows[0]) + 3)
+        parts = [model(ids[:, a:b], cache, torch.arange(a, b)) for a, b in ((0, 9), (9, 10), (10, len(rows[0])))]
+        torch.testing.assert_close(torch.cat(parts, 1), model(ids), rtol=1e-5, atol=1e-5)
     assert len(rows[0]) == gpu_generate.PROMPT + 6
 
 
