@@ -132,9 +132,11 @@ def tuk(line):
 
     The inherent a of बहती is written but not said (bahtī). Taken for the last vowel but one it would let बहती rhyme
     with करती; so an inherent a between a vowel of its word and a final written vowel is stepped over: बहती -> अहती.
+    A heavy one is said, for a nasal or a conjunct leans on it: अनंता -> अंता, सतकर्मा -> अर्मा.
     """
     tail = [a for a in scan(line) if a.text != AVAGRAHA][-3:]
-    silent = len(tail) == 3 and tail[0].word == tail[2].word and tail[1].vowel == "अ" and tail[2].vowel not in ("", "अ")
+    silent = (len(tail) == 3 and tail[0].word == tail[2].word
+              and tail[1].vowel == "अ" and tail[1].weight == 1 and tail[2].vowel not in ("", "अ"))
     tail = tail if silent else tail[-2:]
     return "".join([a.vowel + a.marks for a in tail[:1]] + [a.text for a in tail[1:]]).removesuffix(HALANT)
 
