@@ -173,7 +173,7 @@ def _settled(line):
 
 # An akshara: consonants joined by halants, with nuktas and joiners, then a vowel sign, then other marks; or a vowel
 # letter with its marks. Marks may come in any order, so that text which is not normalized has its aksharas too;
-# tok.scansion, which measures time, is stricter: its pattern takes only what is well-formed, and no joiners. What is not
+# tok.scansion, which measures time, is stricter: its pattern takes only what is well-formed, no joiners. What is not
 # Devanagari is cut by \X into Unicode's grapheme clusters: e with its accent, 👩‍💻. \X itself cuts क्ष in two before
 # Unicode 15.1, and क्‌ष (with U+200C) to this day.
 _EXTEND = r"\p{GCB=Extend}\p{GCB=ZWJ}"                                # what Unicode never cuts off, and so \X does not
