@@ -142,13 +142,14 @@ def test_twelve_before_the_pause_is_a_licence_and_says_so():
 
 @pytest.mark.parametrize("text", ["", "॥", "। ॥ 12", "।।\n\n"])
 def test_no_words_are_of_no_form(text):
-    assert meter(text).form is None and meter(text).padas == ()
+    assert meter(text).form is None and meter(text).padas == () and meter(text).faults == ("no form has such lines",)
 
 
 def test_lines_of_no_form_say_how_long_they_are():
     found = meter("राम।\nराम घर॥")
     assert found.form is None and found.nearest is None
-    assert found.faults == ("line 1 has 3 matras", "line 2 has 5 matras", "no form has such lines")
+    assert found.faults == ("pada 1 has 3 matras", "pada 2 has 5 matras", "no form has such lines")
+    assert [(pada.reading, pada.counts) for pada in found.padas] == [("GL", (3,)), ("GLLL", (5,))]
 
 
 def test_wrong_names_are_refused():
@@ -175,7 +176,7 @@ def test_rhyme(a, b, how):
 # the machine ----------------------------------------------------------------------------------------------------------
 SMALL = Form("small", "", ((Part((5, 4), ("GL", "LLL")), Part((4,))),))
 syllables = st.sampled_from(
-    ["क", "का", "के", "क्", "र", "रिं", "ह", "म्ह", "ऽ", "अ", "ए", "ं", "ँ", "ा", "़", "ो", " ", " ", ", ", "।"])
+    ["क", "का", "के", "क्", "र", "रिं", "ह", "म्ह", "ऽ", "अ", "ए", "य", "ं", "ँ", "ा", "़", "ो", " ", " ", ", ", "।"])
 texts = st.lists(syllables, max_size=14).map("".join)
 
 
@@ -230,10 +231,11 @@ def test_a_line_fits_by_its_machine_if_it_fits_by_definition(text, rules):
 
 
 @settings(max_examples=300, deadline=None)
-@given(texts, st.lists(st.integers(1, 4), max_size=20), st.sampled_from([SMALL, named("chaupai"), named("totak")]))
-def test_pieces_are_the_whole(text, sizes, form):
+@given(texts, st.lists(st.integers(1, 4), max_size=20), st.sampled_from([SMALL, named("chaupai"), named("totak")]),
+       st.sampled_from(["S0", "S1", "S2", "S3"]))
+def test_pieces_are_the_whole(text, sizes, form, rules):
     """Fed in any pieces a line is the same line. If it dies on the way nothing that begins like this can fit."""
-    machine, pieces, rest = Line(form), [], text
+    machine, pieces, rest = Line(form, rules), [], text
     for size in sizes:
         pieces, rest = [*pieces, rest[:size]], rest[size:]
     whole, split = machine.feed(machine.start, text), fed(machine, [*pieces, rest])
@@ -245,10 +247,10 @@ def test_pieces_are_the_whole(text, sizes, form):
 
 
 @settings(max_examples=150, deadline=None)
-@given(texts)
-def test_who_has_hope_can_get_there(text):
+@given(texts, st.sampled_from(["S0", "S1", "S2", "S3"]))
+def test_who_has_hope_can_get_there(text, rules):
     """A state that is not None can be continued until the line fits: who writes by it is never stuck."""
-    machine = Line(SMALL)
+    machine = Line(SMALL, rules)
     state, seen = machine.feed(machine.start, text), set()
     stack = [state] if state else []
     while stack:
@@ -258,7 +260,7 @@ def test_who_has_hope_can_get_there(text):
         key = frozenset(state.places), state.text[state.settled:]
         if key not in seen and len(key[1]) < 20:           # a conjunct may have any number of consonants
             seen.add(key)
-            stack += filter(None, (machine.feed(state, piece) for piece in ("ं", "त्", "ा", "क", "ल ", " ")))
+            stack += filter(None, (machine.feed(state, piece) for piece in ("ं", "त्", "ा", "्", "य", "ह", "ल ", " ")))
     assert state is None
 
 

@@ -2,14 +2,16 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
 
 import numpy as np
 from tqdm import tqdm
 
-from tok import analysis
+from tok import analysis, scan_view, scansion
 from tok.base import cores, load, refusal
-from tok.corpus import Files
+from tok.corpus import Files, Part, holds_many, pieces
+from tok.hindi import normalize
 from tok.split import SPLITS
 
 SENTENCE = "हिन्दी कविता की भाषा। I don't know 42 things."
@@ -78,6 +80,23 @@ def analyse(args):
     print("saved:", *analysis.save(rows, args.out))
 
 
+def scan(args):
+    """Draw the scansion of verse: light and heavy under each akshara, the meter's name, and what breaks it."""
+    terminal, good = args.color == "always" or (args.color == "auto" and sys.stdout.isatty()), []
+    for path in Files(*args.files).paths:
+        texts = [text for text, _ in pieces(Part(path))]
+        stanzas = texts if holds_many(path) else re.split(r"\n\s*\n", "".join(texts))
+        for stanza in filter(scansion.WORD.search, map(normalize, stanzas)):
+            try:
+                print(scan_view.in_text(stanza, args.rules, terminal), end="\n\n")
+                good.append(stanza)
+            except ValueError as e:                 # a word in Latin letters, say: the next stanza may be verse
+                print(e, end="\n\n")
+    if args.html:
+        with open(args.html, "w", encoding="utf-8") as f:
+            f.write(scan_view.in_html(good, args.rules))
+
+
 def parser():
     top = argparse.ArgumentParser(
         prog="python -m tok", description=__doc__.split(": ", 1)[1].capitalize(),
@@ -121,6 +140,10 @@ def parser():
                    help="what to train and measure, or tokenizers' files")
     p.add_argument("--held_out", type=float, default=0.1, help="share of the lines that are kept from training")
     p.add_argument("--out", default="runs/tok", metavar="FOLDER", help="for table.csv and tokens_per_word.png")
+    p = command(scan, "files")
+    p.add_argument("--rules", choices=scansion.RULES, default="S2", help="which licences a line may take")
+    p.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour, and columns, or not")
+    p.add_argument("--html", metavar="FILE.html", help="write a page too, with the rule that weighs each akshara")
     return top
 
 

@@ -32,7 +32,21 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from tok import scansion
-from tok.scansion import ANUSVARA, AVAGRAHA, SHORT, VISARGA, matras, pattern, readings, tuk, word_readings, words
+from tok.scansion import (
+    ANUSVARA,
+    ASPIRATES,
+    AVAGRAHA,
+    HALANT,
+    RULES,
+    SHORT,
+    VISARGA,
+    matras,
+    pattern,
+    readings,
+    tuk,
+    word_readings,
+    words,
+)
 
 END, MARK = re.compile(r"[।॥|\n]+"), re.compile(r"[।॥|\n?!]+")       # ends a line; or may do so
 PAUSE = re.compile("[,;—–?!]+")
@@ -171,8 +185,8 @@ class Line:
             ends, begins = word.end() < len(line), not scansion.WORD.match(line[word.start() - 1:word.start()])
             aksharas, weights = scansion.scan_word(word[0]), word_readings(word[0], self.rules)
             firm = len(aksharas) if ends else max(len(aksharas) - 2, 0)      # two more have begun: nothing changes it
-            if begins and len(aksharas) > (not ends) and _vowelless(aksharas[0]):
-                return None                                                  # न् and nothing after it: no word
+            if begins and _vowelless(aksharas[0]) and (ends or len(aksharas) > 1 or aksharas[0].marks):
+                return None                                                  # न् with no vowel after it: no word
             for weight in weights[:firm]:
                 places = self._step(places, weight)
             settled = word.start() + sum(len(akshara.text) for akshara in aksharas[:firm])
@@ -242,12 +256,15 @@ class Line:
         if not pending:
             return places
         *before, last = pending
-        grows = _vowelless(last) or (last.vowel == "अ" and not last.marks and last.text != "अ")     # क to का, क्, क्य
+        grows = not last.marks and (_vowelless(last) or (last.vowel == "अ" and last.text != "अ"))   # क to का, क्, क्य
+        alone = HALANT not in last.text or {last.text, last.text + "ह"} & {*ASPIRATES}              # may be no conjunct
+        bends = scansion.BEFORE_YA in RULES[self.rules]
         light = [akshara.vowel in SHORT and not {ANUSVARA, VISARGA} & {*akshara.marks} for akshara in before]
         found = places
         for weight, may_close in zip(weights, light):
-            found = self._step(found, (1, 2) if grows and may_close else weight)
-        found = self._step(found, (1, 2) if grows else (*weights[-1], 2))
+            more = () if not (grows and may_close) else (1, 2) if alone or bends else (2,)
+            found = self._step(found, (*weight, *more))
+        found = self._step(found, (1, 2) if grows else (*weights[-1], 2) if last.vowel else weights[-1])
         if not found and grows and before:                                   # in भगवान वा is closed if न becomes न्
             found = self._step(places, (2,) if light[0] else weights[0])
         return found
@@ -296,7 +313,7 @@ class Pada(NamedTuple):
     text: str
     reading: str                                         # L, G or . for each akshara
     counts: tuple                                        # how long it can be
-    wanted: int
+    wanted: int                                          # how long it should be; 0 if no form says so
     fault: str
 
 
@@ -329,8 +346,10 @@ def meter(stanza, rules="S2"):
             if judged > (passed, score):
                 (passed, score), form, way = judged, candidate, written
     if not form:
-        lengths = [f"line {i} has {_span(matras(line, rules))} matras" for i, line in enumerate(way, 1)]
-        return Verdict(None, None, 0.0, (), (), (*lengths, "no form has such lines"))
+        padas = tuple(Pada(i, line, _unbent(line, rules), tuple(sorted(matras(line, rules))), 0,
+                           f"has {_span(matras(line, rules))} matras") for i, line in enumerate(way))
+        faults = [f"pada {k} {pada.fault}" for k, pada in enumerate(padas, 1)] + ["no form has such lines"]
+        return Verdict(None, None, 0.0, padas, (), tuple(faults))
     padas = tuple(pada for i, line in enumerate(way) for pada in _padas(form, i, line, rules))
     cut = [[pada.text for pada in padas if pada.line == i] for i in range(len(way))]
     rhymes = _rhymes(form, cut)
@@ -451,7 +470,7 @@ def _padas(form, i, line, rules):
         fault = "" if reading else _fault(form, part, text, rules)
         if reading and _jagan(part, (text, reading)):
             fault = f"begins with a jagan, LGL: {words(text)[0]}"
-        reading = reading or "".join(".LG"[weights[0]] for weights in readings(text, rules))
+        reading = reading or _unbent(text, rules)
         counts = tuple(sorted(_counts(text, form.unit, form.rules or rules)))
         yield Pada(i, text, reading, counts, part.counts[0], fault)
 
@@ -480,6 +499,11 @@ def _fault(form, part, text, rules):
 
 def _no_rhyme(a, b):
     return f"end in the same word, {a}, with no rhyme before it" if a == b else f"do not rhyme: {tuk(a)}, {tuk(b)}"
+
+
+def _unbent(text, rules):
+    """How a text is read if nothing asks for anything else."""
+    return "".join(".LG"[weights[0]] for weights in readings(text, rules))
 
 
 def _span(counts):
