@@ -119,6 +119,7 @@ def test_faults_are_explained(stanza, nearest, faults):
     assert found.nearest.name == nearest
     assert len(found.faults) == len(faults) and all(a.startswith(b) for a, b in zip(found.faults, faults)), found.faults
     assert (found.score < 1) == bool(faults)
+    assert found.form == (nearest if all("jagan" in fault for fault in faults) else None)
 
 
 def test_a_savaiya_says_which_akshara_is_wrong():
