@@ -232,10 +232,11 @@ class Line:
     def _pause(self, places, line):
         """The places after the end of a word, the last of the line so far: every part that may end here has ended."""
         found = dict(places)
-        for (part, count, tail), (strained, reading) in places.items():
-            if self._may_end(part, count, tail) and not (
-                    self.rhyme and part == self.rhymes_at and not rhyme(line, self.rhyme)):
-                found[part + 1, 0, ""] = (strained + self.parts[part].counts.index(count), reading + "|")
+        for place, (strained, reading) in places.items():
+            after = (place[0] + 1, 0, "")
+            if self._may_end(*place) and (after not in found or strained < found[after][0]) and not (
+                    self.rhyme and place[0] == self.rhymes_at and not rhyme(line, self.rhyme)):
+                found[after] = (strained, reading + "|")
         return found
 
     def _may_end(self, part, count, tail):
