@@ -19,8 +19,10 @@ into[k] says what becomes of the gradient of argument k:
 
 A backward without a parameter called into always returns all its gradients. One that is marked with @adds_up is told
 so_far, the gradient that the first argument has got from elsewhere, or None: the first that it returns is the sum. On
-a residual path this saves a pass over it. A forward may declare into as well: one
-that finds gradients on its way does less where nobody needs them, and may borrow a slot's array to keep one in.
+a residual path this saves a pass over it.
+
+A forward may declare into as well: one that finds gradients on its way does less where nobody needs them, and may
+borrow a slot's array to keep one in.
 
 @op(cheap=True) marks a function that is quicker to run again than its result is to keep. The ops that use the result
 and would save it are given a promise instead, and its forward runs once more when their backward wants the array.
