@@ -31,6 +31,7 @@ constexpr int M = HALF && HEAD <= 64 ? 2 : 1, WARPS = 4, THREADS = 32 * WARPS, R
 constexpr int FORWARD = HALF ? HEAD <= 64 ? 64 : 32 : 16, BACKWARD = HALF ? 32 : 16;     // COLUMNS
 constexpr int WIDE = HEAD + PACK;
 constexpr int N = HEAD / 8;
+
 // f(entry, m, n, e) for all sums of a warp.
 template<int S, class F> __device__ __forceinline__ void each(float (&d)[M][S][4], F f) {
 #pragma unroll
@@ -41,25 +42,17 @@ template<int S, class F> __device__ __forceinline__ void each(float (&d)[M][S][4
             for (int e = 0; e < 4; e++) f(d[m][n][e], m, n, e);
 }
 
-// tile (COUNT, WIDE) = rows first.. of x, whose rows are `stride` apart: on their way, to be waited for.
+// tile (COUNT, WIDE) = rows first.. of x, whose rows are `stride` apart: on their way, to be waited for. Every pack is
+// aligned, and all there or not at all: attention_gpu.py sees to it.
 template<int COUNT> __device__ __forceinline__ void get(T* tile, const T* x, int first, int stride, Shape s) {
     constexpr int ACROSS = HEAD / PACK, DOWN = THREADS / ACROSS;
     int r = threadIdx.x / ACROSS, c = threadIdx.x % ACROSS * PACK;
-    if (s.D % PACK == 0 && (size_t)x % 16 == 0) {           // every pack is aligned, and either all there or not at all
-        const T* from = x + (long long)(first + r) * stride + c;
-        tile += r * WIDE + c;
+    const T* from = x + (long long)(first + r) * stride + c;
+    tile += r * WIDE + c;
 #pragma unroll
-        for (int k = 0; k < COUNT; k += DOWN, from += DOWN * stride) {
-            if (COUNT % DOWN && k + r >= COUNT) continue;
-            copy16_async(tile + k * WIDE, from, first + k + r < s.T && c < s.D);
-        }
-    } else {
-#pragma unroll 1
-        for (; r < COUNT; r += DOWN) {
-            float v[PACK];
-            load(v, x + (long long)(first + r) * stride + c, first + r < s.T ? s.D - c : 0);
-            store(tile + r * WIDE + c, v, PACK);
-        }
+    for (int k = 0; k < COUNT; k += DOWN, from += DOWN * stride) {
+        if (COUNT % DOWN && k + r >= COUNT) continue;
+        copy16_async(tile + k * WIDE, from, first + k + r < s.T && c < s.D);
     }
 }
 
@@ -81,10 +74,7 @@ __device__ __forceinline__ void put(T* x, float (&d)[M][N][4], T* mine, int firs
     __syncwarp();
     for (int i = threadIdx.x % 32; i < 16 * M * (HEAD / PACK); i += 32) {
         int r = i / (HEAD / PACK), c = i % (HEAD / PACK) * PACK;
-        float v[PACK];
-        if (first + r >= s.T) continue;
-        load(v, mine + r * WIDE + c, PACK);
-        store(x + (long long)(first + r) * stride + c, v, s.D - c);
+        if (first + r < s.T && c < s.D) store16(x + (long long)(first + r) * stride + c, load16(mine + r * WIDE + c));
     }
 }
 
@@ -229,12 +219,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_q(const T* qkv
         float p[M][S][4] = {}, dp[M][S][4] = {};
         add_product<true>(p, q, stage, WIDE);                                            // [AT1], undivided
         if (j0 + COLUMNS > i0 + 1) hide<S, false>(p, i0, j0);
+        each(p, [&](float& v, int m, int n, int e) { v = exp2f(c * v - shift[m][e / 2]); });             // [AT11]
         add_product<true>(dp, g, stage + COLUMNS * WIDE, WIDE);
         if (drop.grow != 0.0f) scatter(dp, bits, drop.grow);                             // [AT7]
-        each(dp, [&](float& v, int m, int n, int e) {
-            float weight = exp2f(c * p[m][n][e] - shift[m][e / 2]);                      // [AT11]
-            v = weight * (v - its_delta[m][e / 2]);                                      // [AT9]
-        });
+        each(dp, [&](float& v, int m, int n, int e) { v = p[m][n][e] * (v - its_delta[m][e / 2]); });    // [AT9]
         InRegisters<COLUMNS, T> ds[M];
 #pragma unroll
         for (int m = 0; m < M; m++) ds[m].round(dp[m]);
@@ -283,12 +271,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_kv(const T* qk
         float p[M][S][4] = {}, ds[M][S][4] = {};
         add_product<true>(p, k, stage, WIDE);                                            // [AT1], undivided
         if (i0 < j0 + 16 * M - 1) hide<S, true>(p, i0, j0);
+        each(p, [&](float& v, int m, int n, int e) {
+            v = exp2f(c * v - LOG2_E * its_lse[column_of(n, e)]);                        // [AT11]
+        });
         add_product<true>(ds, v, stage + COLUMNS * WIDE, WIDE);
         if (drop.grow != 0.0f) scatter(ds, bits, drop.grow);                             // [AT7]
         each(ds, [&](float& v, int m, int n, int e) {
-            float& weight = p[m][n][e];
-            weight = exp2f(c * weight - LOG2_E * its_lse[column_of(n, e)]);              // [AT11]
-            v = weight * (v - its_delta[column_of(n, e)]);                               // [AT9]
+            v = p[m][n][e] * (v - its_delta[column_of(n, e)]);                           // [AT9]
         });
         if (drop.grow != 0.0f) scatter(p, bits, 1.0f);                                   // [AT4], undivided
         InRegisters<COLUMNS, T> left[M];

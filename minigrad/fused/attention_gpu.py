@@ -1,4 +1,6 @@
 """Launches attention.cu, or attention_sm90.cu where that can run. Formula, names and [AT] numbers: attention.py."""
+import numpy as np
+
 from minigrad.backend import xp_of
 from minigrad.fused import attention as formula
 from minigrad.fused import attention_sm90_gpu as sm90
@@ -16,9 +18,11 @@ def forward(qkv, *, n_head, dropout=None):
         return formula.attention.reference(qkv, n_head=n_head, dropout=dropout)
     if sm90.takes(qkv, n_head):
         return sm90.forward(qkv, n_head, dropout)
-    y, lse = xp.empty((B, T, C3 // 3), qkv.dtype), xp.empty((B, n_head, T), "float32")
+    x = packed(qkv, 3 * n_head)
+    y, lse = xp.empty((*x.shape[:2], x.shape[2] // 3), x.dtype), xp.empty((B, n_head, T), "float32")
     program, blocks, shared, rows, columns, arguments = _how(qkv, n_head, dropout)
-    program.forward[blocks, THREADS, shared(rows + 4 * columns)](xp.ascontiguousarray(qkv), *arguments, y, lse)
+    program.forward[blocks, THREADS, shared(rows + 4 * columns)](x, *arguments, y, lse)
+    y = unpacked(y, n_head, C3 // 3)
     return y, (qkv, y, lse, n_head, dropout)
 
 
@@ -27,24 +31,46 @@ def backward(dy, qkv, y, lse, n_head, dropout, into=None):
         return formula.attention.reference_backward(dy, qkv, y, lse, n_head, dropout)
     if sm90.takes(qkv, n_head):
         return sm90.backward(dy, qkv, y, lse, n_head, dropout)
-    xp = xp_of(qkv)
-    x, y, dy = (xp.ascontiguousarray(a) for a in (qkv, y, dy.astype(qkv.dtype, copy=False)))
-    delta, dx = xp.empty(lse.shape, "float32"), xp.empty(qkv.shape, qkv.dtype)
+    xp, x = xp_of(qkv), packed(qkv, 3 * n_head)
+    y, dy = packed(y, n_head), packed(dy.astype(qkv.dtype, copy=False), n_head)
+    delta, dx = xp.empty(lse.shape, "float32"), xp.empty(x.shape, x.dtype)
     program, blocks, shared, rows, columns, arguments = _how(qkv, n_head, dropout, backward=True)
     program.backward_q[blocks, THREADS, shared(2 * rows + 2 * columns + max(2 * columns, rows))](
         x, dy, y, lse, *arguments, delta, dx)
     program.backward_kv[blocks, THREADS, shared(2 * rows + 4 * columns, 4 * columns)](x, dy, lse, delta, *arguments, dx)
-    return (dx,)
+    return (unpacked(dx, 3 * n_head, qkv.shape[-1]),)
+
+
+def packed(x, parts):
+    """x (B, T, parts D), contiguous and from an address that 16 divides, D filled up with 0 to whole 16 bytes."""
+    xp, (B, T, C), pack = xp_of(x), x.shape, 16 // x.itemsize
+    D = C // parts
+    x = xp.ascontiguousarray(x)
+    if D % pack == 0 and (x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr) % 16 == 0:
+        return x
+    wide = xp.zeros((B, T, parts, _whole(D, pack)), x.dtype)
+    wide[..., :D] = x.reshape(B, T, parts, D)
+    return wide.reshape(B, T, parts * _whole(D, pack))
+
+
+def unpacked(x, parts, C):
+    """The array (B, T, C) of which packed(..., parts) would be x."""
+    B, T, wide = x.shape
+    return x if wide == C else x.reshape(B, T, parts, wide // parts)[..., :C // parts].reshape(B, T, C)
+
+
+def _whole(D, pack):
+    return -(-D // pack) * pack
 
 
 def _how(qkv, n_head, dropout, backward=False):
     """(program, grid, bytes of shared memory for so many rows and numbers, ROWS, COLUMNS, what every kernel is told)"""
-    (B, T, C3), size = qkv.shape, qkv.itemsize
-    head = next(head for head in HEADS if head >= C3 // 3 // n_head)
+    (length, heads, D, *others), size = told(qkv, n_head, dropout), qkv.itemsize
+    head = next(head for head in HEADS if head >= D)
     rows, *columns = (64, 16, 16) if size == 4 else (128, 64, 32) if head <= 64 else (64, 32, 32)
-    return (cuda("attention", qkv.dtype, HEAD=head), grid(B * n_head, T, rows),
+    return (cuda("attention", qkv.dtype, HEAD=head), grid(len(qkv) * heads, length, rows),
             lambda rows, numbers=0: rows * (head * size + 16) + numbers * 4, rows, columns[backward],
-            told(qkv, n_head, dropout))
+            (length, heads, _whole(D, 16 // size), *others))
 
 
 attention = forward, backward

@@ -8,16 +8,18 @@
 __device__ __forceinline__ int row_of(int e) { return threadIdx.x % 32 / 4 + e / 2 * 8; }
 __device__ __forceinline__ int column_of(int n, int e) { return 8 * n + threadIdx.x % 4 * 2 + e % 2; }
 
-// A left factor (16, K) in shared memory, its rows `stride` apart.
+// A left factor (16, K) in shared memory, its rows `stride` apart. a: where this lane begins to read.
 template<int K, class E> struct InMemory {
     const E* a;
     int stride;
-    __device__ __forceinline__ void fragment(uint32_t (&f)[4], int k) const {
+    __device__ __forceinline__ InMemory() {}
+    __device__ __forceinline__ InMemory(const E* first, int stride) : stride(stride) {
         int l = threadIdx.x % 32;
-        load_matrices<false>(f, a + l % 16 * stride + k + l / 16 * 8);
+        a = first + (sizeof(E) == 2 ? l % 16 * stride + l / 16 * 8 : l / 4 * stride);
     }
-    __device__ __forceinline__ float top(int k) const { return a[row_of(0) * stride + k]; }
-    __device__ __forceinline__ float bottom(int k) const { return a[row_of(2) * stride + k]; }
+    __device__ __forceinline__ void fragment(uint32_t (&f)[4], int k) const { load_matrices<false>(f, a + k); }
+    __device__ __forceinline__ float top(int k) const { return a[k]; }
+    __device__ __forceinline__ float bottom(int k) const { return a[8 * stride + k]; }
 };
 
 // A left factor (16, K) in registers.
@@ -49,7 +51,7 @@ template<int K> struct InRegisters<K, float> {
 #pragma unroll
         for (int n = 0; n < K / 8; n++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) part[n][e] = from.a[row_of(e) * from.stride + column_of(n, e)];
+            for (int e = 0; e < 4; e++) part[n][e] = from.a[e / 2 * 8 * from.stride + column_of(n, e)];
     }
     __device__ __forceinline__ void round(const float (&d)[K / 8][4]) {
 #pragma unroll
