@@ -149,8 +149,9 @@ def test_imports_are_silent(module):
 
 
 def test_import_minigrad_takes_no_longer_than_a_blink():
-    """At most 0.05 s on top of numpy's import. The one test here that asserts a time: the best of many tries."""
-    code = ("import numpy, time; start = time.perf_counter(); import minigrad; print(time.perf_counter() - start)")
+    """At most 0.05 s on top of numpy's import. The one test here that asserts a time: the processor's, which a busy
+    machine hardly changes, and the best of many tries."""
+    code = ("import numpy, time; start = time.process_time(); import minigrad; print(time.process_time() - start)")
     best = 1.0
     for _ in range(20):
         best = min(best, float(python(code)))
