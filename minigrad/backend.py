@@ -19,7 +19,22 @@ WIDE = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(np.float32): np.dty
         np.dtype(np.float64): np.dtype(np.float64)}
 
 
-@functools.cache
+KEPT = []
+
+
+def kept(f):
+    """functools.cache, for what belongs to the CuPy that is there just now."""
+    KEPT.append(functools.cache(f))
+    return KEPT[-1]
+
+
+def forget():
+    """Empty all that is kept: another CuPy is there from now on, or none."""
+    for f in KEPT:
+        f.cache_clear()
+
+
+@kept
 def cupy():
     """The CuPy module if it is installed and sees a GPU, else None. The first call takes a while: not at import."""
     try:
@@ -166,12 +181,12 @@ def step_word(step, gpu):
     return word["array"]
 
 
-@functools.cache
+@kept
 def _words(device):
     return {"array": cupy().zeros(1, "uint32"), "step": 0}
 
 
-@functools.cache
+@kept
 def _copies():
     """The stream that copies from the host."""
     return cupy().cuda.Stream(non_blocking=True)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad import cache, cublaslt
-from minigrad.backend import wide, xp_of
+from minigrad.backend import kept, wide, xp_of
 from minigrad.check import expect
 from minigrad.cublaslt import Algo, CublasError, HeuristicResult, Object, Refused
 
@@ -185,7 +185,7 @@ def here(xp):
     return context(xp, 0 if xp is np else xp.cuda.runtime.getDevice())
 
 
-@functools.cache
+@kept
 def context(xp, device):
     return Context(xp)
 

@@ -113,7 +113,7 @@ def has_instance(*arrays):
     return arrays[0].dtype.name in REAL and all(a.dtype == arrays[0].dtype for a in arrays)
 
 
-@functools.cache
+@backend.kept
 def cuda(stem, dtype, **defines):
     """The kernels of fused/STEM.cu for entries of this dtype:  cuda(stem, dtype).NAME[grid, block](*arguments)
 

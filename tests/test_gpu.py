@@ -11,7 +11,7 @@ from test_cuda_ops import TOL, no_denormals
 from test_ops import close, run
 
 from gpt import GPT, GPTConfig, generate
-from minigrad import Tensor, backend, kernels
+from minigrad import Tensor, backend
 from minigrad.backend import asnumpy
 from minigrad.emulator import emulator, fake_cupy
 from minigrad.fused import attention_sm90_gpu
@@ -33,10 +33,7 @@ on_a_card_alone = pytest.mark.parametrize("cupy", [CARD], indirect=True)     # t
 
 @pytest.fixture(params=[CARD, "stand-in"], scope="module", autouse=True)
 def cupy(request):
-    """CuPy, or what stands in for it. On a machine with a GPU both have their turn: nothing of one is left for the
-    other."""
-    forget()
-    request.addfinalizer(forget)
+    """CuPy, or what stands in for it. On a machine with a GPU both have their turn."""
     if request.param == "card":
         if backend.cupy() is None:
             pytest.skip(backend.NO_GPU)
@@ -46,12 +43,6 @@ def cupy(request):
     else:
         with fake_cupy.installed() as module:
             yield module
-
-
-def forget():
-    """What is kept for whatever CuPy is just now."""
-    for kept in kernels.cuda, backend._words, backend._copies, attention_sm90_gpu.is_hopper:
-        kept.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -606,7 +606,7 @@ def installed():
     before, library = {name: sys.modules.get(name) for name in names}, cublaslt.nvidia
     sys.modules.update(names)
     cublaslt.nvidia = products
-    backend.cupy.cache_clear()
+    backend.forget()
     try:
         yield names["cupy"]
     finally:
@@ -616,4 +616,4 @@ def installed():
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
-        backend.cupy.cache_clear()
+        backend.forget()

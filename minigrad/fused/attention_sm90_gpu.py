@@ -1,6 +1,4 @@
 """Launches attention_sm90.cu. Formula, names and [AT] numbers: attention.py."""
-import functools
-
 from minigrad import backend
 from minigrad.backend import xp_of
 from minigrad.fused.attention_common_gpu import grid, told
@@ -18,7 +16,7 @@ def takes(qkv, n_head):
             and qkv.size > 0)
 
 
-@functools.cache
+@backend.kept
 def is_hopper():
     return backend.cupy().cuda.Device().compute_capability == "90"
 

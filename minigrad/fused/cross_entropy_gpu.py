@@ -6,11 +6,9 @@ knows dL / n. Where V is no multiple of 8, products with a row of logits could n
 as wide as the next multiple of 64, and w gets rows of zeros, in a copy (of 77 MB for GPT-2, beside logits of
 gigabytes). Their logits count for nothing, and their g is 0.
 """
-import functools
-
 import numpy as np
 
-from minigrad.backend import xp_of
+from minigrad.backend import kept, xp_of
 from minigrad.blas_gpu import gemm, multiplies
 from minigrad.emulator import emulator
 from minigrad.fused import cross_entropy as formula
@@ -86,7 +84,7 @@ def rows(z, y, V, e, g, losses):
     kernel[len(z), block, bytes * keep](z, y, V, z.shape[1], float(e), g, losses)
 
 
-@functools.cache
+@kept
 def room(xp, device):
     """Bytes of shared memory that a block may ask for."""
     if xp is np:
