@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(const T* qkv, A
         kept<S, false>(bits, drop, s, i0, j0);
         float a[M][S][4] = {};
         add_product<true>(a, q, stage, WIDE);                                            // [AT1], undivided
-        if (j0 + COLUMNS > i0 + 1) hide<S, false>(a, i0, j0);
+        if (j0 + COLUMNS > i0) hide<S, false>(a, i0, j0);
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
@@ -218,7 +218,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_q(const T* qkv
         kept<S, false>(bits, drop, s, i0, j0);
         float p[M][S][4] = {}, dp[M][S][4] = {};
         add_product<true>(p, q, stage, WIDE);                                            // [AT1], undivided
-        if (j0 + COLUMNS > i0 + 1) hide<S, false>(p, i0, j0);
+        if (j0 + COLUMNS > i0) hide<S, false>(p, i0, j0);
         each(p, [&](float& v, int m, int n, int e) { v = exp2f(c * v - shift[m][e / 2]); });             // [AT11]
         add_product<true>(dp, g, stage + COLUMNS * WIDE, WIDE);
         if (drop.grow != 0.0f) scatter(dp, bits, drop.grow);                             // [AT7]
@@ -270,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_kv(const T* qk
         kept<S, true>(bits, drop, s, i0, j0);
         float p[M][S][4] = {}, ds[M][S][4] = {};
         add_product<true>(p, k, stage, WIDE);                                            // [AT1], undivided
-        if (i0 < j0 + 16 * M - 1) hide<S, true>(p, i0, j0);
+        if (i0 < j0 + 16 * M) hide<S, true>(p, i0, j0);
         each(p, [&](float& v, int m, int n, int e) {
             v = exp2f(c * v - LOG2_E * its_lse[column_of(n, e)]);                        // [AT11]
         });

@@ -309,7 +309,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward_q(
 #pragma unroll
         for (int i = 0; i < BACKWARD_Q / 2; i++)
             p[i] = exp2f(c * p[i] - its_lse[i % 4 / 2]);                                 // [AT1,11]
-        if (j0 + BACKWARD_Q > i0 + 1) hide<false>(p, 0.0f, i0, j0);
+        if (j0 + BACKWARD_Q > i0) hide<false>(p, 0.0f, i0, j0);
         if (drop.grow != 0.0f) keep_bits<false, BACKWARD_Q / 2>(bits, drop, s, i0, j0);
         wgmma_wait<0>(dp);
         if (drop.grow != 0.0f) scatter(dp, bits, drop.grow);                             // [AT7]
@@ -399,7 +399,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward_kv(
 #pragma unroll
         for (int i = 0; i < BACKWARD_KV / 2; i++)
             p[i] = exp2f(c * p[i] - numbers.lse[column_at(i)]);                          // [AT1,11]
-        if (j0 + 16 > i0 + 1) hide<true>(p, 0.0f, i0, j0);
+        if (j0 + 16 > i0) hide<true>(p, 0.0f, i0, j0);
         float z[BACKWARD_KV / 2];
 #pragma unroll
         for (int i = 0; i < BACKWARD_KV / 2; i++) z[i] = p[i];

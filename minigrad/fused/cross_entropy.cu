@@ -77,7 +77,6 @@ extern "C" __global__ void __launch_bounds__(512, 2) rows_read(const T* z, const
 // out = factor x.
 template<class E> __device__ __forceinline__ void scale(const E* x, const float* factor, long long n, T* out) {
     long long i = flat_start();
-    if (i >= n) return;
     float v[PACK], f = *factor;                                                          // dL / n of [CE5]
     load(v, x + i, n - i);
     for (int k = 0; k < PACK; k++) v[k] *= f;
@@ -91,7 +90,6 @@ extern "C" __global__ void scaled_wide(const float* x, const float* factor, long
 // out = beta out + factor x; x may be out.
 extern "C" __global__ void add_scaled(const float* x, const float* factor, long long n, float beta, float* out) {
     long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * 4;
-    if (i >= n) return;
     float v[4], old[4] = {}, f = *factor;
     load(v, x + i, n - i);
     if (beta != 0.0f) load(old, out + i, n - i);

@@ -5,7 +5,6 @@
 extern "C" __global__ void drop(const T* x, long long n, float scale, uint32_t k0, uint32_t k1, uint32_t c1,
                                 uint32_t c2, const uint32_t* c3, uint32_t least, T* y) {
     long long i = flat_start();
-    if (i >= n) return;
     float v[PACK];
     load(v, x + i, n - i);
 #pragma unroll

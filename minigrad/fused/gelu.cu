@@ -22,7 +22,6 @@ __device__ __forceinline__ float erf_slope(float v) {
 // tanh: 1 for GPT's form, 0 for the definition.
 extern "C" __global__ void forward(const T* x, long long n, int tanh, T* y) {
     long long i = flat_start();
-    if (i >= n) return;
     float v[PACK];
     load(v, x + i, n - i);
     for (int k = 0; k < PACK; k++) v[k] *= tanh ? gate(v[k]) : distribution(v[k]);
@@ -31,7 +30,6 @@ extern "C" __global__ void forward(const T* x, long long n, int tanh, T* y) {
 
 extern "C" __global__ void backward(const T* dy, const T* x, long long n, int tanh, T* dx) {
     long long i = flat_start();
-    if (i >= n) return;
     float v[PACK], d[PACK];
     load(v, x + i, n - i);
     load(d, dy + i, n - i);

@@ -3,7 +3,6 @@
 
 extern "C" __global__ void forward(const T* x, long long n, T* y) {
     long long i = flat_start();
-    if (i >= n) return;
     float v[PACK];
     load(v, x + i, n - i);
     for (int k = 0; k < PACK; k++) v[k] = v[k] <= 0.0f ? 0.0f : v[k];                    // [RE1], and NaN stays
@@ -12,7 +11,6 @@ extern "C" __global__ void forward(const T* x, long long n, T* y) {
 
 extern "C" __global__ void backward(const T* dy, const T* y, long long n, T* dx) {
     long long i = flat_start();
-    if (i >= n) return;
     float v[PACK], d[PACK];
     load(v, y + i, n - i);
     load(d, dy + i, n - i);
