@@ -1,4 +1,6 @@
 """Matrix product over the last two axes; leading axes broadcast, and a vector is a row before @ and a column after."""
+import numpy as np
+
 from minigrad.backend import wide, xp_of
 from minigrad.check import expect
 from minigrad.tensor import SKIP, op
@@ -19,6 +21,19 @@ def expect_fit(a, b):
 def _as_matrices(a, b):
     """Vectors as a row and a column, in the wide dtype."""
     return wide(a if a.ndim > 1 else a[None, :]), wide(b if b.ndim > 1 else b[:, None])
+
+
+def in_stacks(batch, a, b, dtype):
+    """a b for stacks, by means of batch(a, b, out), which takes three axes. -> an array of the broadcast shape"""
+    xp, lead = xp_of(a), np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    y = xp.empty((*lead, a.shape[-2], b.shape[-1]), dtype)
+    # Stacks along the longest leading axis: merging axes would copy attention's transposed heads.
+    longest = lead.index(max(lead))
+    a, b = (xp.moveaxis(xp.broadcast_to(x, lead + x.shape[-2:]), longest, -3) for x in (a, b))
+    out = xp.moveaxis(y, longest, -3)
+    for i in np.ndindex(out.shape[:-3]):
+        batch(a[i], b[i], out[i])
+    return y
 
 
 @op(kernels=("cpu", "gpu"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad import blas
 from minigrad.backend import is_float, wide_dtype
-from minigrad.ops.matmul import expect_fit
+from minigrad.ops.matmul import expect_fit, in_stacks
 from minigrad.ops.matmul import matmul as definition
 from minigrad.tensor import DONE, SKIP
 
@@ -62,15 +62,7 @@ def _product(a, b, dtype):
     if b.ndim == 2:
         rows = _rows(a)
         return blas.gemm(rows, b, np.empty((len(rows), b.shape[1]), dtype)).reshape(*a.shape[:-1], b.shape[-1])
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    y = np.empty((*lead, a.shape[-2], b.shape[-1]), dtype)
-    # Stacks along the longest leading axis: merging axes would copy attention's transposed heads.
-    longest = lead.index(max(lead))
-    a, b = (np.moveaxis(np.broadcast_to(x, lead + x.shape[-2:]), longest, -3) for x in (a, b))
-    out = np.moveaxis(y, longest, -3)
-    for i in np.ndindex(out.shape[:-3]):
-        blas.batch(a[i], b[i], out[i])
-    return y
+    return in_stacks(blas.batch, a, b, dtype)
 
 
 matmul = forward, backward

@@ -5,7 +5,7 @@ import numpy as np
 
 from minigrad import blas_gpu
 from minigrad.backend import xp_of
-from minigrad.ops.matmul import expect_fit
+from minigrad.ops.matmul import expect_fit, in_stacks
 from minigrad.ops.matmul import matmul as definition
 from minigrad.tensor import DONE, SKIP
 
@@ -55,15 +55,7 @@ def _product(a, b, dtype):
         rows = _rows(a)
         y = blas_gpu.gemm(rows, b, xp.empty((len(rows), b.shape[1]), dtype))
         return y.reshape(*a.shape[:-1], b.shape[-1])
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    y = xp.empty((*lead, a.shape[-2], b.shape[-1]), dtype)
-    # Stacks along the longest leading axis: merging axes would copy attention's transposed heads.
-    longest = lead.index(max(lead))
-    a, b = (xp.moveaxis(xp.broadcast_to(x, lead + x.shape[-2:]), longest, -3) for x in (a, b))
-    out = xp.moveaxis(y, longest, -3)
-    for i in np.ndindex(out.shape[:-3]):
-        blas_gpu.batch(a[i], b[i], out[i])
-    return y
+    return in_stacks(blas_gpu.batch, a, b, dtype)
 
 
 matmul = forward, backward
