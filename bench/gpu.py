@@ -17,6 +17,7 @@ import itertools
 import json
 import math
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -320,7 +321,7 @@ def measure(name, part, results, only):
     """All entries of a part, each kept and shown as soon as it is there. True if nothing was wrong or failed."""
     began, good, todo = time.monotonic(), True, PARTS[name][0](part)
     for title, work in itertools.chain([("ceilings", partial(ceilings, part))], todo):
-        if title != "ceilings" and only not in title:
+        if title != "ceilings" and not only.search(title):
             continue
         entry = attempted(title, work, part)
         results.add(entry)
@@ -330,13 +331,21 @@ def measure(name, part, results, only):
     return good
 
 
+def pattern(text):
+    try:
+        return re.compile(text)
+    except re.error as e:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {e}") from None
+
+
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, action="append", help="may be repeated; default: all of them")
     parser.add_argument("--seconds", type=turns.positive, default=440, help="that a part may take (default: 440)")
     parser.add_argument("--out", metavar="FOLDER", help="default: bench/results")
-    parser.add_argument("--only", metavar="WORDS", default="", help="those entries whose name has these words in it")
+    parser.add_argument("--only", metavar="PATTERN", type=pattern, default="",
+                        help='those entries in whose name this regular expression is found, as "bfloat16$"')
     parser.add_argument("--rehearse", action="store_true", help="without a GPU, on tiny models: does it all run?")
     parser.add_argument("--predict", action="store_true", help="only print what each kernel is expected to take on an "
                         "H100 with the ceilings given in bench/gpu_log.md")
