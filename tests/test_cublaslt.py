@@ -294,6 +294,20 @@ def test_mistakes_are_refused(name):
         run()
 
 
+def test_it_does_not_call_into_another_library_of_these_names(tmp_path):
+    """Where NVIDIA's is loaded for everybody, as PyTorch and CuPy do, a name that both export is NVIDIA's."""
+    decoy = tmp_path / "decoy.cpp"
+    decoy.write_text("".join(f'extern "C" int cublasLt{name}() {{ return 14; }}\n' for name in cublaslt.FUNCTIONS))
+    subprocess.run([emulator.COMPILER, "-shared", "-fPIC", decoy, "-o", tmp_path / "decoy.so"], check=True)
+    done = subprocess.run([sys.executable, "-c", "import ctypes, sys\n"
+                           "ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)\n"
+                           "import numpy as np\nfrom minigrad import blas_gpu\n"
+                           "a = np.arange(12, dtype='f4').reshape(3, 4)\n"
+                           "assert (blas_gpu.gemm(a, a.T) == a @ a.T).all()", str(tmp_path / "decoy.so")],
+                          capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+
+
 def test_split_sums_want_leave():
     problem = Problem()
     problem.preference.set("MAX_WORKSPACE_BYTES", 1 << 30)

@@ -125,6 +125,19 @@ template<class V> static int set(V* into, const void* from, size_t bytes) {
     return SUCCESS;
 }
 
+// Is it an algorithm for this product? What it needs goes to result. Only this file can mean this function: where
+// NVIDIA's library is loaded as well, a call of an exported name may end there.
+static int accepts(void* handle, const Desc* d, const Layout* A, const Layout* B, const Layout* C, const Layout* D,
+                   const Algo* algo, Result* result) {
+    EXPECT(handle == &the_handle, NOT_INITIALIZED, "no handle");
+    if (int status = check(d, A, B, C, D)) return status;
+    EXPECT(algo && algo->data[0] == ALGO && algo->data[2] == fingerprint(d, A, B, D), INVALID_VALUE,
+           "an algorithm for another product");
+    result->workspace = workspace_of(algo->data[1]);
+    result->state = SUCCESS;
+    return SUCCESS;
+}
+
 extern "C" {
 
 const char* cublasLtEmulatorReason() { return reason; }
@@ -196,20 +209,14 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, const Desc* d, const Layout* A,
 
 int cublasLtMatmulAlgoCheck(void* handle, const Desc* d, const Layout* A, const Layout* B, const Layout* C,
                             const Layout* D, const Algo* algo, Result* result) {
-    EXPECT(handle == &the_handle, NOT_INITIALIZED, "no handle");
-    if (int status = check(d, A, B, C, D)) return status;
-    EXPECT(algo && algo->data[0] == ALGO && algo->data[2] == fingerprint(d, A, B, D), INVALID_VALUE,
-           "an algorithm for another product");
-    result->workspace = workspace_of(algo->data[1]);
-    result->state = SUCCESS;
-    return SUCCESS;
+    return accepts(handle, d, A, B, C, D, algo, result);
 }
 
 int cublasLtMatmul(void* handle, const Desc* d, const float* alpha, const void* pa, const Layout* A, const void* pb,
                    const Layout* B, const float* beta, const void* pc, const Layout* C, void* pd, const Layout* D,
                    const Algo* algo, void* workspace, size_t bytes, void*) {
     Result need;
-    if (int status = cublasLtMatmulAlgoCheck(handle, d, A, B, C, D, algo, &need)) return status;
+    if (int status = accepts(handle, d, A, B, C, D, algo, &need)) return status;
     EXPECT(alpha && beta && pa && pb && pc && pd, INVALID_VALUE, "a pointer is missing");
     EXPECT(bytes >= need.workspace && (workspace || !need.workspace), INVALID_VALUE, "%zu bytes of %zu", bytes,
            need.workspace);
