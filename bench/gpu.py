@@ -52,17 +52,20 @@ class Plan:
     side: int               # of the square product
     rounds: int             # turns of each side
     steps: int              # of training in a turn
+    curve: tuple            # rows, and steps in each of two turns, of the curves by dtype
 
 
 WHOLE = Plan(
     pace=FULL, sizes={name: gpu_train.sizes_of(name) for name in ("gpt2", "gpt2-medium", "char")},
     writers=PRESETS["gpt2"], checked=({**PRESETS["gpt2"], "n_layer": 1, "block_size": 1000}, 2),
     batches=(64, 32, 16, 8, 4), rows={"gpt2-medium": 16, "char": 64}, writes=((1, 256), (32, 256)),
-    reads=((1, 128), (1, 512), (8, 128), (8, 512)), repeats=20, copy=1 << 30, side=8192, rounds=5, steps=10)
+    reads=((1, 128), (1, 512), (8, 128), (8, 512)), repeats=20, copy=1 << 30, side=8192, rounds=5, steps=10,
+    curve=(16, 24))
 REHEARSAL = Plan(
     pace=SHORT, sizes=dict.fromkeys(WHOLE.sizes, TINY), writers={**TINY, "block_size": 32},
     checked=({**TINY, "block_size": 9}, 2), batches=(2,), rows={"gpt2-medium": 2, "char": 2},
-    writes=((1, 3), (2, 3)), reads=((1, 5), (2, 5)), repeats=1, copy=1 << 12, side=32, rounds=1, steps=2)
+    writes=((1, 3), (2, 3)), reads=((1, 5), (2, 5)), repeats=1, copy=1 << 12, side=32, rounds=1, steps=2,
+    curve=(2, 2))
 
 
 class Part:
@@ -201,7 +204,8 @@ def train(part):
     """What compiles takes long: the one that matters most comes first, the others at the end."""
     (most, *fewer), rows = part.plan.batches, part.plan.rows
     eager, compiled, graphs = ["ours", "PyTorch eager"], ["PyTorch compile"], ["ours by graph", "PyTorch by graph"]
-    todo = [("gpt2", "bfloat16", most, eager + compiled), ("gpt2", "float16", most, eager),
+    cudnn = ["PyTorch compile, cuDNN"]
+    todo = [("gpt2", "bfloat16", most, eager + compiled + cudnn), ("gpt2", "float16", most, eager),
             ("char", "bfloat16", rows["char"], eager + graphs[:1] + compiled),
             ("gpt2-medium", "bfloat16", rows["gpt2-medium"], eager)]
     todo += [("gpt2", "bfloat16", batch, eager) for batch in fewer]
@@ -212,7 +216,9 @@ def train(part):
         todo += [("gpt2-medium", "bfloat16", rows["gpt2-medium"], ["ours"] + compiled),
                  ("gpt2", "float16", most, ["ours"] + compiled),
                  ("gpt2", "bfloat16", most, ["ours", "PyTorch max-autotune"])]
-    for preset, dtype, batch, names in todo:
+    for i, (preset, dtype, batch, names) in enumerate(todo):
+        if i == 1:
+            yield "curves of gpt2", partial(curves, part)
         names = [name for name in names if part.torch or name.startswith("ours")]
         yield f"{preset} {dtype} {batch} rows: {', '.join(names)}", partial(step, part, preset, dtype, batch, names)
 
@@ -232,6 +238,18 @@ def step(part, preset, dtype, batch, names):
                                           promised(part.about["card"]))}
     return {"what": "train", "preset": preset, "dtype": dtype, "batch": batch, "block_size": sizes["block_size"],
             "sides": sides, **problems(failed)}
+
+
+def curves(part):
+    """Losses of the same model on the same batches, in every dtype, beside PyTorch's."""
+    rows, steps = part.plan.curve
+    makers = {name: (make, dict(sizes=part.plan.sizes["gpt2"], batch=rows, **more))
+              for name, (make, more) in gpu_train.CURVES.items()}
+    with part.desk(makers) as desk:
+        found, failed = desk.turns({name: (name, "turn", 1, steps) for name in desk.makers}, 1)
+    losses = {name: [loss for _, losses, _ in answers for loss in losses] for name, answers in found.items()}
+    return {"what": "curves", "batch": rows, "losses": losses, "apart": gpu_train.apart(losses) if losses else {},
+            **problems(failed)}
 
 
 def generate(part):
@@ -321,7 +339,7 @@ def measure(name, part, results, only):
     """All entries of a part, each kept and shown as soon as it is there. True if nothing was wrong or failed."""
     began, good, todo = time.monotonic(), True, PARTS[name][0](part)
     for title, work in itertools.chain([("ceilings", partial(ceilings, part))], todo):
-        if title != "ceilings" and not only.search(title):
+        if title != "ceilings" and not re.search(only, title):
             continue
         entry = attempted(title, work, part)
         results.add(entry)

@@ -1,7 +1,7 @@
 """The results of python -m bench gpu as lines and as Markdown."""
 
 from bench import floors, gpu_kernels, gpu_train
-from bench.curve import table as curves
+from bench.curve import table as two_curves
 
 H100 = 3.0e12, 800e12           # bytes and operations a second, for predictions: a large copy, a large product
 DONE = {"ok": "", "left out": "no time was left for it", "time": "the time was over", "memory": "too little memory"}
@@ -10,7 +10,8 @@ DONE = {"ok": "", "left out": "no time was left for it", "time": "the time was o
 def line(entry):
     """An entry, while the run goes on."""
     head, sides = f"{entry['name']}: ", entry.get("sides", {})
-    found = {"ceilings": ceilings_line, "cases": cases_line, "check": check_line}.get(entry.get("what"))
+    found = {"ceilings": ceilings_line, "cases": cases_line, "check": check_line,
+             "curves": curves_line}.get(entry.get("what"))
     if found:
         return head + found(entry)
     told = [f"{title} {brief(entry, side)}" for title, side in sides.items()]
@@ -41,6 +42,12 @@ def cases_line(entry):
 
 def check_line(entry):
     return "largest errors " + ", ".join(f"{e:.1e}" for e in entry["errors"]) + wrong(entry)
+
+
+def curves_line(entry):
+    """How far from the first one the others are, at most."""
+    return ", ".join(f"{title} {apart:.2%} apart" for title, apart in entry["apart"].items()) + "".join(
+        f"; {title}: {error['kind']}, {error['text']}" for title, error in entry.get("failed", {}).items())
 
 
 def wrong(entry):
@@ -153,8 +160,20 @@ def train(entries):
                 n = min(len(mine["losses"]), len(side["losses"]))
                 yield f"Losses of {e['preset']} in {e['dtype']}, {e['batch']} rows, beside {title}:"
                 yield ""
-                yield f"```\n{curves(mine['losses'][:n], side['losses'][:n])}\n```"
+                yield f"```\n{two_curves(mine['losses'][:n], side['losses'][:n])}\n```"
                 yield ""
+
+
+def curves(entries):
+    for e in entries:
+        yield f"Losses of one model on the same batches of {e['batch']} rows, and the largest relative difference from"
+        yield "the first column over all steps"
+        yield ""
+        n = min(map(len, e["losses"].values()), default=0)
+        shown = sorted({1, *range(10, n + 1, 10), n} - {0})
+        yield from rows_of(("step", *e["losses"]), [
+            *((step, *(f"{losses[step - 1]:.4f}" for losses in e["losses"].values())) for step in shown),
+            ("apart", *(f"{e['apart'][title]:.2%}" if title in e["apart"] else "-" for title in e["losses"]))])
 
 
 def write(entries):
@@ -179,8 +198,8 @@ def read(entries):
                         for e in entries for title, q in e["sides"].items()])
 
 
-SECTIONS = {"ceilings": ceilings, "cases": checks, "check": checks, "time": times, "train": train, "write": write,
-            "read": read}
+SECTIONS = {"ceilings": ceilings, "cases": checks, "check": checks, "time": times, "train": train,
+            "curves": curves, "write": write, "read": read}
 
 
 def troubles(entries):

@@ -11,9 +11,11 @@ Meanwhile Python gets ahead, so that launching is measured only where it takes l
 import functools
 import multiprocessing
 import os
+import re
 import time
 import traceback
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 from minigrad import backend
@@ -233,8 +235,7 @@ def driver():
     """The version of NVIDIA's driver, from the kernel that has loaded it, or from nvidia-smi."""
     import subprocess
     try:
-        with open("/proc/driver/nvidia/version", encoding="utf-8") as f:
-            return f.readline().split("Kernel Module")[-1].split()[0]
+        return version_in(Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
     except (OSError, IndexError):
         pass
     try:
@@ -242,6 +243,11 @@ def driver():
                               capture_output=True, text=True, timeout=20).stdout.split()[0]
     except (OSError, IndexError, subprocess.TimeoutExpired):
         return "unknown"
+
+
+def version_in(text):
+    """The first thing in it that looks like 580.159.04."""
+    return re.findall(r"\b\d+\.\d+(?:\.\d+)?\b", text)[0]
 
 
 # Dense products of 16-bit entries with float32 sums: operations a second that the maker of a card promises.

@@ -9,6 +9,8 @@ what stays in float32, torch.compile where the name says so, and with float16 a 
 it stands the share of the measured product's speed that the products really taken make up (bench/floors.py, half the
 square, attention's scores twice).
 """
+from contextlib import nullcontext
+
 import numpy as np
 
 from bench import floors
@@ -97,10 +99,12 @@ class Ours(Training):
 
 
 class PyTorch(Training):
-    """mode: None for eager, or one of torch.compile's."""
+    """mode: None for eager, or one of torch.compile's. cudnn: attention by cuDNN where it can, which PyTorch by itself
+    prefers less than FlashAttention."""
 
-    def __init__(self, sizes, batch, dtype, mode=None):
+    def __init__(self, sizes, batch, dtype, mode=None, cudnn=False):
         import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
 
         from bench.torch_gpt2 import copy_of
         from gpt import GPT, GPTConfig
@@ -111,12 +115,15 @@ class PyTorch(Training):
         self.opt = torch.optim.AdamW(self.model.decay_groups(), lr=LR, betas=(0.9, 0.95), fused=True)
         self.scaler = torch.amp.GradScaler(self.clock.device, enabled=dtype == "float16")
         self.loss = self.clock.compiled(self.model.loss, mode) if mode else self.model.loss
+        wanted = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+        self.attention = (lambda: sdpa_kernel(wanted, set_priority=True)) if cudnn else nullcontext
 
     def put(self, a):
         return self.torch.from_numpy(a).to(self.clock.device)
 
     def step(self, x, y):
-        with self.torch.autocast(self.clock.device, self.dtype, enabled=self.dtype != self.torch.float32):
+        half = self.dtype != self.torch.float32
+        with self.attention(), self.torch.autocast(self.clock.device, self.dtype, enabled=half):
             loss = self.loss(x, y)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.opt)
@@ -131,8 +138,19 @@ class PyTorch(Training):
 # small models there is a mode with them on both sides.
 SIDES = {"ours": (Ours, {}), "ours by graph": (Ours, dict(graph=True)),
          "PyTorch eager": (PyTorch, {}), "PyTorch compile": (PyTorch, dict(mode="default")),
+         "PyTorch compile, cuDNN": (PyTorch, dict(mode="default", cudnn=True)),
          "PyTorch by graph": (PyTorch, dict(mode="reduce-overhead")),
          "PyTorch max-autotune": (PyTorch, dict(mode="max-autotune-no-cudagraphs"))}
+
+
+CURVES = {f"ours {dtype}": (Ours, dict(dtype=dtype)) for dtype in ("float32", "bfloat16", "float16")} | {
+    "PyTorch float32": (PyTorch, dict(dtype="float32"))}
+
+
+def apart(losses):
+    """{title: the largest relative difference from the first curve} of the others."""
+    first, *others = losses
+    return {title: float(np.abs(np.divide(losses[title], losses[first]) - 1).max()) for title in others}
 
 
 def rates(sizes, batch, seconds, product, peak):

@@ -79,6 +79,18 @@ def test_what_is_promised(card, peak):
     assert gpu_sides.promised(card) == peak
 
 
+@pytest.mark.parametrize("text, version", [
+    ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (root@builder)  Fri Jan 1\n"
+     "GCC version:  gcc version 13.3.0", "580.159.04"),
+    ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82  Wed Oct 27 21:21:55 UTC 2021", "470.82")])
+def test_a_drivers_version_is_found_in_what_the_kernel_says(text, version):
+    assert gpu_sides.version_in(text) == version
+
+
+def test_curves_are_compared_with_the_first():
+    assert gpu_train.apart({"a": [2.0, 4.0], "b": [2.0, 4.1], "c": [1.0, 4.0]}) == pytest.approx({"b": 0.025, "c": 0.5})
+
+
 def test_text_is_the_same_every_time_and_can_be_learnt():
     (x, y), (again, _) = (next(gpu_train.text(50, 8, 400)) for _ in range(2))
     np.testing.assert_array_equal(x, again)
@@ -250,8 +262,8 @@ def test_losses_are_pytorchs():
     with fake_cupy.installed():
         _, ours, held = gpu_train.Ours(TINY, 2, "float32").turn(1, 3)
         assert gpu_train.Ours(TINY, 2, "float32", graph=True).turn(1, 3)[1] == ours
-    for mode in (None, "default"):
-        seconds, theirs, _ = gpu_train.PyTorch(TINY, 2, "float32", mode).turn(1, 3)
+    for mode, cudnn in ((None, False), ("default", False), ("default", True)):
+        seconds, theirs, _ = gpu_train.PyTorch(TINY, 2, "float32", mode, cudnn).turn(1, 3)
         assert len(seconds) == 3 and len(ours) == 4 and held > 0
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
@@ -300,7 +312,7 @@ def test_a_wrong_kernel_is_seen(monkeypatch):
 
 @needs_emulator
 @pytest.mark.parametrize("part, only, entries", [
-    ("kernels", "layer_norm", 7), ("train", "char float16", 1), ("generate", "float32 1 x", 2)])
+    ("kernels", "layer_norm", 7), ("train", "char float16", 1), ("train", "curves", 1), ("generate", "float32 1 x", 2)])
 def test_a_rehearsal(part, only, entries, tmp_path, monkeypatch, capsys):
     """Processes and all, as on a card, but for PyTorch."""
     monkeypatch.setattr(turns, "HAVE_TORCH", False)
