@@ -38,6 +38,21 @@ template<int N, class E> __device__ __forceinline__ void load(float (&v)[N], con
     }
 }
 
+// The same of two arrays, of which neither waits for the other.
+template<int N, class E> __device__ __forceinline__ void load(float (&v)[N], const E* p, float (&w)[N], const E* q,
+                                                              long long n) {
+    if (n >= N && ((size_t)p | (size_t)q) % 16 == 0) {
+#pragma unroll
+        for (int k = 0; k < N; k += 16 / sizeof(E)) {
+            uint4 first = load16(p + k), second = load16(q + k);
+            unpack<E>(first, v + k), unpack<E>(second, w + k);
+        }
+    } else {
+        load(v, p, n);
+        load(w, q, n);
+    }
+}
+
 // p[k] = v[k] for k < n.
 template<int N, class E> __device__ __forceinline__ void store(E* p, const float (&v)[N], long long n) {
     if (n >= N && (size_t)p % 16 == 0) {
