@@ -17,7 +17,7 @@ from minigrad.fused.cross_entropy import cross_entropy, linear_cross_entropy
 from minigrad.fused.dropout import dropout, keep_mask
 from minigrad.fused.embedding import embedding
 from minigrad.fused.gelu import gelu
-from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.layer_norm import add_layer_norm, layer_norm
 from minigrad.fused.linear import linear
 from minigrad.fused.mlp import mlp
 from minigrad.fused.relu import relu
@@ -300,6 +300,15 @@ CASES += [Case(layer_norm, [x, x[-1:], x[-1:]], params, **normed) for x, params 
     ((70, 7), {}), ((130, 33), {})]]                                      # more rows than a kernel has chunks
 CASES += [Case(layer_norm, [np.array([[5.0, 5.0, 5.0], [100, 101, 99], [1e-20, -1e-20, 0.0]]), (3,), (3,)],
                smooth=False, **normed)]
+
+
+def torch_add_layer_norm(t, x, r, w, b, eps=1e-5):
+    return x + r, t.nn.functional.layer_norm(x + r, w.shape, w, b, eps)
+
+
+CASES += [Case(add_layer_norm, [x, r, x[-1:], x[-1:]], params, torch=torch_add_layer_norm) for x, r, params in [
+    ((3, 8), (3, 8), {}), ((2, 3, 5), (2, 3, 5), dict(eps=0.3)), ((8,), (8,), {}), ((3, 7), (2, 3, 1), {}),
+    ((0, 4), (0, 4), {}), ((4, 1), (4, 1), {}), ((130, 33), (130, 33), {})]]
 
 affine = dict(torch=lambda t, x, w, b: t.nn.functional.linear(x, w.T, b))
 CASES += [Case(linear, list(args), **affine) for args in [

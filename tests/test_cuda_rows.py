@@ -14,8 +14,9 @@ from minigrad.backend import dtype_of
 from minigrad.emulator import emulator
 from minigrad.fused import columns_gpu, layer_norm_gpu
 from minigrad.fused.embedding import embedding
-from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.layer_norm import add_layer_norm, layer_norm
 from minigrad.ops import elementwise
+from minigrad.recompute import recompute
 from minigrad.tensor import DONE, SKIP, Slot
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
@@ -77,6 +78,38 @@ def test_layer_norm_adds_its_gradient_to_what_there_is(D, dtype):
         alone, together = (backward(dy, *saved, into=(None,) * 3, so_far=g) for g in (None, more))
     assert together[0].dtype == x.dtype
     close(together, [alone[0].astype("f4") + more.astype("f4"), *alone[1:]], TOL[dtype], "so_far", dtypes=False)
+
+
+@every_dtype
+@pytest.mark.parametrize("D", [24, 800, 3073])
+def test_a_sum_and_its_layer_norm(D, dtype, few_blocks):
+    """Both outputs to the bit what one op after the other gives. A gradient that nobody sends is none."""
+    case = Case(add_layer_norm, [(19, D), (19, D), (D,), (D,)])
+    x, r, w, b = arrays = case.arrays(dtype)
+    close(run(add_layer_norm, arrays, {}, "emulated"), run(add_layer_norm, arrays, {}, "reference"), TOL[dtype], f"{D}")
+    with using("emulated"):
+        (forward, backward), (norm, norm_backward) = (kernels.choose(op, arrays) for op in (add_layer_norm, layer_norm))
+        (s, y), saved = forward(*arrays)
+        np.testing.assert_array_equal(s, sums.plus.reference(x, r))
+        np.testing.assert_array_equal(y, norm(s, w, b)[0])
+        for ds in (None, x):
+            for got, want in zip(backward((ds, r), *saved)[1:], norm_backward(r, *saved, so_far=ds), strict=True):
+                np.testing.assert_array_equal(got, want)
+        assert [g is x for g in backward((x, None), *saved)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_block_that_is_computed_again_keeps_every_bit(pre_norm):
+    found, ids = [], np.arange(12).reshape(2, 6)
+    for around in (None, recompute):
+        model = GPT(GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=16, pre_norm=pre_norm), seed=0)
+        for block in model.h:
+            block.around = around
+        with using("emulated"):
+            model.loss(ids, ids).backward()
+        found.append([p.grad for p in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_no_pass_is_taken_to_add_up_a_residual_path(monkeypatch):

@@ -55,15 +55,17 @@ template<int N> __device__ __forceinline__ void team_sum(float (&v)[N], int team
     }
 }
 
-// mu, rstd (N,): written.
-extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) forward(const T* x, const T* w, const T* b,
-                                                                              float eps, int N, int D, int team, T* y,
-                                                                              float* mu, float* rstd) {
-    enum { W, B, X };                                       // x has two places, by turns
+// mu, rstd (N,): written. With r, what is normalised is s = x + r, rounded, and s is written too.
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) forward(const T* x, const T* r, const T* w,
+                                                                              const T* b, float eps, int N, int D,
+                                                                              int team, T* s, T* y, float* mu,
+                                                                              float* rstd) {
+    enum { W, B, X, R = X + 2 };                            // x and r have two places each
     int teams = blockDim.x / team, mine = threadIdx.x / team, next = gridDim.x * teams, n = blockIdx.x * teams + mine;
     auto fetch_row = [&](int n, int turn) {
         long long row = (long long)n * D;
         fetch(X + turn, x + row, n < N ? D : 0, team);
+        if (r) fetch(R + turn, r + row, n < N ? D : 0, team);
         commit_copies();
     };
     fetch(W, w, D, team);
@@ -77,6 +79,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) forward(co
 #pragma unroll
         for (MINE(k, i)) {
             unpack(v[k], *place(X + turn, k));
+            if (r) {
+                float more[PACK];
+                unpack(more, *place(R + turn, k));
+                for (int j = 0; j < PACK; j++) v[k][j] = float(T(v[k][j] + more[j]));    // [LN7]
+                if (n < N) store(s + row + i, v[k], D - i);
+            }
             for (int j = 0; j < PACK; j++) sum[0] += v[k][j];
         }
         fetch_row(n + 2 * next, turn);
@@ -103,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) forward(co
 
 // Each team keeps its share of dw and db in registers. Those of a block are added up, always in the same order, and
 // become its row of parts (blocks, 2, D), which add_rows() adds up.
-// more, or null: what x's gradient has got from elsewhere, and dx is the sum.
+// more, or null: what x's gradient has got from elsewhere, and dx is the sum [LN8].
 extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) backward(const T* dy, const T* x, const T* w,
                                                                                 const float* mu, const float* rstd,
                                                                                 int N, int D, int team, const T* more,
