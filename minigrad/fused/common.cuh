@@ -64,8 +64,8 @@ template<int N, class E> __device__ __forceinline__ void store(E* p, const float
     }
 }
 
-// The pack at p, of which n entries are there, zeros beyond. WHOLE: all are, at a boundary of 16 bytes, so that it is one
-// load, without a question: several of them can be under way before the first is waited for.
+// The pack at p, of which n entries are there, zeros beyond. WHOLE: all are, at a boundary of 16 bytes; it is one load
+// then, without a question, and several of them can be under way before the first is waited for.
 template<bool WHOLE> __device__ __forceinline__ uint4 load_pack(const T* p, long long n) {
     if constexpr (WHOLE) {
         return load16(p);

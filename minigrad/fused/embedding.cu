@@ -174,7 +174,7 @@ extern "C" __global__ void join(const int2* order, int N, int C, float beta, con
 extern "C" __global__ void clear(const int2* order, int N, int V, int C, float* dw) {
     __shared__ int absent[SORTERS];
     int first = blockIdx.x * blockDim.x, v = first + threadIdx.x, low = 0, high = N;
-    while (low < high) {                                    // entries before low are smaller, those from high on are not
+    while (low < high) {                                    // before low are smaller ids, from high on none
         int middle = (low + high) / 2;
         if (order[middle].x < v) low = middle + 1;
         else high = middle;

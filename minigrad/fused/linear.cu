@@ -5,7 +5,8 @@ constexpr int WARPS = 8, WIDTH = 32 * PACK;                 // of a block: of WI
 constexpr int AHEAD = 8;                                    // rows that a warp asks for before it looks at the first
 
 // s += every WARPS-th row of dy from n to the end, each of D entries, of which `left` are this lane's or beyond.
-template<bool WHOLE> __device__ __forceinline__ void add(float (&s)[PACK], const T* dy, int n, int end, int D, int left) {
+template<bool WHOLE> __device__ __forceinline__ void add(float (&s)[PACK], const T* dy, int n, int end, int D,
+                                                         int left) {
     for (; n < end; n += AHEAD * WARPS) {
         const T* from = dy + (long long)n * D;
         uint4 raw[AHEAD];
