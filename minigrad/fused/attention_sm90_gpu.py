@@ -5,7 +5,7 @@ from minigrad.fused.attention_common_gpu import grid, told
 from minigrad.fused.hopper_gpu import ROW, TYPES, tensor_map
 from minigrad.kernels import SIZES, cuda
 
-ROWS, STAGES, BOX, THREADS = 128, 2, 64, 384       # as there
+ROWS, STAGES, BOX, KEYS, AHEAD, GROUP = 128, 2, 64, 64, 4, 128      # as there; threads of a warpgroup
 HEADS = [size["HEAD"] for size in SIZES["attention_sm90"]]
 
 
@@ -25,8 +25,8 @@ def forward(qkv, n_head, dropout):
     (B, T, C3), xp = qkv.shape, xp_of(qkv)
     y, lse = xp.empty((B, T, C3 // 3), qkv.dtype), xp.empty((B, n_head, T), "float32")
     program, head, blocks = _how(qkv, n_head)
-    shared = _bytes(head, ROWS + 2 * STAGES * 128, 1 + 4 * STAGES)
-    program.forward[blocks, THREADS, shared](_map(qkv, 3 * n_head), *told(qkv, n_head, dropout), y, lse)
+    shared = _bytes(head, ROWS + 2 * AHEAD * KEYS, 1 + 2 * AHEAD)
+    program.forward[blocks, 2 * GROUP, shared](_map(qkv, 3 * n_head), *told(qkv, n_head, dropout), y, lse)
     return y, (qkv, y, lse, n_head, dropout)
 
 
@@ -37,9 +37,9 @@ def backward(dy, qkv, y, lse, n_head, dropout):
     program, head, blocks = _how(qkv, n_head)
     given, tile = (_map(qkv, 3 * n_head), _map(dy, n_head), *told(qkv, n_head, dropout)), 128 if head == 64 else 64
     shared = _bytes(head, 2 * ROWS + 2 * STAGES * tile, 1 + 2 * STAGES)
-    program.backward_q[blocks, THREADS, shared](*given, dy, y, lse, delta, dx)
+    program.backward_q[blocks, 3 * GROUP, shared](*given, dy, y, lse, delta, dx)
     shared = _bytes(head, 2 * ROWS + 2 * STAGES * 64, 1 + 2 * STAGES) + STAGES * 2 * 64 * lse.itemsize
-    program.backward_kv[blocks, THREADS, shared](*given, lse, delta, dx)
+    program.backward_kv[blocks, 3 * GROUP, shared](*given, lse, delta, dx)
     return (dx,)
 
 
