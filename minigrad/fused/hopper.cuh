@@ -68,6 +68,12 @@ __device__ __forceinline__ void load_box(void* to, const TensorMap& map, Barrier
 #undef LOAD_BOX
 #undef LANDS
 
+// The map's box into L2: for who will copy it, but has no room yet.
+__device__ __forceinline__ void prefetch_box(const TensorMap& map, int x, int y) {
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map), "r"(x), "r"(y)
+                 : "memory");
+}
+
 // A tile as wgmma wants it named: from p on, 8 rows every 1024 bytes. Sixteen entries further along a row: 32 bytes
 // further. across: bytes from one tile to the next, for what lies transposed and is wider than 64.
 __device__ __forceinline__ uint64_t tile_at(const void* p, int across) {
@@ -111,12 +117,21 @@ __device__ __forceinline__ void wgmma(float (&d)[HALF], const uint32_t (&a)[4], 
               "+f"(d[i + 6]), "+f"(d[i + 7])
 #define R32 R8(0), R8(8), R8(16), R8(24)
 #define R64 R32, R8(32), R8(40), R8(48), R8(56)
+#define R128 R64, R8(64), R8(72), R8(80), R8(88), R8(96), R8(104), R8(112), R8(120)
 #define D32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define D64 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
             "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define D128 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+             "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+             "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+             "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+             "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+             "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA(E, NAME, TRANSPOSED, HALF, COLUMNS, I, J, K, L, M, N) \
     template<> __device__ __forceinline__ void wgmma<E, TRANSPOSED, HALF>(float (&d)[HALF], uint64_t a, uint64_t b, \
                                                                          bool add) { \
@@ -133,7 +148,8 @@ __device__ __forceinline__ void wgmma(float (&d)[HALF], const uint32_t (&a)[4], 
     }
 #define WGMMA_OF(E, NAME, TRANSPOSED) \
     WGMMA(E, NAME, TRANSPOSED, 32, 64, 32, 33, 34, 35, 36, 37) \
-    WGMMA(E, NAME, TRANSPOSED, 64, 128, 64, 65, 66, 67, 68, 69)
+    WGMMA(E, NAME, TRANSPOSED, 64, 128, 64, 65, 66, 67, 68, 69) \
+    WGMMA(E, NAME, TRANSPOSED, 128, 256, 128, 129, 130, 131, 132, 133)
 WGMMA_OF(__half, "f16", 0)
 WGMMA_OF(__half, "f16", 1)
 WGMMA_OF(__nv_bfloat16, "bf16", 0)
@@ -141,8 +157,10 @@ WGMMA_OF(__nv_bfloat16, "bf16", 1)
 #undef R8
 #undef R32
 #undef R64
+#undef R128
 #undef D32
 #undef D64
+#undef D128
 #undef WGMMA
 #undef WGMMA_OF
 
