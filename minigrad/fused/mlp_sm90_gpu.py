@@ -5,9 +5,10 @@ from minigrad.fused.attention_sm90_gpu import is_hopper
 from minigrad.fused.hopper_gpu import ROW, TYPES, tensor_map
 from minigrad.kernels import cuda
 
-ROWS, COLUMNS, DEEP, STAGES, GROUPS, MINE, ACROSS = 128, 256, 64, 4, 2, 64, 64       # as there
+ROWS, COLUMNS, DEEP, LEFT, RIGHT, GROUPS, ACROSS = 128, 128, 64, 6, 3, 2, 64         # as there
 THREADS, PIECE = 384, 16                                # PIECE: bytes, of which rows must be whole multiples
-SHARED = 2 * (STAGES * (ROWS + COLUMNS) * DEEP + GROUPS * 2 * MINE * ACROSS) + 8 * (2 * STAGES + 4 * GROUPS)
+SHARED = (2 * ((LEFT + GROUPS * RIGHT) * ROWS * DEEP + GROUPS * 2 * ACROSS * ACROSS)
+          + 8 * 2 * (LEFT + GROUPS * RIGHT + GROUPS * 2))
 
 
 def takes(x, w):
@@ -32,15 +33,15 @@ def forward(x, w, b):
 def backward(dy, w, u):
     """(du, parts of its sums over rows, for add_rows), du = (dy w^T) gelu'(u).  dy (M, K), w (N, K), u (M, N)"""
     (M, K), N, xp = dy.shape, len(w), xp_of(dy)
-    du, parts = xp.empty((M, N), dy.dtype), xp.empty((-(-M // MINE), 1, N), "float32")
+    du, parts = xp.empty((M, N), dy.dtype), xp.empty((-(-M // ACROSS), 1, N), "float32")
     cuda("mlp_sm90", dy.dtype).backward[blocks(xp, M, N), THREADS, SHARED](
-        _map(dy, ROWS), _map(w, COLUMNS), _map(u, MINE), M, N, K, du, parts)             # [ML4-6]
+        _map(dy, ROWS), _map(w, COLUMNS), _map(u, ACROSS), M, N, K, du, parts)             # [ML4-6]
     return du, parts
 
 
 def blocks(xp, M, N):
     """One for each multiprocessor, if there are tiles for them."""
-    return min(multiprocessors(xp), -(-M // ROWS) * -(-N // COLUMNS))
+    return min(multiprocessors(xp), -(-M // ROWS) * -(-N // (GROUPS * COLUMNS)))
 
 
 @backend.kept
