@@ -6,6 +6,7 @@ COMMANDS = {
     "ops": "the error of every op's gradient, by finite differences",
     "cuda": "registers, spills and shared memory of every CUDA kernel; needs no GPU",
     "gpu": "on an NVIDIA GPU: kernels, training and generation, right or wrong, beside floors and PyTorch",
+    "gpu-trace": "on an NVIDIA GPU: where the time of a training step goes, kernel by kernel; ours or PyTorch's",
     "step": "a training step beside PyTorch's and beside what this machine could do at best",
     "memory": "where the bytes of a training step are, beside a prediction, and what recompute saves",
     "scaling": "the cost of a token against context, width and depth, beside its formula",
@@ -23,7 +24,7 @@ COMMANDS = {
 
 def main(argv):
     if argv and argv[0] in COMMANDS:
-        return importlib.import_module(f"bench.{argv[0]}").main(argv[1:])
+        return importlib.import_module("bench." + argv[0].replace("-", "_")).main(argv[1:])
     asked = not argv or argv[0] in ("-h", "--help")
     if not asked:
         print(f"bench: got {argv[0]!r}; expected one of {', '.join(COMMANDS)}\n", file=sys.stderr)

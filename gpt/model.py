@@ -53,11 +53,11 @@ class GPTConfig:
         expect(name in PRESETS, "preset", repr(name), f"one of {', '.join(PRESETS)}")
         return replace(cls(**PRESETS[name]), **changes)
 
-    def describe(self, memory=None, dtype="float32", T=None):
+    def describe(self, memory=None, dtype="float32", T=None, device="cpu"):
         """Print parameters by part, operations per token, bytes of activations and of keys and values, and how many
-        rows of T tokens (default: block_size) fit into so many GiB of memory (default: this machine's)."""
+        rows of T tokens (default: block_size) fit into so many GiB of a device's memory (default: this machine's)."""
         from gpt.sizes import describe
-        print(describe(self, memory, dtype, T))
+        print(describe(self, memory, dtype, T, device))
 
 
 class Attention(Module):

@@ -1,6 +1,7 @@
 r"""What a model costs, from its configuration alone: parameters, operations and memory, before a byte of it is taken.
 
     python -m gpt.sizes gpt2 gpt2-xl --memory 24         what fits into 24 GiB
+    python -m gpt.sizes gpt2 --memory 80 --device gpu --dtype bfloat16
 
 V tokens, N positions (block_size), L layers of width C with H heads; s bytes in a stored number: 4 in float32, 2 in
 bfloat16 and float16, 8 in float64; w in one that sums are taken in: 4, and 8 in float64.
@@ -19,18 +20,19 @@ Memory in training. What lives from step to step: parameters (in full: 16-bit on
 bytes, float16 keeps a whole copy beside it), gradients, two moments of AdamW:
     P (max(s, 4) + 3 w),   float16: P (2 + 4 + 12)                                                 [SZ3]
 What forward keeps for backward, for a token: per layer the two sums on the residual path (2 C entries), queries, keys
-and values (3 C), what attention gives (C) and the MLP's inside (4 C); mean and deviation of two layer norms, and the
-logarithm of attention's sum. What layer norm and GELU give is computed again. At the end the input of the last layer
-norm, and what it keeps (in GPT-1, which has none, the embeddings), and the gradient that the head has found already:
-    A = L (10 s C + w (4 + H)) + s C + 2 w + w C                                                   [SZ4]
+and values (3 C), what attention gives (C) and the MLP's inside (4 C), together K = 10; mean and deviation of two layer
+norms, and the logarithm of attention's sum. What layer norm and GELU give is computed again. A GPU has more memory than
+time and keeps it: there K = 12, and 16 with GELU. At the end the input of the last layer norm, and what it keeps (in
+GPT-1, which has none, the embeddings; on a GPU those stand in place of the last result, which nobody keeps), and the
+gradient that the head has found already:
+    A = L (K s C + w (4 + H)) + s C + 2 w + w C                                                    [SZ4]
 With recompute (minigrad/recompute.py) a layer keeps its input alone, and one at a time has the rest as well:
-    A' = L s C + (9 s C + w (4 + H)) + s C + 2 w + w C                                             [SZ5]
+    A' = L s C + ((K - 1) s C + w (4 + H)) + s C + 2 w + w C                                       [SZ5]
 On top comes what a step needs for a moment, the larger of two. In the head: its input, N' = B T rows of it, and a chunk
-of R rows of logits, with their gradient beside it if s = 2. In the last MLP on the way back: dy, GELU's output rebuilt,
-its gradient and the gradient of its input:
-    max(s N' C + w R V (+ s R V),  13 s N' C)                                                      [SZ6]
-These are a CPU's. A GPU has more memory than time: it keeps what GELU gives, 4 s C more a layer and token, and takes up
-to 1 GiB of logits at once.
+of R rows of logits, with their gradient beside it if s = 2; on a GPU, where it takes their place, G = 1 GiB of logits
+at most. In the last MLP on the way back: dy, GELU's output rebuilt (not on a GPU), its gradient and the gradient of its
+input:
+    max(s N' C + w R V (+ s R V),  13 s N' C),   GPU: max(s N' C + min(s N' V, G),  9 s N' C)      [SZ6]
 In generation, keys and values of every position:
     K = 2 L s C                                                                                    [SZ7]
 """
@@ -81,26 +83,29 @@ def standing(c, dtype="float32"):
     return {"parameters": (w + (2 if dtype == "float16" else 0)) * P, "gradients": w * P, "moments": 2 * w * P}  # [SZ3]
 
 
-def activations(c, dtype="float32", recompute=False):
+def activations(c, dtype="float32", recompute=False, device="cpu"):
     """Bytes that forward keeps for backward, for a token."""
-    s, L, C = entry(dtype), c.n_layer, c.n_embd
-    w = max(s, 4)
-    inside, end = 10 * s * C + w * (4 + c.n_head), (s + w) * C + 2 * w * c.pre_norm
+    s, L, C, gpu = entry(dtype), c.n_layer, c.n_embd, device == "gpu"
+    w, K = max(s, 4), 10 + gpu * (6 if c.activation == "gelu" else 2)
+    inside, end = K * s * C + w * (4 + c.n_head), w * C + (s * C + 2 * w if c.pre_norm else 0 if gpu else s * C)
     return L * s * C + inside - s * C + end if recompute else L * inside + end                     # [SZ4,5]
 
 
-def temporaries(c, tokens, dtype="float32"):
+def temporaries(c, tokens, dtype="float32", device="cpu"):
     """Bytes that a training step needs for a moment."""
     from minigrad.fused.cross_entropy import rows_of_chunk
     s, C, V = entry(dtype), c.n_embd, c.vocab_size
+    if device == "gpu":
+        return max(s * tokens * C + min(s * tokens * V, GIB), 9 * s * tokens * C)                  # [SZ6]
     w, R = max(s, 4), min(tokens, rows_of_chunk(V, s))
     return max(s * tokens * C + (w if s > 2 else w + s) * R * V, 13 * s * tokens * C)              # [SZ6]
 
 
-def training(c, rows, T, dtype="float32", recompute=False):
+def training(c, rows, T, dtype="float32", recompute=False, device="cpu"):
     """Bytes of a training step of so many rows of T tokens; the interpreter and its libraries come on top."""
     tokens = rows * T
-    return sum(standing(c, dtype).values()) + tokens * activations(c, dtype, recompute) + temporaries(c, tokens, dtype)
+    return (sum(standing(c, dtype).values()) + tokens * activations(c, dtype, recompute, device)
+            + temporaries(c, tokens, dtype, device))
 
 
 def cache(c, dtype="float32"):
@@ -131,8 +136,9 @@ def entry(dtype):
     return BYTES[str(dtype)]
 
 
-def describe(c, memory=None, dtype="float32", T=None):
-    """What the model costs, as text. memory: GiB to fit it into (default: this machine's); T: tokens in a row."""
+def describe(c, memory=None, dtype="float32", T=None, device="cpu"):
+    """What the model costs on a device, as text. memory: GiB to fit it into (default: this machine's); T: tokens in a
+    row."""
     T = T or c.block_size
     memory = memory or machine()
     expect(memory > 0, "memory", memory, "GiB above 0")
@@ -143,15 +149,15 @@ def describe(c, memory=None, dtype="float32", T=None):
     lines += [f"    {name:30}{n:>15,}{n / P:8.1%}" for name, n in parts(c).items()]
     lines += [f"a token in a row of {T}, F = 2 (12 L C^2 + V C) + 2 L C (T + 1)",
               f"    {'forward':30}{F / 1e9:15,.3f} GFLOP", f"    {'training, 3 F':30}{3 * F / 1e9:15,.3f} GFLOP",
-              f"memory, {dtype}"]
-    for name, n in (("activations of a token", activations(c, dtype)),
-                    ("the same with recompute", activations(c, dtype, True)),
+              f"memory of a {device.upper()}, {dtype}"]
+    for name, n in (("activations of a token", activations(c, dtype, False, device)),
+                    ("the same with recompute", activations(c, dtype, True, device)),
                     ("keys and values of a token", cache(c, dtype)),
                     ("from step to step", sum(standing(c, dtype).values()))):
         lines.append(f"    {name:30}{n:>15,} bytes")
     lines.append(f"rows of {T} tokens that fit into {memory:g} GiB")
-    for name, fits in (("training", lambda n: training(c, n, T, dtype) <= byte),
-                       ("training with recompute", lambda n: training(c, n, T, dtype, True) <= byte),
+    for name, fits in (("training", lambda n: training(c, n, T, dtype, False, device) <= byte),
+                       ("training with recompute", lambda n: training(c, n, T, dtype, True, device) <= byte),
                        ("generation", lambda n: generation(c, n, T, dtype) <= byte)):
         lines.append(f"    {name:30}{largest(fits):>15,}")
     return "\n".join(lines)
@@ -169,10 +175,11 @@ def main(argv=None):
     parser.add_argument("presets", nargs="*", metavar="PRESET", default=["gpt2"], help=f"of {', '.join(PRESETS)}")
     parser.add_argument("--memory", type=float, default=machine(), help="GiB to fit them into")
     parser.add_argument("--dtype", choices=BYTES, default="float32", help="how parameters are stored")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where they are trained")
     parser.add_argument("--context", type=int, help="tokens in a row (default: all positions)")
     args = parser.parse_args(argv)
     try:
-        print("\n\n".join(describe(GPTConfig.preset(name), args.memory, args.dtype, args.context)
+        print("\n\n".join(describe(GPTConfig.preset(name), args.memory, args.dtype, args.context, args.device)
                           for name in args.presets))
     except ValueError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -37,7 +37,7 @@ COMPUTE = dict.fromkeys(cublaslt.REAL, cublaslt.COMPUTE_32F)
 if TF32 == "1":
     COMPUTE["f"] = cublaslt.COMPUTE_32F_FAST_TF32
 WORKSPACE = 32 << 20           # bytes, for each stream: what NVIDIA advises for Hopper
-GUESSES = 8                    # algorithms that are timed
+GUESSES = 24                   # algorithms that are timed
 WORTH = 1 << 30                # operations of a product for which it is done: less is over in a few microseconds
 PLANS = 2048                   # that are kept: the products of generation have another shape for every token
 ALIGNED = 16                   # bytes: no load is longer

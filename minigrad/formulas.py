@@ -2,20 +2,19 @@
 
     python -m minigrad.formulas              contents, then all pages
     python -m minigrad.formulas layer_norm   one op: signature, formulas, derivation, implementations
-    python -m minigrad.formulas --html DIR   the book as DIR/index.html, a cited number being a link to its equation
+    python -m minigrad.formulas --html DIR   the book as DIR/index.html, its formulas drawn, sources beside them
 """
 import argparse
 import difflib
-import html
 import importlib
 import inspect
 import os
 import pkgutil
-import re
 import sys
 import textwrap
 from pathlib import Path
 
+from minigrad import book
 from minigrad.tensor import Op
 
 HERE = Path(__file__).parent
@@ -63,9 +62,9 @@ def chapter(module, functions):
     return "\n\n".join([f"{title}\n{'=' * len(title)}", about, *map(entry, functions)])
 
 
-def contents(book):
+def contents(found):
     lines = ["Contents", "========", ""]
-    for module, functions in book.items():
+    for module, functions in found.items():
         names = ", ".join(f.__name__ for f in functions)
         lines.append(textwrap.fill(names, 110, initial_indent=f"{path_of(module):34}", subsequent_indent=" " * 34))
     return "\n".join(lines)
@@ -73,38 +72,23 @@ def contents(book):
 
 def page(name):
     """What the book says about one op: its entry, and the derivation if its file is about nothing else."""
-    book = chapters()
-    for module, functions in book.items():
+    found = chapters()
+    for module, functions in found.items():
         for f in functions:
             if f.__name__ == name:
                 parts = [entry(f), "  ".join(["In", path_of(module), *kernels_of(module)])]
                 if ".fused." in module.__name__:
                     parts.append(inspect.cleandoc(module.__doc__))
                 return "\n\n".join(parts)
-    names = [f.__name__ for functions in book.values() for f in functions]
+    names = [f.__name__ for functions in found.values() for f in functions]
     near = difflib.get_close_matches(name, names, 3, 0.5)
     raise SystemExit(f"formulas: got {name!r}; expected an op. Hint: "
                      + (f"{' or '.join(near)}?" if near else "without a name, the contents come first"))
 
 
 def whole_book():
-    book = chapters()
-    return "\n\n\n".join([contents(book), *(chapter(*item) for item in book.items())])
-
-
-def as_html(text):
-    """The text as it is. [LN3] where it first ends a line is the equation itself, anywhere else a link to it."""
-    seen = set()
-
-    def mark(match):
-        number, end = match.groups()
-        if end is None or number in seen:
-            return f'<a href="#{number}">[{number}]</a>'
-        seen.add(number)
-        return f'<b id="{number}">[{number}]</b>'
-
-    text = re.sub(r"\[([A-Z]{2}\d+)\]($)?", mark, html.escape(text, quote=False), flags=re.M)
-    return f'<!doctype html><meta charset="utf-8"><title>Formulas</title>\n<pre>\n{text}\n</pre>\n'
+    found = chapters()
+    return "\n\n\n".join([contents(found), *(chapter(*item) for item in found.items())])
 
 
 def main(argv=None):
@@ -112,13 +96,12 @@ def main(argv=None):
     parser.add_argument("op", nargs="?", help="one op's page; without it, the whole book")
     parser.add_argument("--html", metavar="DIR", type=Path, help="write DIR/index.html instead of printing")
     args = parser.parse_args(argv)
-    text = page(args.op) if args.op else whole_book()
     if args.html:
         args.html.mkdir(parents=True, exist_ok=True)
-        (args.html / "index.html").write_text(as_html(text), encoding="utf-8")
+        (args.html / "index.html").write_text(book.page(chapters()), encoding="utf-8")
         return
     try:
-        print(text, flush=True)
+        print(page(args.op) if args.op else whole_book(), flush=True)
     except BrokenPipeError:                               # the reader, head or less, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -24,8 +24,9 @@ a residual path this saves a pass over it.
 A forward may declare into as well: one that finds gradients on its way does less where nobody needs them, and may
 borrow a slot's array to keep one in.
 
-@op(cheap=True) marks a function that is quicker to run again than its result is to keep. The ops that use the result
-and would save it are given a promise instead, and its forward runs once more when their backward wants the array.
+@op(cheap=True) marks a function that a CPU runs again more quickly than it keeps the result. There the ops that use
+the result and would save it are given a promise instead, and its forward runs once more when their backward wants the
+array. A GPU has more memory than time, and keeps it.
 
 Ownership: dy and saved are borrowed, returned gradients may alias dy, and only arrays that forward itself
 allocated and saved may be overwritten by backward. The engine copies before it adds in place.
@@ -349,7 +350,8 @@ class Op:
         if wanted and mode is True:
             if promised:
                 saved = tuple(Promise(promised[id(s)]) if id(s) in promised else s for s in saved)
-            again = functools.partial(forward, *arrays, **params) if self.cheap else None
+            cheap = self.cheap and kernels.device_for(arrays, self.name) == "cpu"
+            again = functools.partial(forward, *arrays, **params) if cheap else None
             node = Node(self.name, backward, saved, parents, len(y) if isinstance(y, tuple) else 0, again)
         elif wanted:                                    # recompute's first run: remember who was there, nothing else
             mode.update((id(a), a) for a, parent in zip(args, parents) if parent is not NOBODY)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import gpu, gpu_generate, gpu_kernels, gpu_report, gpu_sides, gpu_train, turns
+from bench import gpu, gpu_generate, gpu_kernels, gpu_report, gpu_sides, gpu_trace, gpu_train, turns
 from bench.gpu_sides import SHORT, Failed, Side
 from gpt import GPT, GPTConfig
 from minigrad import backend
@@ -328,3 +328,22 @@ def test_a_rehearsal(part, only, entries, tmp_path, monkeypatch, capsys):
     found = json.loads(file.read_text())["parts"][part]["entries"]
     assert len(found) == 1 + entries and {e["status"] for e in found} == {"ok"}
     assert "Nothing failed" in file.with_suffix(".md").read_text()
+
+
+def test_a_trace_is_added_up_by_kernel_and_grid():
+    def event(name, ts, dur, grid):
+        about = {"grid": grid, "block": [32, 1, 1], "registers per thread": 9}
+        return {"name": name, "ts": ts, "dur": dur, "args": about}
+    events = [event("a|b", 0, 1000, [1, 1, 1]), event("c", 500, 100, [2, 1, 1]), event("a|b", 1500, 3000, [1, 1, 1]),
+              event("a|b", 5000, 500, [7, 1, 1])]
+    said = list(gpu_trace.table(events, 2))
+    assert said[0] == "A step: 2.30 ms in kernels and copies, 0.50 ms between them."
+    assert [line.split(" | ")[:5] for line in said[4:-1]] == [
+        ["| 2.00", "1", "2000.0", "a/b", "1x1x1"], ["| 0.25", "0.5", "500.0", "a/b", "7x1x1"],
+        ["| 0.05", "0.5", "100.0", "c", "2x1x1"]]
+
+
+def test_a_trace_wants_a_gpu(capsys):
+    if backend.cupy() is not None:
+        pytest.skip("there is a GPU")
+    assert gpu_trace.main([]) == 2 and "no GPU" in capsys.readouterr().err

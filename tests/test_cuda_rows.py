@@ -22,19 +22,24 @@ pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COM
 every_dtype = pytest.mark.parametrize("dtype", TOL)
 
 
+@pytest.fixture
+def few_blocks(monkeypatch):
+    """Each team of layer_norm.cu has several rows."""
+    monkeypatch.setattr(layer_norm_gpu, "FORWARD", 2)
+    monkeypatch.setattr(layer_norm_gpu, "BACKWARD", 2)
+
+
 @every_dtype
 @pytest.mark.parametrize("D", [9, 767, 768, 769, 1600, 3072, 3073])
-def test_layer_norm_of_rows_of_any_length(D, dtype, monkeypatch):
-    """A warp takes up to 768 entries, beyond that a block, up to 3072. Few warps: each has several rows."""
-    monkeypatch.setattr(layer_norm_gpu, "WARPS", 8)
+def test_layer_norm_of_rows_of_any_length(D, dtype, few_blocks):
+    """A warp takes up to 768 entries, two of them twice as many, four up to 3072."""
     case = Case(layer_norm, [(19 if D < 769 else 9, D), (D,), (D,)])
     arrays = case.arrays(dtype)
     close(run(layer_norm, arrays, {}, "emulated"), run(layer_norm, arrays, {}, "reference"), TOL[dtype], f"D = {D}")
 
 
 @every_dtype
-def test_layer_norm_does_not_depend_on_the_schedule(dtype, monkeypatch):
-    monkeypatch.setattr(layer_norm_gpu, "WARPS", 8)
+def test_layer_norm_does_not_depend_on_the_schedule(dtype, few_blocks):
     got = []
     for D in (100, 800):
         arrays = Case(layer_norm, [(21, D), (D,), (D,)]).arrays(dtype)
@@ -45,6 +50,19 @@ def test_layer_norm_does_not_depend_on_the_schedule(dtype, monkeypatch):
             for a, b in zip(got[0], other, strict=True):
                 np.testing.assert_array_equal(a, b)
         got.clear()
+
+
+@every_dtype
+def test_layer_norm_of_rows_that_begin_anywhere(dtype):
+    """They need not be aligned, though their length would allow it."""
+    arrays = Case(layer_norm, [(9, 24), (24,), (24,)]).arrays(dtype)
+
+    def shifted(a):
+        room = np.zeros(a.size + 1, a.dtype)
+        room[1:] = a.reshape(-1)
+        return room[1:].reshape(a.shape)
+    want = run(layer_norm, arrays, {}, "reference")
+    close(run(layer_norm, arrays, {}, "emulated", shifted), want, TOL[dtype], "shifted")
 
 
 @every_dtype

@@ -3,6 +3,11 @@
 Most of them also run without a card, on the stand-in for CuPy and with kernels in the emulator. So what a card is asked
 is known to be asked rightly; whether it answers rightly, only -m gpu on a machine with one tells.
 """
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 from opcases import CASES, Case
@@ -21,6 +26,7 @@ from minigrad.emulator import emulator, fake_cupy
 from minigrad.fused import attention_sm90_gpu, mlp_sm90_gpu
 from minigrad.fused.attention import attention
 from nn import AdamW, clip_grad_norm
+from train import checkpoint
 from train.config import Config
 from train.data import Ahead
 from train.precision import Scale
@@ -216,3 +222,51 @@ def test_it_writes_what_the_cpu_writes():
         losses(model, AdamW(model.parameters(), lr=1e-2), Scale(), range(5))     # so that no two tokens are as likely
         texts.append([generate(model, [[1, 2, 3], [4]], 8, temperature=t, seed=7) for t in (0, 0.8)])
     assert texts[0] == texts[1]
+
+
+# ------------------------------------------------------------------------------------------------ as a user would
+
+SMALL = ["--n_layer", "2", "--n_head", "2", "--n_embd", "64", "--block_size", "64", "--tokens_per_step", "1024",
+         "--device_batch", "16", "--eval_tokens", "4096", "--samples", "0"]
+
+
+def command(*flags):
+    return [sys.executable, "-m", "train.run", "--backend", "cupy", *SMALL, *map(str, flags)]
+
+
+def train(*flags, expected=0):
+    """What python -m train.run has to say, in a process of its own."""
+    done = subprocess.run(command(*flags), capture_output=True, text=True, timeout=300)
+    assert done.returncode == expected, done.stderr
+    return done.stdout + done.stderr
+
+
+def weights(folder):
+    return (next(iter(checkpoint.steps(folder).values())) / "model.safetensors").read_bytes()
+
+
+@on_a_card_alone
+@pytest.mark.parametrize("flags", [[], ["--graph"], ["--dtype", "float16", "--dropout", "0.1"]], ids=" ".join)
+def test_a_run_that_ctrl_c_stopped_goes_on_to_the_same_bits(flags, tmp_path):
+    train("--steps", 400, "--out", tmp_path / "whole", *flags)
+    out = tmp_path / "parts"
+    stopped = subprocess.Popen(command("--steps", 400, "--out", out, *flags), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
+    try:
+        while not ((out / "log.jsonl").exists() and (out / "log.jsonl").read_text().count("loss") > 3):
+            assert stopped.poll() is None, stopped.stderr.read()
+            time.sleep(0.02)
+        stopped.send_signal(signal.SIGINT)
+        _, said = stopped.communicate(timeout=60)
+    finally:
+        stopped.kill()
+    assert stopped.returncode == 130, said
+    train("--resume", out, "--steps", 400)
+    assert weights(tmp_path / "whole") == weights(out)
+
+
+@on_a_card_alone
+def test_too_many_rows_are_refused_with_a_number_that_fits(tmp_path):
+    said = train("--n_embd", 1024, "--n_head", 16, "--n_layer", 12, "--block_size", 1024, "--device_batch", 4096,
+                 "--tokens_per_step", 4096 * 1024, "--steps", 2, "--out", tmp_path / "run", expected=2)
+    assert "out of memory" in said and "--device_batch" in said

@@ -8,7 +8,8 @@ from bench.memory import held
 from gpt import GPT, GPTConfig, sizes
 from gpt.cache import Cache
 from gpt.presets import PARAMETERS, PRESETS
-from minigrad import no_grad
+from minigrad import no_grad, using
+from minigrad.emulator import emulator
 from minigrad.recompute import recompute
 from minigrad.tensor import probe
 from nn import init
@@ -67,6 +68,24 @@ def test_activations_are_what_the_graph_holds(dtype, pre_norm, activation, again
     assert found == sizes.activations(c, dtype, again) - in_head - at_work - spare
 
 
+@pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("pre_norm", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_activations_on_a_gpu(dtype, pre_norm, activation, again):
+    c = GPTConfig(vocab_size=50, block_size=8, n_layer=3, n_head=2, n_embd=32, pre_norm=pre_norm,
+                  activation=activation)
+    model = GPT(c).to(dtype=dtype)
+    for block in model.h if again else ():
+        block.around = recompute
+    with using("emulated"):
+        found = held(model.hidden(np.zeros((2, 8), np.int64))) / 16
+    C, s = c.n_embd, sizes.entry(dtype)
+    inside = 15 * s * C if activation == "gelu" else 11 * s * C
+    assert found == sizes.activations(c, dtype, again, "gpu") - 4 * C - again * (inside + 4 * (4 + c.n_head))
+
+
 @given(c=configs(), data=st.data())
 @settings(max_examples=30)
 def test_operations_are_those_of_the_products(c, data):
@@ -92,11 +111,12 @@ def test_keys_and_values_are_what_the_cache_holds():
         assert cache.k.nbytes + cache.v.nbytes == 3 * 64 * sizes.cache(c, dtype)
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("dtype", sizes.BYTES)
-def test_as_many_rows_as_fit_and_not_one_more(dtype, again):
+def test_as_many_rows_as_fit_and_not_one_more(dtype, again, device):
     def fits(n):
-        return sizes.training(GPTConfig.preset("gpt2"), n, 1024, dtype, again) <= 24 * sizes.GIB
+        return sizes.training(GPTConfig.preset("gpt2"), n, 1024, dtype, again, device) <= 24 * sizes.GIB
     n = sizes.largest(fits)
     assert n > 0 and fits(n) and not fits(n + 1)
 
@@ -120,6 +140,9 @@ def test_the_command(capsys):
     assert sizes.main(["gpt1", "gpt2-xl", "--memory", "80", "--context", "256"]) == 0
     out = capsys.readouterr().out
     assert "116,534,784" in out and "1,557,611,200" in out and "rows of 256 tokens that fit into 80 GiB" in out
+    assert sizes.main(["gpt2", "--dtype", "bfloat16", "--device", "gpu"]) == 0
+    want = sizes.activations(GPTConfig.preset("gpt2"), "bfloat16", device="gpu")
+    assert f"memory of a GPU, bfloat16\n    activations of a token{want:>23,}" in capsys.readouterr().out
     assert sizes.main(["gpt5"]) == 2
     assert "gpt2-medium" in capsys.readouterr().err
     assert sizes.main(["gpt2", "--memory", "-1"]) == 2

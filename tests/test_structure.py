@@ -17,9 +17,9 @@ MAY = {"minigrad": set(), "nn": {"minigrad"}, "gpt": {"nn", "minigrad"}, "tok": 
        "train": {"gpt", "nn", "minigrad", "tok"}, "bench": {"gpt", "nn", "minigrad", "tok", "train"}}
 
 # Inside minigrad every module stands on a floor, and imports only from floors below its own.
-FLOORS = [{"check", "scalar", "cache"}, {"backend"}, {"special"}, {"jit_cpu"}, {"fork_cpu", "math_cpu"}, {"pool"},
-          {"gemm_cpu", "openblas_cpu"}, {"blas", "emulator"}, {"kernels", "cublaslt"},
-          {"sums", "blas_gpu", "fake_cupy"}, {"sums_cpu", "sums_gpu"}, {"tensor"},
+FLOORS = [{"check", "scalar", "cache", "typeset"}, {"backend"}, {"special"}, {"jit_cpu"}, {"fork_cpu", "math_cpu"},
+          {"pool"}, {"gemm_cpu", "openblas_cpu"}, {"blas", "emulator"}, {"kernels", "cublaslt"},
+          {"sums", "blas_gpu", "fake_cupy"}, {"sums_cpu", "sums_gpu"}, {"tensor"}, {"book"},
           {"ops", "fused", "recompute", "gradcheck", "formulas", "profile"}, {"methods"}, {"__init__"}]
 
 # Other people's packages: the only files that may import them. numba's own floor is llvmlite.

@@ -248,17 +248,18 @@ class Begun:
 def short_of_memory(run, error):
     """What to do about it."""
     config, sizes = run.config, run.model.config
+    how = config.block_size, config.dtype, config.recompute > 0, device_of(config)
     total = backend.memory()["total"] or machine() * GIB
 
     def fits(rows):
-        return training(sizes, rows, config.block_size, config.dtype, config.recompute > 0) <= total
+        return training(sizes, rows, *how) <= total
     rows = config.tokens_per_step // config.block_size       # of a step; micro-batches divide them
     most = max((n for n in range(1, min(rows, largest(fits)) + 1) if rows % n == 0), default=0)
     hint = f"--device_batch {most}" if 0 < most < config.device_batch else ""
     ways = [way for way in (hint, "" if config.recompute else "--recompute 1") if way] or ["a smaller model"]
     return (f"out of memory: {error}\n{config.device_batch} rows of {config.block_size} tokens need about "
-            f"{training(sizes, config.device_batch, config.block_size, config.dtype, config.recompute > 0) / GIB:.1f} "
-            f"GiB; there are {total / GIB:.1f}, and others may use some of it. Hint: {' or '.join(ways)}")
+            f"{training(sizes, config.device_batch, *how) / GIB:.1f} GiB; there are {total / GIB:.1f}, and others may "
+            f"use some of it. Hint: {' or '.join(ways)}")
 
 
 def train(run, interrupt):
