@@ -21,7 +21,7 @@ from bench.gpu_sides import CupyClock, TorchClock, card, timed
 from gpt.sizes import entry
 from minigrad import backend, formulas, kernels, using
 from minigrad.backend import asnumpy, dtype_of, is_float, to_device
-from minigrad.fused import attention_sm90_gpu
+from minigrad.fused import attention_sm90_gpu, mlp_gpu, mlp_sm90_gpu
 from minigrad.fused.adamw import masters, whole
 from minigrad.fused.layer_norm import add_layer_norm
 from minigrad.fused.mlp import mlp
@@ -294,14 +294,21 @@ WAYS = {"bfloat16": ("FLASH_ATTENTION", "CUDNN_ATTENTION"), "float16": ("FLASH_A
 
 
 def our_ways(name, dtype, compute):
-    """{title: argument} of our sides of a row: on Hopper there are two ways to take attention."""
-    both = name.startswith("attention") and compute == "90" and dtype != "float32"
-    return {"ours": ""} | ({"ours by mma.sync": "mma.sync"} if both else {})
+    """{title: argument} of our sides of a row: on Hopper some can be taken in more ways than the one that is."""
+    others = HOPPERS.get(name.split(",")[0], ()) if compute == "90" and dtype != "float32" else ()
+    return {"ours": ""} | {f"ours by {how}": how for how in others}
+
+
+HOPPERS = {"attention": ("mma.sync",), "mlp": ("cuBLASLt", "wgmma")}
 
 
 def taken(how):
-    """A context in which attention is taken as it is on cards before Hopper, if how says so."""
-    return mock.patch.object(attention_sm90_gpu, "takes", lambda *_: False) if how else nullcontext()
+    """A context in which attention or mlp is taken as on cards before Hopper, if how says so; or mlp by its kernels for
+    Hopper though they may not be the fastest."""
+    never = lambda *_: False
+    return {"": nullcontext(), "mma.sync": mock.patch.object(attention_sm90_gpu, "takes", never),
+            "cuBLASLt": mock.patch.object(mlp_sm90_gpu, "takes", never),
+            "wgmma": mock.patch.object(mlp_gpu, "by_time", lambda like, name, ways: ways["hopper"]())}[how]
 
 
 def ways(name, dtype):

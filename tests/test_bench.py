@@ -596,7 +596,7 @@ def test_a_seed_draws_the_same_bugs_of_every_kind():
 
 
 def test_the_tests_of_a_kernel_are_named_after_it():
-    assert planted_cuda.stems("minigrad/fused/tiles.cuh") == ["attention", "attention_sm90"]
+    assert planted_cuda.stems("minigrad/fused/tiles.cuh") == ["attention", "attention_sm90", "mlp_sm90"]
     assert planted_cuda.stems("minigrad/fused/philox.cuh") == ["attention", "attention_sm90", "dropout"]
     assert planted_cuda.stems("minigrad/fused/relu.cu") == ["relu"] and len(planted_cuda.stems("common.cuh")) > 7
 

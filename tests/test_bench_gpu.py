@@ -50,16 +50,21 @@ def test_long_attention_has_as_many_tokens():
     assert rows["attention"].args[0].shape == (8, 8, 96) and rows["attention, long"].args[0].shape == (2, 32, 96)
 
 
-def test_on_hopper_attention_is_taken_in_two_ways():
-    from minigrad.fused import attention_sm90_gpu
+def test_on_hopper_there_are_ways_to_compare():
+    from minigrad.fused import attention_sm90_gpu, mlp_gpu, mlp_sm90_gpu
     assert list(gpu_kernels.our_ways("attention, long", "float16", "90")) == ["ours", "ours by mma.sync"]
+    assert list(gpu_kernels.our_ways("mlp", "bfloat16", "90")) == ["ours", "ours by cuBLASLt", "ours by wgmma"]
     assert [list(gpu_kernels.our_ways(*given)) for given in (
         ("attention", "float32", "90"), ("attention", "bfloat16", "80"), ("gelu", "bfloat16", "90"))] == [["ours"]] * 3
-    before = attention_sm90_gpu.takes
+    before = attention_sm90_gpu.takes, mlp_sm90_gpu.takes, mlp_gpu.by_time
     with gpu_kernels.taken("mma.sync"):
-        assert attention_sm90_gpu.takes(None, 1) is False
+        assert attention_sm90_gpu.takes(None, 1) is False and mlp_sm90_gpu.takes is before[1]
+    with gpu_kernels.taken("cuBLASLt"):
+        assert mlp_sm90_gpu.takes(None, None) is False and attention_sm90_gpu.takes is before[0]
+    with gpu_kernels.taken("wgmma"):
+        assert mlp_gpu.by_time(None, "mlp", dict(together=None, hopper=lambda: "it")) == "it"
     with gpu_kernels.taken(""):
-        assert attention_sm90_gpu.takes is before
+        assert (attention_sm90_gpu.takes, mlp_sm90_gpu.takes, mlp_gpu.by_time) == before
 
 
 def test_rows_are_as_many_as_fit():

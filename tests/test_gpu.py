@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from opcases import CASES, Case
 from test_cuda_attention import SHAPES
+from test_cuda_mlp_sm90 import SHAPES as MLP_SHAPES
+from test_cuda_mlp_sm90 import arrays_of as mlp_arrays
+from test_cuda_mlp_sm90 import kernels as mlp_kernels
+from test_cuda_mlp_sm90 import reference as mlp_reference
 from test_cuda_ops import TOL, no_denormals
 from test_ops import close, run
 
@@ -19,7 +23,7 @@ from gpt import GPT, GPTConfig, generate
 from minigrad import Tensor, backend
 from minigrad.backend import asnumpy
 from minigrad.emulator import emulator, fake_cupy
-from minigrad.fused import attention_sm90_gpu
+from minigrad.fused import attention_sm90_gpu, mlp_sm90_gpu
 from minigrad.fused.attention import attention
 from nn import AdamW, clip_grad_norm
 from train import checkpoint
@@ -90,6 +94,19 @@ def test_attention_has_no_tail_that_is_wrong(B, T, H, D, hopper, monkeypatch):
             arrays = case.arrays(dtype)
             close(run(attention, on_card(arrays), case.params, "auto"),
                   run(attention, exact(arrays), case.params, "reference"), tol, f"{dtype}, {dropout}", dtypes=False)
+
+
+@on_a_card_alone
+@pytest.mark.parametrize("dtype", mlp_sm90_gpu.TYPES)
+@pytest.mark.parametrize("M, K, N", [*MLP_SHAPES, (1000, 768, 3072), (4099, 1600, 6400)])
+def test_an_mlp_has_no_tail_that_is_wrong(M, K, N, dtype):
+    """By the kernels for Hopper, whatever is the fastest."""
+    given = mlp_arrays(M, K, N, dtype)
+    if not mlp_sm90_gpu.takes(*on_card(given[:2])):
+        pytest.skip("not a Hopper GPU")
+    got = [asnumpy(a) for a in mlp_kernels(*on_card(given))]
+    close(got[:3], mlp_reference(*given)[:3], TOL[dtype], f"{M} x {K} x {N}", dtypes=False)
+    close(got[3:], [got[2].astype("f8").sum(0)], 1e-5, "sums of what was rounded", dtypes=False)
 
 
 @on_a_card_alone

@@ -29,10 +29,11 @@ def backward(dy, x, w, biased, into):
     return dx, *parameters(x.reshape(-1, w.shape[0]), rows, into[1], into[2] if biased else SKIP)
 
 
-def parameters(x, dy, into_w, into_b):
-    """(dw, db) of [LI3,4] for rows x (N, in) and dy (N, out), as a backward returns them."""
+def parameters(x, dy, into_w, into_b, sums=None):
+    """(dw, db) of [LI3,4] for rows x (N, in) and dy (N, out), as a backward returns them. sums: parts of dy's sums over
+    rows, for add_rows, where they are there already."""
     if into_w is SKIP:
-        return None, None if into_b is SKIP else add_rows(column_sums(dy), 0, into_b)
+        return None, None if into_b is SKIP else add_rows(column_sums(dy) if sums is None else sums, 0, into_b)
     xp, shape = xp_of(x), (x.shape[1], dy.shape[1])
     dw, beta = (xp.empty(shape, "float32"), 0.0) if into_w is None else into_w.claim()
 
@@ -45,14 +46,12 @@ def parameters(x, dy, into_w, into_b):
         gemm(x.T, dy, dw, beta)                                                          # [LI3]
         return column_sums(dy)
 
-    db = None
-    if into_b is SKIP:
-        gemm(x.T, dy, dw, beta)
+    if into_b is SKIP or sums is not None:
+        gemm(x.T, dy, dw, beta)                                                          # [LI3]
     else:
         sums = by_time(x, f"linear backward {x.shape} {dy.shape} {x.dtype.char}",
                        dict(together=together, apart=apart), (dw, beta), trial=lambda: (xp.empty_like(dw), 0.0))
-        db = add_rows(sums, 0, into_b)
-    return dw if into_w is None else DONE, db
+    return dw if into_w is None else DONE, add_rows(sums, 0, into_b)
 
 
 def column_sums(dy):
