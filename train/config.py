@@ -49,9 +49,12 @@ class Config:
     downloads: str = setting("runs/downloads", "where texts of the catalogue are kept")
     deduplicate: bool = setting(True, "leave out documents whose text has come before (not of verse)")
     couplets: int = setting(100_000, "how many couplets verse composes", low=1)
-    split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text")
+    split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text (not of a folder whose files "
+                           "are named train, val and test: there the names say it)")
     tokenizer: str = setting("char", "char, bpe, or the file of a trained tokenizer", fixed=True)
     vocab_size: int = setting(1024, "tokens that bpe learns (char and files bring their own)", low=257, fixed=True)
+    special: bool = setting(False, "read the names of special tokens in the text as those tokens, but for "
+                            "<|endoftext|>", fixed=True)
     align: bool = setting(True, "begin training windows where a document begins, if one block reaches back that far")
     shards: str = setting("runs/shards", "where tokenized text is kept for later runs on the same data")
 
