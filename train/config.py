@@ -86,6 +86,8 @@ class Config:
     spike_size: float = setting(6.0, "standard deviations above the mean of recent losses that make a leap", low=0)
 
     eval_every: int = setting(250, "steps between validations", opens="evaluation", low=1)
+    patience: int = setting(0, "end the run after so many validations in a row that were no better than the best (0: "
+                            "never)", low=0)
     save_every: int = setting(0, "steps between checkpoints (0: as between validations)", low=0)
     keep: int = setting(2, "newest checkpoints that stay, beside the best", low=1)
     background: bool = setting(True, "write checkpoints while training goes on, from a copy of parameters and moments")
