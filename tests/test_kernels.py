@@ -100,9 +100,8 @@ def test_a_kernel_keeps_the_most_shared_memory_that_it_was_promised():
         def __call__(self, grid, block, arguments, shared_mem=0):
             assert shared_mem <= self.max_dynamic_shared_size_bytes
 
-    class Program:
-        emulated = types.SimpleNamespace(get_function=lambda name, function=Function(): function)
-
-    launcher = kernels.Launcher(Program(), "forward")
+    function = Function()
+    program = types.SimpleNamespace(emulated=types.SimpleNamespace(get_function=lambda name: function))
+    launcher = kernels.Launcher(program, "forward")
     for shared in 100, 60_000, 100_000, 60_000, 100_000, 0:
         launcher[1, 32, shared](np.zeros(1))
