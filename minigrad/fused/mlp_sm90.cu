@@ -166,11 +166,6 @@ __device__ __forceinline__ void put(T* x, Chunk& chunk, Place to, Problem p) {
             if (to.i + row + k < p.M) store16(x + (long long)k * p.N, load16(at(chunk, row + k, column)));
 }
 
-__device__ __forceinline__ float2 floats_of(uint32_t pair) {
-    const T* e = (const T*)&pair;
-    return make_float2(float(e[0]), float(e[1]));
-}
-
 // exp(-2u) of [GE3,4]: the logistic function is 1 / (1 + it).
 __device__ __forceinline__ float power(float v) {
     return exp2f(v * (-2.0f * LOG2_E * C + -2.0f * LOG2_E * C * A * (v * v)));
@@ -213,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
 #pragma unroll
             for (int e = 0; e < ACROSS / 2; e += 2) {
                 int k = c % 2 * ACROSS / 2 + e;
-                float2 add = floats_of(bias[k / 4]);
+                float2 add = floats_of<T>(bias[k / 4]);
                 float v = d[c / 2][k] + add.x, w = d[c / 2][k + 1] + add.y;              // [ML1]
                 *pair_at(of_u, first, e) = pair_of<T>(v, w);
                 *pair_at(of_h, first, e) =
@@ -301,15 +296,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward(const __grid_c
             for (int e = 0; e < ACROSS / 4; e++) two[e] = *pair_at(chunk, first, 2 * e);
 #pragma unroll
             for (int e = 0; e < ACROSS / 4; e++) {
-                float2 its_u = floats_of(two[e]);
+                float2 its_u = floats_of<T>(two[e]);
                 int k = c % 2 * ACROSS / 2 + 2 * e;
                 *pair_at(chunk, first, 2 * e) =
                     pair_of<T>(sloped(d[c / 2][k], its_u.x), sloped(d[c / 2][k + 1], its_u.y));          // [ML5]
             }
+            fence_async();                                  // a copy is to write there next
             group_sync(2 + group, 128);
             put(du, chunk, to, p);
-            if (to.i < M && to.j < N) add_columns(parts + (long long)(to.i / ACROSS) * N + to.j, chunk, N - to.j);
-            fence_async();                                                               // [ML6]
+            if (to.i < M && to.j < N)
+                add_columns(parts + (long long)(to.i / ACROSS) * N + to.j, chunk, N - to.j);             // [ML6]
             __syncwarp();                                   // all lanes have read the chunk
             leave(shared.of_chunks[group], chunks);
         }
