@@ -16,6 +16,7 @@ constexpr int ROWS = 128, COLUMNS = 128;                    // of a warpgroup's 
 constexpr int DEEP = 64, LEFT = 6, RIGHT = 3;               // entries of a sum that a step adds; pieces of the factors
 constexpr int GROUPS = 2, THREADS = 128 * (GROUPS + 1);     // warpgroups that multiply, and one that fetches
 constexpr int LEAD = 4;                                     // steps of the first before the second begins
+static_assert(LEAD <= LEFT && 2 * LEAD > LEFT);
 constexpr int ACROSS = 64, CHUNKS = 4;                      // sums leave in chunks of 64 rows and columns, two by two
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float C = 0.7978845608028654f, A = 0.044715f;     // sqrt(2 / pi), and the cubic term's weight
@@ -125,7 +126,8 @@ __device__ __forceinline__ void fetch_right(Shared& shared, const TensorMap& rig
         }
 }
 
-// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles.
+// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles. At barrier 1 the second one
+// waits for the first, which cannot come there again before that: it would be more than LEFT steps ahead.
 template<bool BY_COLUMNS>
 __device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& shared, int group, int& t, Problem p) {
     int steps = (p.K + DEEP - 1) / DEEP;
