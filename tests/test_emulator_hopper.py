@@ -365,6 +365,34 @@ OTHERS = {
 
 
 @in_every_schedule
+def test_a_copy_comes_to_where_threads_wrote_after_their_fence(backwards, early):
+    refill = """
+        T* tile = (T*)aligned_shared();
+        Barrier* full = (Barrier*)(tile + 4096);
+        if (threadIdx.x == 0) {
+            barrier_init(full, 1);
+            fence_async();
+        }
+        for (int i = threadIdx.x; i < 4096; i += 128) tile[i] = T(1.0f);
+        fence_async();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            barrier_expect(full, 8192);
+            load_box(tile, a, full, 0, 0);
+        }
+        barrier_wait(full, 0);
+        c[threadIdx.x] = float(tile[threadIdx.x]);"""
+    a, c = np.full((64, 64), 7, "f2"), np.zeros(128, "f")
+    right, wrong = kernels([refill, refill.replace("fence_async();\n        __sync", "__sync")], MAPS)
+    given = tensor_map(a, (64, 64)), tensor_map(a, (64, 64)), c, np.int32(0)
+    with schedule(backwards, early):
+        right((1,), (128,), given, 8200)
+        assert (c == 7).all()
+        with pytest.raises(Fault, match="copies a box to byte .* no fence.proxy.async since thread .* wrote it"):
+            wrong((1,), (128,), given, 8200)
+
+
+@in_every_schedule
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_mistakes_are_named(name, backwards, early):
     k = kernels([body for body, _ in OTHERS.values()], "float* y")[list(OTHERS).index(name)]

@@ -212,6 +212,17 @@ void land(const Transfer& t) {
     end_phase(b);
 }
 
+// What threads wrote, copies and products come to after a fence of who wrote it (PTX: the async proxy).
+void check_proxy(const Array& a, size_t at, size_t bytes, const char* what, const void* where) {
+    for (size_t g = at / a.granule; g < (at + bytes) / a.granule; g++) {
+        const Record& r = a.records[g];
+        bool by_thread = r.written >= m.started && r.written < MBARRIER && r.writer < LANDED;
+        if (by_thread && m.fibers[r.writer % m.threads].proxied <= r.written)
+            stop(where, "%s byte %zu of %s, and no fence.proxy.async since %s wrote it", what, g * a.granule,
+                 name_of(a), name_of_thread(r.writer));
+    }
+}
+
 void load_box(void* to, const TensorMap& map, const int* at, unsigned rank, void* mbarrier) {
     const void* where = __builtin_return_address(0);
     Mbarrier& b = mbarrier_at(mbarrier, where);
@@ -226,6 +237,7 @@ void load_box(void* to, const TensorMap& map, const int* at, unsigned rank, void
     rows_of(t, [&](char* row, const char* from, int before, int count) {
         if (count) touched(from + before * map.entry, count * map.entry, READ, false, where);
         find(row, 128, WRITE, false, where);
+        check_proxy(*a, row - a->begin, 128, "copies a box to", where);
         check_order(*a, row - a->begin, 128, WRITE, where);
         mark(row, 128, COPYING);
     });
@@ -285,10 +297,8 @@ void check_piece(size_t at, const void* where) {
         if (!ordered(a, r.writer, r.written, me, m.current->number / 32))
             stop(where, "race at byte %zu of %s: read by a wgmma, and no barrier since %s wrote it", g * a.granule,
                  name_of(a), name_of_thread(r.writer));
-        if (r.writer < LANDED && m.fibers[r.writer % m.threads].proxied <= r.written)
-            stop(where, "a wgmma reads byte %zu of %s, and no fence.proxy.async since %s wrote it", g * a.granule,
-                 name_of(a), name_of_thread(r.writer));
     }
+    check_proxy(a, at, 16, "a wgmma reads", where);
 }
 
 // What is written must not be read any more.

@@ -2,7 +2,7 @@
 from minigrad import backend
 from minigrad.backend import xp_of
 from minigrad.fused.attention_common_gpu import grid, told
-from minigrad.fused.hopper_gpu import ROW, TYPES, tensor_map
+from minigrad.fused.hopper_gpu import ROW, TYPES, is_hopper, tensor_map
 from minigrad.kernels import SIZES, cuda
 
 ROWS, STAGES, BOX, KEYS, AHEAD, GROUP = 128, 2, 64, 64, 4, 128      # as there; threads of a warpgroup
@@ -14,11 +14,6 @@ def takes(qkv, n_head):
     size = qkv.shape[-1] // 3 // n_head
     return (backend.on_gpu(qkv) and is_hopper() and qkv.dtype.name in TYPES and size % 8 == 0 and size <= HEADS[-1]
             and qkv.size > 0)
-
-
-@backend.kept
-def is_hopper():
-    return backend.cupy().cuda.Device().compute_capability == "90"
 
 
 def forward(qkv, n_head, dropout):

@@ -13,6 +13,12 @@ TYPES = {"float16": 6, "bfloat16": 9}              # CUtensorMapDataType
 NO_INTERLEAVE, SWIZZLE_128B, L2_256B, ZEROS = 0, 3, 3, 0
 
 
+@backend.kept
+def is_hopper():
+    """Is the GPU one? Its own instructions (sm_90a) run on no other, later ones included."""
+    return backend.cupy().cuda.Device().compute_capability == "90"
+
+
 def tensor_map(x, box):
     """An argument of a kernel: x (2 to 5 axes, the last one contiguous), and how much of each axis a copy takes: box.
 

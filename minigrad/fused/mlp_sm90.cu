@@ -16,6 +16,7 @@ constexpr int ROWS = 128, COLUMNS = 128;                    // of a warpgroup's 
 constexpr int DEEP = 64, LEFT = 6, RIGHT = 3;               // entries of a sum that a step adds; pieces of the factors
 constexpr int GROUPS = 2, THREADS = 128 * (GROUPS + 1);     // warpgroups that multiply, and one that fetches
 constexpr int LEAD = 4;                                     // steps of the first before the second begins
+static_assert(LEAD <= LEFT && 2 * LEAD > LEFT);
 constexpr int ACROSS = 64, CHUNKS = 4;                      // sums leave in chunks of 64 rows and columns, two by two
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float C = 0.7978845608028654f, A = 0.044715f;     // sqrt(2 / pi), and the cubic term's weight
@@ -125,7 +126,8 @@ __device__ __forceinline__ void fetch_right(Shared& shared, const TensorMap& rig
         }
 }
 
-// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles.
+// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles. At barrier 1 the second one
+// waits for the first, which cannot come there again before that: it would be more than LEFT steps ahead.
 template<bool BY_COLUMNS>
 __device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& shared, int group, int& t, Problem p) {
     int steps = (p.K + DEEP - 1) / DEEP;
@@ -164,11 +166,6 @@ __device__ __forceinline__ void put(T* x, Chunk& chunk, Place to, Problem p) {
 #pragma unroll
         for (int k = 0; k < 16; k += 4)
             if (to.i + row + k < p.M) store16(x + (long long)k * p.N, load16(at(chunk, row + k, column)));
-}
-
-__device__ __forceinline__ float2 floats_of(uint32_t pair) {
-    const T* e = (const T*)&pair;
-    return make_float2(float(e[0]), float(e[1]));
 }
 
 // exp(-2u) of [GE3,4]: the logistic function is 1 / (1 + it).
@@ -213,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
 #pragma unroll
             for (int e = 0; e < ACROSS / 2; e += 2) {
                 int k = c % 2 * ACROSS / 2 + e;
-                float2 add = floats_of(bias[k / 4]);
+                float2 add = floats_of<T>(bias[k / 4]);
                 float v = d[c / 2][k] + add.x, w = d[c / 2][k + 1] + add.y;              // [ML1]
                 *pair_at(of_u, first, e) = pair_of<T>(v, w);
                 *pair_at(of_h, first, e) =
@@ -301,15 +298,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward(const __grid_c
             for (int e = 0; e < ACROSS / 4; e++) two[e] = *pair_at(chunk, first, 2 * e);
 #pragma unroll
             for (int e = 0; e < ACROSS / 4; e++) {
-                float2 its_u = floats_of(two[e]);
+                float2 its_u = floats_of<T>(two[e]);
                 int k = c % 2 * ACROSS / 2 + 2 * e;
                 *pair_at(chunk, first, 2 * e) =
                     pair_of<T>(sloped(d[c / 2][k], its_u.x), sloped(d[c / 2][k + 1], its_u.y));          // [ML5]
             }
+            fence_async();                                  // a copy is to write there next
             group_sync(2 + group, 128);
             put(du, chunk, to, p);
-            if (to.i < M && to.j < N) add_columns(parts + (long long)(to.i / ACROSS) * N + to.j, chunk, N - to.j);
-            fence_async();                                                               // [ML6]
+            if (to.i < M && to.j < N)
+                add_columns(parts + (long long)(to.i / ACROSS) * N + to.j, chunk, N - to.j);             // [ML6]
             __syncwarp();                                   // all lanes have read the chunk
             leave(shared.of_chunks[group], chunks);
         }

@@ -1,12 +1,13 @@
 """Launches mlp_sm90.cu. Formula, names and [ML] numbers: mlp.py."""
+import numpy as np
+
 from minigrad import backend
 from minigrad.backend import xp_of
-from minigrad.fused.attention_sm90_gpu import is_hopper
-from minigrad.fused.hopper_gpu import ROW, TYPES, tensor_map
+from minigrad.fused.hopper_gpu import TYPES, is_hopper, tensor_map
 from minigrad.kernels import cuda
 
 ROWS, COLUMNS, DEEP, LEFT, RIGHT, GROUPS, ACROSS = 128, 128, 64, 6, 3, 2, 64         # as there
-THREADS, PIECE = 384, 16                                # PIECE: bytes, of which rows must be whole multiples
+THREADS, PIECE = 384, 16                                # PIECE: bytes, of which rows are a whole multiple
 SHARED = (2 * ((LEFT + GROUPS * RIGHT) * ROWS * DEEP + GROUPS * 2 * ACROSS * ACROSS)
           + 8 * 2 * (LEFT + GROUPS * RIGHT + GROUPS * 2))
 
@@ -23,19 +24,22 @@ def on_hopper(x):
 
 def forward(x, w, b):
     """(u, h) = (x w + b, gelu(x w + b)).  x (M, K), w (K, N), b (N,) -> (M, N) twice"""
+    x, w, b = map(regular, (x, w, b))                       # maps are of addresses: these live until the launch
     (M, K), N, xp = x.shape, w.shape[1], xp_of(x)
     u, h = (xp.empty((M, N), x.dtype) for _ in range(2))
     cuda("mlp_sm90", x.dtype).forward[blocks(xp, M, N), THREADS, SHARED](
-        _map(x, ROWS), _map(w, DEEP), _regular(b), M, N, K, u, h)                        # [ML1,2]
+        tensor_map(x, (ROWS, DEEP)), tensor_map(w, (DEEP, ACROSS)), b, M, N, K, u, h)    # [ML1,2]
     return u, h
 
 
 def backward(dy, w, u):
     """(du, parts of its sums over rows, for add_rows), du = (dy w^T) gelu'(u).  dy (M, K), w (N, K), u (M, N)"""
+    dy, w, u = map(regular, (dy, w, u))
     (M, K), N, xp = dy.shape, len(w), xp_of(dy)
     du, parts = xp.empty((M, N), dy.dtype), xp.empty((-(-M // ACROSS), 1, N), "float32")
     cuda("mlp_sm90", dy.dtype).backward[blocks(xp, M, N), THREADS, SHARED](
-        _map(dy, ROWS), _map(w, COLUMNS), _map(u, ACROSS), M, N, K, du, parts)             # [ML4-6]
+        tensor_map(dy, (ROWS, DEEP)), tensor_map(w, (COLUMNS, DEEP)), tensor_map(u, (ACROSS, ACROSS)), M, N, K, du,
+        parts)                                                                           # [ML4-6]
     return du, parts
 
 
@@ -46,14 +50,10 @@ def blocks(xp, M, N):
 
 @backend.kept
 def multiprocessors(xp):
-    return xp.cuda.Device().attributes["MultiProcessorCount"] if xp is backend.cupy() else 2
+    return 2 if xp is np else xp.cuda.Device().attributes["MultiProcessorCount"]
 
 
-def _map(x, rows):
-    return tensor_map(_regular(x), (rows, ROW // x.itemsize))
-
-
-def _regular(x):
+def regular(x):
     """x, or a copy that lies as the kernels want it."""
     x = xp_of(x).ascontiguousarray(x)
     return x.copy() if (x.data.ptr if backend.on_gpu(x) else x.ctypes.data) % PIECE else x
