@@ -141,6 +141,30 @@ def test_rows_wider_than_the_vocabulary(dtype, V, width, e, monkeypatch):
         np.testing.assert_array_equal(g, got[0][1])
 
 
+@every_dtype
+@pytest.mark.parametrize("V, e", [(5, 0.1), (33, 0.0), (301, 0.1)])
+def test_logits_that_begin_anywhere(dtype, V, e):
+    """No row begins where 16 bytes do, nor where its gradient does. Of a token beyond V nothing is taken off."""
+    rng = np.random.default_rng(0)
+    z, y = rng.uniform(-9, 9, 3 * V + 1).astype(dtype_of(dtype))[1:].reshape(3, V), np.array([V - 1, -1, 0])
+    loss, saved = cross_entropy_gpu.forward(z, y, label_smoothing=e)
+    losses, want = rows_loss(z.astype("f8"), y, e, True)
+    dz, _ = cross_entropy_gpu.backward(np.float32(2), *saved)
+    close([loss, dz], [losses.sum() / 2, want], TOL[dtype], "cross_entropy", dtypes=False)
+    saved[4][0], want[0, V - 1] = V, want[0, V - 1] + 1 - e
+    close(cross_entropy_gpu.backward(np.float32(2), *saved)[:1], [want], TOL[dtype], "no such token", dtypes=False)
+
+
+@pytest.mark.parametrize("e", [0.0, 0.1])
+@pytest.mark.parametrize("m", [0.7, 1234.5, -1e6, 1e9, 2.0 ** 30, -(2.0 ** 31), 1e30])
+def test_losses_of_large_logits(m, e):
+    """2^(c z - b) is exp(z - m) but for a factor, which is taken out again; it must not be infinite."""
+    z = (np.float32(m) - np.abs(np.spacing(np.float32(m))) * np.array([[3, 0, 1, 1e6], [0, 0, 0, 0]], "f")).astype("f")
+    losses, g, y = np.ones(2, "f"), z.copy(), np.array([0, 2])
+    cross_entropy_gpu.rows(g, y, 4, e, g, losses)
+    close([losses, g], rows_loss(z.astype("f8"), y, e, True), TOL["float32"], "rows", dtypes=False)
+
+
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_what_a_slot_held_counts_only_if_it_is_added_to(beta):
     x, factor, out = np.arange(7, dtype="f"), np.full(1, 0.5, "f"), np.full(7, 3 if beta else np.nan, "f")
@@ -177,7 +201,8 @@ def test_adamw(dtype, n, step):
 
 @pytest.mark.parametrize("case", [c for c in KERNELS if c.smooth], ids=str)
 def test_gradients_by_finite_differences(case):
-    """The backward kernel against differences of the forward kernel, in float32, along one random direction."""
+    """The backward kernel against differences of the forward kernel, in float32, along one random direction. Each entry
+    of y is rounded; a loss is what is left of larger numbers that were."""
     arrays, rng = case.arrays("float32"), np.random.default_rng(2)
     along = [rng.uniform(-1, 1, a.shape).astype("f") if floats(a) else None for a in arrays]
     with using("emulated"):
@@ -194,7 +219,7 @@ def test_gradients_by_finite_differences(case):
         h = 2.0 ** -6
         differences = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
     size = sum(np.abs(da.astype("f8") * d).sum() for da, d in zip(got, along, strict=True) if d is not None)
-    noise = 2.0 ** -24 / h * np.abs(y.astype("f8") * v).sum()             # each entry of y is rounded to float32
+    noise = 2.0 ** -24 / h * (np.maximum(np.abs(y.astype("f8")), case.wide) * np.abs(v)).sum()
     assert abs(slope - differences) <= 2e-4 * size + 4 * noise
 
 

@@ -59,10 +59,20 @@ template<class E> CUEMU_SILENT void multiply_tiles(float (&d)[4], const uint32_t
     }
 }
 
-// Two entries in a register, the first in its lower half.
-template<class E> uint32_t pair_of(float low, float high) {
+// Two entries in a register, the first in its lower half: put there, taken out, and the larger of each two (a NaN only
+// where both are).
+template<class E> CUEMU_SILENT uint32_t pair_of(float low, float high) {
     E pair[2] = {E(low), E(high)};
     uint32_t bits;
     memcpy(&bits, pair, 4);
     return bits;
+}
+template<class E> CUEMU_SILENT float2 floats_of(uint32_t pair) {
+    E e[2];
+    memcpy(e, &pair, 4);
+    return {float(e[0]), float(e[1])};
+}
+template<class E> uint32_t larger_of(uint32_t a, uint32_t b) {
+    float2 v = floats_of<E>(a), w = floats_of<E>(b);
+    return pair_of<E>(fmaxf(v.x, w.x), fmaxf(v.y, w.y));
 }

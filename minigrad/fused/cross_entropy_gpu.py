@@ -26,16 +26,19 @@ def forward(logits, targets, *, label_smoothing=0.0, into=(None, SKIP)):
     xp, V = xp_of(logits), logits.shape[-1]
     formula.check(logits.shape, (V,), targets, label_smoothing, "cross_entropy")
     z, y = xp.ascontiguousarray(logits).reshape(-1, V), xp.ascontiguousarray(targets, dtype="int64").reshape(-1)
-    g, losses = None if into[0] is SKIP else xp.empty(z.shape, z.dtype), xp.empty(len(z), "float32")
-    rows(z, y, V, label_smoothing, g, losses)
+    losses, stats = xp.empty(len(z), "float32"), xp.empty((len(z), 2), "float32")
+    rows(z, y, V, label_smoothing, None, losses, stats)
     n = formula.count(y, losses.dtype)
-    return formula.total(losses, n), (g, n, logits.shape, logits.dtype)
+    return formula.total(losses, n), (z, n, logits.shape, logits.dtype, y, stats, label_smoothing)
 
 
-def backward(dy, g, n, shape, dtype, into=None):
-    if dtype.name not in REAL:
-        return formula.cross_entropy.reference_backward(dy, g, n, shape, dtype)
-    return scaled("scaled", g, dy / n, dtype).reshape(shape), None                       # [CE5]
+def backward(dy, z, n, shape, dtype, y=None, stats=None, e=0.0, into=None):
+    if stats is None:                                        # the reference's forward, whose g this z is
+        return formula.cross_entropy.reference_backward(dy, z, n, shape, dtype)
+    xp, (N, V) = xp_of(z), z.shape
+    dz = xp.empty(z.shape, dtype)
+    cuda("cross_entropy", dtype).slopes[N, threads(V * z.itemsize)](z, y, stats, scalar(xp, dy / n), V, float(e), dz)
+    return dz.reshape(shape), None
 
 
 def head_forward(x, w, targets, *, label_smoothing=0.0, into=(None, None, SKIP)):
@@ -65,23 +68,34 @@ def head_backward(dy, dx, dw, n, shape, dtype, into):
     if dtype.name not in REAL:
         return formula.linear_cross_entropy.reference_backward(dy, dx, dw, n, shape, dtype, into=into)
     if dx is not None:
-        dx = scaled("scaled_wide", dx, dy / n, dtype).reshape(shape)                     # [CE5]
+        dx = scaled(dx, dy / n, dtype).reshape(shape)                     # [CE5]
     if dw is not None and into[1] is not SKIP:
-        found, xp = dw.array, xp_of(dw.array)
+        found = dw.array
         array, beta = (found, 0.0) if into[1] is None else into[1].claim(dw)
         cuda("cross_entropy", "float32").add_scaled[-(-found.size // (4 * BLOCK)), BLOCK](
-            found, xp.asarray(dy / n, "float32").reshape(1), np.int64(found.size), float(beta), array)
+            found, scalar(xp_of(found), dy / n), np.int64(found.size), float(beta), array)
         dw = array if into[1] is None else DONE
     return dx, dw, None
 
 
-def rows(z, y, V, e, g, losses):
-    """Losses [CE1-3] of the rows of z, of which V columns are logits, and their g, which may be z; None: not wanted."""
-    xp, bytes = xp_of(z), -(-V * z.itemsize // 16) * 16
-    keep = g is not None and bytes <= room(xp, 0 if xp is np else xp.cuda.runtime.getDevice())
-    program, block = cuda("cross_entropy", z.dtype), min(BLOCK, -(-bytes // (16 * 32)) * 32)
+def rows(z, y, V, e, g, losses, stats=None):
+    """Losses [CE1-3] of the rows of z, of which V columns are logits. g: z, to have its place taken by theirs, or None.
+    stats (rows, 2): m and 1 / w of [CE7]."""
+    xp, bytes = xp_of(z), V * z.itemsize // 16 * 16
+    keep = bytes <= room(xp, 0 if xp is np else xp.cuda.runtime.getDevice())
+    program = cuda("cross_entropy", z.dtype)
     kernel = program.rows_kept if keep else program.rows_read
-    kernel[len(z), block, bytes * keep](z, y, V, z.shape[1], float(e), g, losses)
+    kernel[len(z), threads(V * z.itemsize), bytes * keep](z, y, V, z.shape[1], float(e), g, losses, stats)
+
+
+def threads(bytes):
+    """Of a block, for a row of so many bytes."""
+    return min(BLOCK, -(-max(bytes, 1) // (16 * 32)) * 32)
+
+
+def scalar(xp, value):
+    """A number, where arrays lie, as kernels take it."""
+    return xp.asarray(value, "float32").reshape(1)
 
 
 @kept
@@ -92,12 +106,11 @@ def room(xp, device):
     return xp.cuda.runtime.deviceGetAttribute(xp.cuda.runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, device) - STATIC
 
 
-def scaled(kernel, x, factor, dtype):
+def scaled(x, factor, dtype):
     """factor x, rounded to dtype. factor: a number, where x lies."""
     xp, out = xp_of(x), xp_of(x).empty(x.shape, dtype)
     blocks = -(-out.size * out.itemsize // (16 * BLOCK))
-    getattr(cuda("cross_entropy", dtype), kernel)[blocks, BLOCK](x, xp.asarray(factor, "float32").reshape(1),
-                                                                 np.int64(out.size), out)
+    cuda("cross_entropy", dtype).scaled[blocks, BLOCK](x, scalar(xp, factor), np.int64(out.size), out)
     return out
 
 

@@ -63,14 +63,34 @@ MULTIPLY_TILES(__half, "f16")
 MULTIPLY_TILES(__nv_bfloat16, "bf16")
 #undef MULTIPLY_TILES
 
-// Two entries in a register, the first in its lower half.
-template<class E> __device__ __forceinline__ uint32_t pair_of(float low, float high);
-#define PAIR_OF(E, NAME) \
+// Two entries in a register, the first in its lower half: put there, taken out, and the larger of each two (a NaN only
+// where both are).
+template<class E> __device__ __forceinline__ uint32_t pair_of(float low, float high) {
+    E pair[2] = {E(low), E(high)};
+    return *(const uint32_t*)pair;
+}
+template<class E> __device__ __forceinline__ float2 floats_of(uint32_t pair) {
+    const E* e = (const E*)&pair;
+    return make_float2(float(e[0]), float(e[1]));
+}
+template<class E> __device__ __forceinline__ uint32_t larger_of(uint32_t a, uint32_t b);
+#define PAIRS(E, NAME) \
     template<> __device__ __forceinline__ uint32_t pair_of<E>(float low, float high) { \
         uint32_t pair; \
         asm("cvt.rn." NAME ".f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low)); \
         return pair; \
+    } \
+    template<> __device__ __forceinline__ uint32_t larger_of<E>(uint32_t a, uint32_t b) { \
+        uint32_t larger; \
+        asm("max." NAME " %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b)); \
+        return larger; \
     }
-PAIR_OF(__half, "f16x2")
-PAIR_OF(__nv_bfloat16, "bf16x2")
-#undef PAIR_OF
+PAIRS(__half, "f16x2")
+PAIRS(__nv_bfloat16, "bf16x2")
+#undef PAIRS
+template<> __device__ __forceinline__ float2 floats_of<__half>(uint32_t pair) {
+    return __half22float2(*(const __half2*)&pair);
+}
+template<> __device__ __forceinline__ float2 floats_of<__nv_bfloat16>(uint32_t pair) {    // one instruction each
+    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+}
