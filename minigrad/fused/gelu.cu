@@ -2,10 +2,11 @@
 #include "common.cuh"
 
 constexpr float C = 0.7978845608028654f, A = 0.044715f;                 // sqrt(2 / pi), and the cubic term's weight
-constexpr float ROOT_HALF = 0.7071067811865476f, PER_ROOT_2PI = 0.3989422804014327f;
+constexpr float ROOT_HALF = 0.7071067811865476f, PER_ROOT_2PI = 0.3989422804014327f, LOG2_E = 1.4426950408889634f;
 
-__device__ __forceinline__ float gate(float v) {
-    return 1.0f / (1.0f + expf(-2.0f * C * (v + A * (v * v * v))));                      // [GE3,4]
+__device__ __forceinline__ float gate(float v) {            // by two instructions of the unit for such functions
+    float power = v * (-2.0f * LOG2_E * C + -2.0f * LOG2_E * C * A * (v * v));
+    return __fdividef(1.0f, 1.0f + exp2f(power));                                        // [GE3,4]
 }
 __device__ __forceinline__ float distribution(float v) {
     return 0.5f * (1.0f + erff(v * ROOT_HALF));                                          // [GE1]
@@ -13,10 +14,10 @@ __device__ __forceinline__ float distribution(float v) {
 
 __device__ __forceinline__ float tanh_slope(float v) {
     float s = gate(v);
-    return s + v * 2.0f * s * (1.0f - s) * (C * (1.0f + 3.0f * A * (v * v)));            // [GE5]
+    return s + (s - s * s) * (v * (2.0f * C + 6.0f * A * C * (v * v)));                  // [GE5]
 }
 __device__ __forceinline__ float erf_slope(float v) {
-    return distribution(v) + v * (PER_ROOT_2PI * expf(-0.5f * (v * v)));                 // [GE2]
+    return distribution(v) + v * (PER_ROOT_2PI * exp2f(-0.5f * LOG2_E * (v * v)));       // [GE2]
 }
 
 // tanh: 1 for GPT's form, 0 for the definition.
@@ -31,8 +32,7 @@ extern "C" __global__ void forward(const T* x, long long n, int tanh, T* y) {
 extern "C" __global__ void backward(const T* dy, const T* x, long long n, int tanh, T* dx) {
     long long i = flat_start();
     float v[PACK], d[PACK];
-    load(v, x + i, n - i);
-    load(d, dy + i, n - i);
+    load(v, x + i, d, dy + i, n - i);
     for (int k = 0; k < PACK; k++) d[k] *= tanh ? tanh_slope(v[k]) : erf_slope(v[k]);
     store(dx + i, d, n - i);
 }
