@@ -5,7 +5,7 @@ from minigrad.backend import xp_of
 from minigrad.kernels import cuda
 from minigrad.tensor import DONE, SKIP
 
-COLUMNS, BLOCK = 32, 512        # columns of a block; its threads, a warp to a row
+COLUMNS, BLOCK = 32, 1024       # columns of a block; its threads, a warp to a row
 
 
 def add_rows(parts, which, slot):

@@ -59,7 +59,7 @@ def column_sums(dy):
     """Sums over shares of the rows of dy (N, D): (shares, 1, D), for add_rows."""
     xp, (N, D) = xp_of(dy), dy.shape
     across = -(-D * dy.itemsize // (32 * 16))              # blocks beside each other: 16 bytes a lane
-    per = max(ROWS, -(-N * across // BLOCKS))
+    per = max(ROWS, -(-N // max(1, BLOCKS // across)))
     parts = xp.empty((-(-N // per), 1, D), "float32")
     cuda("linear", dy.dtype).column_sums[(across, len(parts)), BLOCK](xp.ascontiguousarray(dy), N, D, per, parts)
     return parts
