@@ -5,8 +5,8 @@
 // and as each sum is taken in the order of the rows, its bits are the same every time.
 #include "common.cuh"
 
-constexpr int CHUNK = 32, AHEAD = 4;                        // AHEAD: rows asked for before the first is looked at
-constexpr int DIGITS = 256, SORTERS = 1024, WARPS = SORTERS / 32;
+constexpr int CHUNK = 32, DIGITS = 256, SORTERS = 1024, WARPS = SORTERS / 32;
+constexpr int AHEAD = 4;                                    // rows asked for before the first is looked at
 
 // One block per id.
 extern "C" __global__ void forward(const long long* ids, const T* w, int C, T* y) {

@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 4) column_sums(const T*
     float s[PACK] = {};
     if (D % PACK == 0 && (size_t)dy % 16 == 0) {
         if (i < D) add<true>(s, dy + i, n, end, D, D - i);
-    } else if (i < D) {
+    } else {
         add<false>(s, dy + i, n, end, D, D - i);
     }
     for (int k = 0; k < PACK; k++) sums[warp * WIDTH + column + k] = s[k];
