@@ -269,6 +269,11 @@ for op in softmax, log_softmax:
         TIES, np.array([[1e4, 0, -1e4], [-np.inf, 0, 1], [1e30, -1e30, 1e30]]), EXTREMES, EXTREMES[:-1],
         np.array([[0, np.nan, 1], [0, 0, 0]]), np.array([[-1e3, -1001, -1002]])]]      # 0 would be a wrong maximum
 
+causal = dict(torch=lambda t, x, causal: x.masked_fill(~t.ones(x.shape[-2:], dtype=t.bool).tril(), -t.inf).softmax(-1))
+CASES += [Case(softmax, [x], dict(causal=True), smooth=isinstance(x, tuple), **causal) for x in [
+    (3, 3), (2, 2, 5, 5), (1, 1), (40, 40), (2, 0, 0), np.array([[1.0, np.nan, np.inf], [1e30, -1e30, 1], [2, 2, 2]]),
+    np.array([[-np.inf, 0.0], [-np.inf, -np.inf]])]]
+
 CASES += [Case(relu, [shape], torch=lambda t, x: t.relu(x), apart=0.1) for shape in [(3, 4), (2, 1, 3), (), (2, 0)]]
 CASES += [Case(relu, [EXTREMES], torch=lambda t, x: t.relu(x), smooth=False)]
 

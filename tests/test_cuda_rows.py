@@ -1,5 +1,5 @@
 """Kernels that go through rows, beyond the small shapes of opcases.py: rows that fill a lane, a warp, a block, and more
-rows than there are warps to take them; ids that occur often."""
+rows than there are warps to take them; ids that occur often; squares of which half is hidden."""
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -12,9 +12,10 @@ from gpt import GPT, GPTConfig
 from minigrad import kernels, sums, sums_gpu, tensor, using
 from minigrad.backend import dtype_of
 from minigrad.emulator import emulator
-from minigrad.fused import columns_gpu, embedding_gpu, layer_norm_gpu
+from minigrad.fused import columns_gpu, embedding_gpu, layer_norm_gpu, softmax_gpu
 from minigrad.fused.embedding import embedding
 from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.ops import elementwise
 from minigrad.tensor import DONE, SKIP, Slot
 
@@ -73,6 +74,33 @@ def test_no_pass_is_taken_to_add_up_a_residual_path(monkeypatch):
         found[mode], calls[:] = ([p.grad for p in model.parameters()], len(calls)), []
     close(found["emulated"][0], found["reference"][0], 1e-4, "gradients")
     assert found["reference"][1] == 4 and found["emulated"][1] == 0
+
+
+@every_dtype
+@pytest.mark.parametrize("D", [9, 1024, 1025, 1600, 16385])
+@pytest.mark.parametrize("op", [softmax, log_softmax], ids=repr)
+def test_softmax_of_rows_of_any_length(op, D, dtype):
+    """A warp holds up to 1024 entries, a block 16384; longer ones are read again."""
+    arrays = Case(op, [(5 if D < 9999 else 1, D)], low=-4, high=4).arrays(dtype)
+    close(run(op, arrays, {}, "emulated"), run(op, arrays, {}, "reference"), TOL[dtype], f"D = {D}")
+
+
+@every_dtype
+@pytest.mark.parametrize("T", [64, 70])
+@pytest.mark.parametrize("entries, most", [(32, 512), (1, 512), (1, 32)])
+def test_causal_softmax_by_a_warp_a_block_and_in_pieces(entries, most, T, dtype, monkeypatch):
+    """What stands above the diagonal makes no difference, in x or in dy."""
+    monkeypatch.setattr(softmax_gpu, "ENTRIES", entries)
+    monkeypatch.setattr(softmax_gpu, "MOST", most)
+    x, dy = (np.random.default_rng(k).uniform(-4, 4, (2, T, T)).astype(dtype_of(dtype)) for k in range(2))
+    found = []
+    for mode, above in (("reference", 0), ("emulated", np.inf), ("emulated", np.nan), ("auto", np.nan)):
+        with using(mode):
+            forward, backward = kernels.choose(softmax, [x])
+            p, saved = forward(np.where(np.tri(T, dtype=bool), x, x.dtype.type(above)), causal=True)
+            found.append([p, *backward(np.where(np.tri(T, dtype=bool), dy, x.dtype.type(above)), *saved)])
+        assert not np.triu(p, 1).any() and not np.triu(found[-1][1], 1).any()
+        close(found[-1], found[0], TOL[dtype], f"{mode}, {above}")
 
 
 @pytest.mark.parametrize("N, D", [(1, 1), (15, 33), (100, 31), (0, 5)])
