@@ -94,8 +94,10 @@ class Bayes:
 
     def __call__(self, text):
         words = [word for word in WORD.findall(text) if word in self.known]
+        return max(sorted(self.texts), key=lambda name: self.log_p(name, words))
 
-        def log_p(name):                                                                                  # [NB1]
-            counts, total = self.words[name], self.totals[name] + len(self.known)
-            return math.log(self.texts[name]) + sum(math.log((counts[word] + 1) / total) for word in words)
-        return max(sorted(self.texts), key=log_p)
+    def log_p(self, name, words):
+        """[NB1] of one class, for words that are known."""
+        counts, total = self.words[name], self.totals[name] + len(self.known)
+        prior = math.log(self.texts[name] / self.texts.total())
+        return prior + sum(math.log((counts[word] + 1) / total) for word in words)
