@@ -28,8 +28,6 @@ In arrays: number the n-grams by their first n - 1 units and the last one, a num
 a place of the text has as its context the (n-1)-gram that ends one place before, and as its shorter self the one that
 ends at the same place. [KN1] is then a count of numbers.
 """
-import math
-
 import numpy as np
 
 from tok.hindi import AKSHARA, aksharas
@@ -124,7 +122,3 @@ def _before(numbers):
 def count_of(texts):
     """How many aksharas of Devanagari the texts have: what bits are divided by."""
     return sum(unit[0] >= "\u0900" and unit[0] not in "।॥" for text in texts for unit in AKSHARA.findall(text))
-
-
-def bits_per_akshara(nats, texts):
-    return nats / math.log(2) / max(1, count_of(texts))

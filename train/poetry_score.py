@@ -4,8 +4,9 @@ Every number is of one split, test unless --split says val, that training has no
 
     likelihood   of the poems held out, each from its start to its end. Told nothing: from <|endoftext|> alone. Told
                  what it is: behind its control tokens, which are not scored. Per token, and in bits for each akshara,
-                 which is the same count whatever the tokens; beside them a Kneser-Ney 5-gram of aksharas that has seen
-                 the same verse (kneser_ney.py), but no prose
+                 which is the same count whatever the tokens; beside them a Kneser-Ney 5-gram of aksharas
+                 (kneser_ney.py) that has counted the same verse. Prose beside it makes that peer worse: 6.53 bits for
+                 6.00 with 0.4 million tokens of old verse and 2.4 of prose
     samples      the model is asked for as many poems as were held out, with the control tokens of each, at
                  --temperature; so for the same mixture of forms, authors and themes as the poets wrote. Nothing is
                  chosen. --also FILE.jsonl measures others in the same way: lines with "verse", "form", "meter",
@@ -27,6 +28,7 @@ Every number is of one split, test unless --split says val, that training has no
 
 In DIR/score: score.txt, score.json, samples.jsonl, page.html with the first samples, and sheets to rate (rating.py).
 """
+import argparse
 import html
 import json
 import math
@@ -55,7 +57,8 @@ CLAIMED = {"perplexity": 11.0, "BLEU-4": 0.42, "distinct": 0.78, "meter": 0.85} 
 
 
 def add(subparsers):
-    parser = subparsers.add_parser("score", help="what a trained model's verse is worth")
+    parser = subparsers.add_parser("score", help="what a trained model's verse is worth", description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", metavar="DIR")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="(test)")
     parser.add_argument("--n", type=int, default=0, help="how many of its poems, the first ones (0: all)")
@@ -163,18 +166,13 @@ def write(text, held, temperature, seed):
 def others(file):
     """The poems in a file of --also."""
     found = []
-    for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            found.append(asked_poem(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise ValueError(f'{file}, line {n}: got {e!r}; expected JSON, {{"verse": ...}}') from None
+    for where, row in poems.rows_of(file):
+        known = {field: row.get(field) or "" for field in poems.Poem._fields}
+        for field, text in known.items():
+            expect(isinstance(text, str), where, f"{text!r} under {field!r}", "a str")
+        expect(known["verse"], where, "no verse", 'a poem under "verse"')
+        found.append(poems.Poem(**{**known, "verse": poems.clean(row["verse"]), "text": known["text"] or "ended"}))
     return found
-
-
-def asked_poem(row):
-    """A Poem from a line of others."""
-    known = {field: row.get(field) or "" for field in poems.Poem._fields}
-    return poems.Poem(**{**known, "verse": poems.clean(row["verse"]), "text": known["text"] or "ended"})
 
 
 # ------------------------------------------------------------------------------------------------------------- measures
