@@ -22,7 +22,7 @@ setup(
         "wiki": ["mwparserfromhell"],
         "parquet": ["pyarrow"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
-                 "pyarrow"],
+                 "pyarrow", "sacrebleu"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )
