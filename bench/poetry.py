@@ -230,7 +230,7 @@ def show_quoted(verse, paragraphs):
 def forget():
     """Throw away all that is kept of words and lines."""
     for kept in (scansion.words, scansion.scan_word, scansion.word_readings, scansion._culprit, scansion._word_matras,
-                 forms.rhyme, forms._counts, forms._counts_of, forms._fit):
+                 forms.rhyme, forms._counts, forms._counts_of, forms.divided):
         kept.cache_clear()
 
 
