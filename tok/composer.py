@@ -60,7 +60,7 @@ class Scanner:
     """moves[state, character] is (next state, what is said), for all lines with this closing; states in their order."""
 
     def __init__(self, rules, closing, lead):
-        """closing: what stands behind the line, a danda first. lead: does a space stand before it?"""
+        """closing: what stands behind the line, a danda first. lead: one of these characters stands before it."""
         self.moves, self.states = {}, [DONE, START]
         for state in self.states:                           # which grows
             for char in ALPHABET:
@@ -75,7 +75,7 @@ def _move(state, char, rules, closing, lead):
     """A state within a word is (is this its first akshara?, what is open of it)."""
     letter = char in CONSONANTS + LETTERS
     if state == AFTER_COMMA or state == START and lead:
-        return (GAP, ()) if char == " " else None
+        return (GAP, ()) if char in (lead if state == START else " ") else None
     if state in (START, GAP):
         return ((True, _typical(scansion.scan_word(char)[-1])), ()) if letter else None
     if state == DONE or isinstance(state, int):             # so many characters of the closing have come
@@ -403,7 +403,8 @@ class Progress(NamedTuple):
     """How far a verse has come."""
 
     lines: tuple                                            # those that are closed, without what closes them
-    begun: bytes                                            # of the next one
+    text: bytes                                             # all of it
+    line: int                                               # where the last line begins, that is not closed
     place: tuple                                            # where that is on its Pen
 
 
@@ -417,7 +418,7 @@ class Composer:
         progress = composer.begin("श्रीगुरु चरन")
         composer.allowed(progress)                          booleans (V,), True somewhere until the verse is complete
         progress = composer.after(progress, token)
-        composer.complete(progress), composer.text(progress)
+        composer.complete(progress), progress.text.decode()
     """
 
     def __init__(self, vocabulary, form, rules="S2", lines=None, rhyme=True):
@@ -437,9 +438,9 @@ class Composer:
                               "one with the letters and signs of Hindi, a space and dandas")
 
     def _layout(self, i):
-        """(what closes line i, does a space stand before it?). The two padas of a chaupai share a line."""
+        """(what closes line i, which characters may stand before it). The two padas of a chaupai may share a line."""
         last, second, joined = i + 1 == self.lines, i % 2 == 1, self.form.name in JOINED
-        return DANDAS[second or last] + "\n" * (not last and (second or not joined)), joined and second
+        return DANDAS[second or last] + "\n" * (not last and (second or not joined)), " \n" * (joined and second)
 
     def _pen(self, i, rhyme, words):
         return Pen(self.vocabulary, self.form, self.rules, i % len(self.form.lines), *self._layout(i),
@@ -467,8 +468,9 @@ class Composer:
         for i, line in enumerate(closed):
             if not divided(self.form, i, line, self.rules):
                 raise self._refusal(line)
-        progress = Progress(tuple(closed), b"", START_PLACE)
-        for char in begun and " " * self._layout(len(closed))[1] + begun:
+        text = "".join(self._layout(i)[1][:1] + line + self._layout(i)[0] for i, line in enumerate(closed)).encode()
+        progress = Progress(tuple(closed), text, len(text), START_PLACE)
+        for char in begun and self._layout(len(closed))[1][:1] + begun:
             after = self._feed(progress, char.encode())
             if after is None and char not in COMMAS:
                 raise self._refusal(begun)
@@ -491,11 +493,11 @@ class Composer:
         place = pen.follow(progress.place, data)
         if place is None:
             return None
-        begun = progress.begun + data
+        text = progress.text + data
         if place[1] != composer_cpu.DONE:
-            return Progress(progress.lines, begun, place)
-        line = begun.decode().strip(" \n" + DANDAS)
-        return Progress((*progress.lines, line), b"", START_PLACE)
+            return Progress(progress.lines, text, progress.line, place)
+        line = text[progress.line:].decode().strip(" \n" + DANDAS)
+        return Progress((*progress.lines, line), text, len(text), START_PLACE)
 
     def complete(self, progress):
         return len(progress.lines) == self.lines
@@ -507,12 +509,6 @@ class Composer:
     def after(self, progress, token):
         """The Progress after a token that is allowed."""
         return self._feed(progress, self.vocabulary.tokens[token])
-
-    def text(self, progress):
-        """The verse so far."""
-        whole = "".join((" " if self._layout(i)[1] else "") + line + self._layout(i)[0]
-                        for i, line in enumerate(progress.lines))
-        return whole + progress.begun.decode(errors="ignore")
 
 
 JOINED, MOST = {"chaupai"}, 64

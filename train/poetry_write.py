@@ -82,7 +82,7 @@ class Poet:
         form = asked.form.replace("-", " ")
         writer = None if asked.free else self.composer(form, asked.rules, asked.lines, asked.rhyme)
         progress = writer and writer.begin(asked.prompt)
-        verse = writer.text(progress) if writer else normalize(asked.prompt).strip(" ")
+        verse = progress.text.decode() if writer else normalize(asked.prompt).strip(" ")
         tag = poems.meter_tag(form) if any(form == known.name for known in FORMS) else None
         ids = poems.begin(self.tokenizer, verse, form=asked.form, author=asked.author, theme=asked.theme,
                           meter=tag if tag in self.controls["meter"] else None)
