@@ -87,16 +87,23 @@ def _width(text):
 
 def in_html(stanzas, rules="S2"):
     """A page of its own with all stanzas."""
-    body = []
-    for stanza in stanzas:
-        verdict = meter(stanza, rules)
-        for line in lines_of(verdict):
-            padas = '<span class="pause">|</span>'.join("".join(map(_word, words)) for _, words in line)
-            body.append(f'<div>{padas}<span class="count">{counts(line)}</span></div>')
-        body += [f'<div class="fault">{html.escape(fault)}</div>' for fault in verdict.faults]
-        body.append(f'<div class="form">{html.escape(summary(verdict))}</div>')
-    return (f'<!DOCTYPE html>\n<html lang="hi"><head><meta charset="utf-8"><title>{html.escape(rules)}</title>'
+    return page(rules, [stanza_in_html(stanza, rules) for stanza in stanzas])
+
+
+def page(title, body):
+    """A page with these pieces of HTML."""
+    return (f'<!DOCTYPE html>\n<html lang="hi"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f"<style>{STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n")
+
+
+def stanza_in_html(stanza, rules="S2"):
+    """One stanza, as a piece of a page."""
+    verdict, body = meter(stanza, rules), []
+    for line in lines_of(verdict):
+        padas = '<span class="pause">|</span>'.join("".join(map(_word, words)) for _, words in line)
+        body.append(f'<div>{padas}<span class="count">{counts(line)}</span></div>')
+    body += [f'<div class="fault">{html.escape(fault)}</div>' for fault in verdict.faults]
+    return "\n".join([*body, f'<div class="form">{html.escape(summary(verdict))}</div>'])
 
 
 def _word(word):
