@@ -147,16 +147,17 @@ JAGAN = ((1,), (2,), (1,))
 
 
 class Counts:
-    """table[state, symbol] of sets of places, numbered; 0 is no place at all, 1 the start.
+    """table[state, symbol] of sets of places, numbered; from 0 the line cannot be closed, 1 is the start.
 
+    Sets to which the same may follow have one number.
     A symbol is the weights of an akshara, (WORD, does the rhyme hold there?), PAUSE or CLOSE. A place is that of
     meter.Line, and a fourth number: how much of a jagan opens the part, or len(JAGAN) + 1 if it is none any more.
     """
 
-    def __init__(self, form, rules, line, symbols):
-        self.machine = line_of(form, rules, line)
+    def __init__(self, form, rules, symbols):
+        self.machine = line_of(form, rules)
         start, closed = (frozenset({(*place, self._opening(place[0]))}) for place in ((0, 0, ""), self.machine.end))
-        number, self.table = {frozenset(): 0, start: 1}, []
+        number, table = {frozenset(): 0, start: 1, closed: 2}, []
         for places in number_and_grow(number):
             row = []
             for symbol in symbols:
@@ -169,8 +170,8 @@ class Counts:
                 else:
                     found = self._akshara(places, symbol)
                 row.append(number.setdefault(found, len(number)))
-            self.table.append(row)
-        self.table = np.array(self.table, np.int32)
+            table.append(row)
+        self.table = _least(np.array(table), 2)
 
     def _opening(self, part):
         parts = self.machine.parts
@@ -214,8 +215,26 @@ class Counts:
 
 
 @lru_cache(64)
-def _counts(form, rules, line, symbols):
-    return Counts(form, rules, line, symbols).table
+def _counts(form, rules, symbols):
+    return Counts(form, rules, symbols).table
+
+
+def _least(table, closed):
+    """The table of fewest states, with 0 and 1 as they are: two are one if after any symbols both are closed, or none.
+
+    Told apart are at first the closed ones; then, again and again, those that a symbol leads to such as are told apart.
+    """
+    kind, kinds, before = (np.arange(len(table)) == closed).astype(np.int64), 2, 0
+    while before < kinds:
+        before, told = kinds, kind
+        for after in table.T:
+            told = np.unique(told * before + kind[after], return_inverse=True)[1]
+        kind, kinds = told, told.max() + 1
+    kinds, first = np.unique(kind, return_index=True)
+    order = np.argsort(first)                              # by their first states, so 0 and 1 stay
+    number = np.empty_like(kinds)
+    number[order] = np.arange(len(kinds))
+    return number[kind[table[first[order]]]]
 
 
 def number_and_grow(number):
@@ -225,6 +244,9 @@ def number_and_grow(number):
         keys = list(number)[done:]
         done += len(keys)
         yield from keys
+
+
+BREAKS = [ALPHABET.index(char) for char in " -\n" + DANDAS + COMMAS]         # end a word
 
 
 # the rhyme ------------------------------------------------------------------------------------------------------------
@@ -241,16 +263,15 @@ class Rhyme:
         begin = frozenset((i, 1) for i, pattern in every if pattern[0] == START)
         number, moves = {begin: 0}, []
         for state in number_and_grow(number):
-            row = []
-            for char in ALPHABET:
-                after = begin
-                if char not in " -\n" + DANDAS + COMMAS:
-                    after = frozenset((i, n + 1) for i, pattern in every
-                                      for n in [*(n for j, n in state if j == i), *[0] * (pattern[0] != START)]
-                                      if n < len(pattern) and char in pattern[n])
-                row.append(number.setdefault(after, len(number)))
+            at = [*state, *((i, 0) for i, pattern in every if pattern[0] != START)]
+            row = np.full(len(ALPHABET), number.setdefault(frozenset(), len(number)))
+            row[BREAKS] = number[begin]
+            for a in {a for i, n in at if n < len(every[i][1]) for a in map(ALPHABET.index, every[i][1][n])}:
+                after = frozenset((i, n + 1) for i, n in at
+                                  if n < len(every[i][1]) and ALPHABET[a] in every[i][1][n])
+                row[a] = number.setdefault(after, len(number))
             moves.append(row)
-        self.moves = np.array(moves, np.int32)
+        self.moves = np.array(moves, np.int16)
         self.holds = np.array([self._holds(state) for state in number], np.int64)
 
     def _holds(self, state):
@@ -310,13 +331,14 @@ def _tree(strings):
         before = text
     for node in way:
         past[node] = len(byte)
-    return tuple(np.array(column, np.int64) for column in (byte, depth, past, string))
+    kinds = np.uint8, np.uint16, np.int32, np.int32
+    return tuple(np.array(column, kind) for column, kind in zip((byte, depth, past, string), kinds))
 
 
 def _characters(strings):
     """bytes_to (U, 256) of composer_cpu, and begun (U, alphabet): may so begun characters be ended, byte by byte?"""
     begins = [b"", *sorted({char.encode()[:n] for char in ALPHABET for n in range(1, len(char.encode()))})]
-    to, begun = np.full((len(begins), 256), -1, np.int64), np.zeros((len(begins), len(ALPHABET)), bool)
+    to, begun = np.full((len(begins), 256), -1, np.int16), np.zeros((len(begins), len(ALPHABET)), bool)
     for a, char in enumerate(ALPHABET):
         data = char.encode()
         for n in range(len(data)):
@@ -328,14 +350,14 @@ def _characters(strings):
 
 # a line ---------------------------------------------------------------------------------------------------------------
 @lru_cache(64)
-def _without_rhyme(form, rules, line, closing, lead):
+def _without_rhyme(form, rules, closing, lead):
     """(scans, emits, counts) of a line."""
     scanner = Scanner(form.rules or rules, closing, lead)
     number = {state: n for n, state in enumerate(scanner.states)}
     said = {said: n for n, said in enumerate(dict.fromkeys(said for _, said in scanner.moves.values()))}
     symbols = sorted({s for sentence in said for symbol in sentence for s in _flagged(symbol)}, key=repr)
-    single = _counts(form, rules, line, tuple(symbols))
-    scans, emits = (np.full((len(number), len(ALPHABET)), fill, np.int64) for fill in (-1, 0))
+    single = _counts(form, rules, tuple(symbols))
+    scans, emits = (np.full((len(number), len(ALPHABET)), fill, np.int16) for fill in (-1, 0))
     for (state, char), (after, sentence) in scanner.moves.items():
         at = number[state], ALPHABET.index(char)
         scans[at], emits[at] = number[after], said[sentence]
@@ -358,17 +380,21 @@ START_PLACE = (0, 1, 1, 0)
 
 
 class Pen:
-    """One line of a form, with its closing, in a vocabulary. A place is a tuple (u, c, d, k), see composer_cpu."""
+    """A line in a vocabulary, with its closing. A place is a tuple (u, c, d, k), see composer_cpu.
 
-    def __init__(self, vocabulary, form, rules, line, closing, lead, rhyme):
+    form: one of this line alone. closing and lead: as Scanner takes them. rhyme: a Rhyme.
+    """
+
+    def __init__(self, vocabulary, form, rules, closing, lead, rhyme):
         self.vocabulary = vocabulary
-        self.tables = (*_without_rhyme(form, rules, line, closing, lead), rhyme.moves.astype(np.int64), rhyme.holds)
-        scans, emits, counts, rhymes, holds = self.tables
-        columns = np.concatenate([scans, emits, rhymes])[:, vocabulary.spelled]
-        kinds = np.unique(columns, axis=1, return_index=True)[1]
-        self.typical = np.flatnonzero(vocabulary.spelled)[np.sort(kinds)]
+        self.tables = (*_without_rhyme(form, rules, closing, lead), rhyme.moves, rhyme.holds)
+        scans, emits, counts, rhymes, _ = self.tables
+        kinds = {}                                          # of characters that the vocabulary can spell
+        for a in np.flatnonzero(vocabulary.spelled):
+            kinds.setdefault((scans[:, a].tobytes(), emits[:, a].tobytes(), rhymes[:, a].tobytes()), a)
+        self.typical = np.array([*kinds.values()])
         self.memo = np.zeros((len(counts), len(rhymes), len(scans)), np.int8)
-        deepest = 32 * sum(max(part.counts) + 1 for part in form.lines[line])
+        deepest = 32 * sum(max(part.counts) + 1 for part in form.lines[0])
         self.stack = np.zeros((deepest, 4), np.int64)
         self.ways = np.zeros((vocabulary.deepest + 1, 4), np.int64)
         self.rhyme, self.masks = rhyme, {}
@@ -443,8 +469,9 @@ class Composer:
         return DANDAS[second or last] + "\n" * (not last and (second or not joined)), " \n" * (joined and second)
 
     def _pen(self, i, rhyme, words):
-        return Pen(self.vocabulary, self.form, self.rules, i % len(self.form.lines), *self._layout(i),
-                   Rhyme(rhyme, words))
+        line = self.form.lines[i % len(self.form.lines)]
+        alone = Form("", "", (line,), self.form.unit, self.form.rhyme, rules=self.form.rules)        # shares its tables
+        return Pen(self.vocabulary, alone, self.rules, *self._layout(i), Rhyme(rhyme, words))
 
     def pen(self, progress):
         """What writes the line that has begun."""

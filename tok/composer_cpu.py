@@ -95,25 +95,31 @@ def allowed(place, trie, bytes_to, begun, typical, tables, memo, stack, ways, ok
 
     trie: (byte, depth, past, string) of its nodes, parents before children; past is where the next node lies that is
     not below this one, string the number of the one that ends here, or -1. ways (deepest + 1, 4) is room for a place at
-    each depth.
+    each depth. [CO1] is written out here, and memo is asked before live() is: all the time goes into this loop.
     """
     node_byte, node_depth, node_past, node_string = trie
+    scans, emits, counts, rhymes, holds = tables
     ok[:] = False
     ways[0] = place
-    i = 0
-    while i < len(node_byte):
+    i, n = np.uint64(0), np.uint64(len(node_byte))
+    while i < n:
         depth = node_depth[i]
         u, c, d, k = ways[depth - 1, 0], ways[depth - 1, 1], ways[depth - 1, 2], ways[depth - 1, 3]
         u = bytes_to[u, node_byte[i]]
-        if u == -1:
-            d = 0
-        elif u < 0:
-            c, d, k = advance(c, d, k, -2 - u, tables)
-            u = 0
-        if d == 0:
-            i = node_past[i]
+        if u < -1:
+            a = -2 - u
+            if scans[c, a] < 0:
+                i = np.uint64(node_past[i])
+                continue
+            d = counts[d, 2 * emits[c, a] + holds[k]]
+            c, k, u = scans[c, a], rhymes[k, a], 0
+        if d == 0 or u == -1:
+            i = np.uint64(node_past[i])
             continue
         ways[depth, 0], ways[depth, 1], ways[depth, 2], ways[depth, 3] = u, c, d, k
-        if node_string[i] >= 0:
-            ok[node_string[i]] = hopeful(u, c, d, k, begun, typical, tables, memo, stack)
-        i += 1
+        string = node_string[i]
+        if string >= 0:
+            known = memo[d, k, c] if u == 0 else UNKNOWN
+            ok[string] = known == LIVE or (known == UNKNOWN and hopeful(
+                u, c, d, k, begun, typical, tables, memo, stack))
+        i += np.uint64(1)
