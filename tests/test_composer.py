@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_meter import VERSES
 
 from tok import BPETokenizer, CharTokenizer, HindiTokenizer, WordPieceTokenizer, scansion
-from tok.composer import ALPHABET, COMMAS, START_PLACE, Composer, Pen, Progress, Rhyme, Vocabulary
+from tok.composer import ALPHABET, COMMAS, START_PLACE, Composer, Pen, Rhyme, Vocabulary
 from tok.meter import FORMS, Form, Line, Part, divided, meter, named, rhyme
 from train import verse
 
@@ -68,7 +68,7 @@ def check(composer, progress, given=0):
             word = scansion.words(text)[0]
             assert part.opens_freely or scansion.pattern(word) != "LGL", line
         first = i - i % composer.together
-        if composer.pen(Progress(lines[:i], b"", 0, START_PLACE)).rhyme.patterns:
+        if composer.pen(lines[:i]).rhyme.patterns:
             assert i > first and composer.rhymes
             ends = [divided(form, k, lines[k], rules)[form.rhyme][0] for k in (first, i)]
             assert Line(form, rules, i % len(form.lines), rhyme=ends[0]).read(line), lines

@@ -246,7 +246,8 @@ def number_and_grow(number):
         yield from keys
 
 
-BREAKS = [ALPHABET.index(char) for char in " -\n" + DANDAS + COMMAS]         # end a word
+PLACE_OF = {char: a for a, char in enumerate(ALPHABET)}
+BREAKS = [PLACE_OF[char] for char in " -\n" + DANDAS + COMMAS]         # end a word
 
 
 # the rhyme ------------------------------------------------------------------------------------------------------------
@@ -257,27 +258,30 @@ class Rhyme:
     """
 
     def __init__(self, line="", words=()):
-        self.patterns = [*_endings(line)] if line else []
+        self.patterns = [*_endings(line)] if line else []   # each with a halant at its end, which may be missing
         self.banned = [[START, *word] for word in words]
         every = [*enumerate([*self.patterns, *self.banned])]
+        elements, alike = {*(chars for _, pattern in every for chars in pattern if chars != START)}, {}
+        for a, char in enumerate(ALPHABET):
+            alike.setdefault(frozenset(chars for chars in elements if char in chars), []).append(a)
         begin = frozenset((i, 1) for i, pattern in every if pattern[0] == START)
         number, moves = {begin: 0}, []
         for state in number_and_grow(number):
             at = [*state, *((i, 0) for i, pattern in every if pattern[0] != START)]
-            row = np.full(len(ALPHABET), number.setdefault(frozenset(), len(number)))
+            row = np.empty(len(ALPHABET), np.int16)
+            wanted = [(every[i][1][n], (i, n + 1)) for i, n in at if n < len(every[i][1])]
+            for fitting, characters in alike.items():
+                after = frozenset(after for chars, after in wanted if chars in fitting)
+                row[characters] = number.setdefault(after, len(number))
             row[BREAKS] = number[begin]
-            for a in {a for i, n in at if n < len(every[i][1]) for a in map(ALPHABET.index, every[i][1][n])}:
-                after = frozenset((i, n + 1) for i, n in at
-                                  if n < len(every[i][1]) and ALPHABET[a] in every[i][1][n])
-                row[a] = number.setdefault(after, len(number))
             moves.append(row)
-        self.moves = np.array(moves, np.int16)
+        self.moves = np.array(moves)
         self.holds = np.array([self._holds(state) for state in number], np.int64)
 
     def _holds(self, state):
-        whole = {i for i, n in state if n == len([*self.patterns, *self.banned][i])}
-        rhymes, banned = (any(i < len(self.patterns) for i in whole), any(i >= len(self.patterns) for i in whole))
-        return (rhymes or not self.patterns) and not banned
+        split = len(self.patterns)
+        rhymes = any(i < split and len(self.patterns[i]) - n in (0, 1) for i, n in state)
+        return (rhymes or not split) and not any(i >= split and n == len(self.banned[i - split]) for i, n in state)
 
 
 def _endings(line):
@@ -290,8 +294,7 @@ def _endings(line):
     quiet = len(rest) == 1 and head.vowel == "अ" and head.weight == 1 and rest[0].vowel not in ("", "अ")
     opening = [START] if quiet else []
     for vowel in ([CONSONANTS + NUKTA, *SIGN_OF[head.vowel]], [head.vowel]):
-        for dead in ([], [HALANT]):
-            yield [*opening, *vowel, *head.marks, *ending, *dead]
+        yield [*opening, *vowel, *head.marks, *ending, HALANT]
 
 
 # a vocabulary ---------------------------------------------------------------------------------------------------------
@@ -308,16 +311,27 @@ class Vocabulary:
         strings = sorted({token for token in self.tokens if token})
         place = {string: n for n, string in enumerate(strings)}
         self.strings, self.number = len(strings), np.array([place.get(token, -1) for token in self.tokens])
-        self.trie, self.deepest = _tree(strings), max(map(len, strings), default=0)
         self.bytes_to, self.begun = _characters({*strings})
+        whole, parts = [], []                               # most tokens are whole characters, of which there are fewer
+        for n, string in enumerate(strings):
+            text = string.decode(errors="replace")
+            if {*text} <= {*ALPHABET}:
+                whole.append(([PLACE_OF[char] for char in text], n))
+            elif "\ufffd" in text:
+                parts.append((string, n))
+        whole.sort()
+        chars_to = np.full((len(self.begun), len(ALPHABET)), -1, np.int16)
+        chars_to[0] = -2 - np.arange(len(ALPHABET))
+        self.trees = [(_tree(whole), chars_to), (_tree(parts), self.bytes_to)]
+        self.deepest = max(map(len, strings), default=0)
         self.spelled = [char.encode() in place or all(bytes([b]) in place for b in char.encode()) for char in ALPHABET]
 
 
-def _tree(strings):
-    """Of sorted strings, as composer_cpu.allowed takes it."""
+def _tree(numbered):
+    """Of sorted (string, number), as composer_cpu.allowed takes it. A string is of bytes, or of places in ALPHABET."""
     byte, depth, past, string, before = [], [], [], [], b""
     way = []                                                # the nodes from the root to the last one
-    for n, text in enumerate(strings):
+    for text, n in numbered:
         common = next((i for i, (a, b) in enumerate(zip(before, text)) if a != b), min(len(before), len(text)))
         for node in way[common:]:
             past[node] = len(byte)
@@ -359,7 +373,7 @@ def _without_rhyme(form, rules, closing, lead):
     single = _counts(form, rules, tuple(symbols))
     scans, emits = (np.full((len(number), len(ALPHABET)), fill, np.int16) for fill in (-1, 0))
     for (state, char), (after, sentence) in scanner.moves.items():
-        at = number[state], ALPHABET.index(char)
+        at = number[state], PLACE_OF[char]
         scans[at], emits[at] = number[after], said[sentence]
     counts = np.empty((len(single), 2 * len(said)), np.int32)
     for sentence, n in said.items():
@@ -418,8 +432,8 @@ class Pen:
             if len(self.masks) >= MASKS:
                 self.masks.clear()
             ok = np.zeros(self.vocabulary.strings + 1, bool)                   # the last one for tokens that are none
-            composer_cpu.allowed(np.array(place), self.vocabulary.trie, self.vocabulary.bytes_to, *self._search(),
-                                 self.ways, ok[:-1])
+            for tree, to in self.vocabulary.trees:
+                composer_cpu.allowed(np.array(place), tree, to, *self._search(), self.ways, ok)
             self.masks[place] = ok[self.vocabulary.number]
         return self.masks[place]
 
@@ -432,6 +446,7 @@ class Progress(NamedTuple):
     text: bytes                                             # all of it
     line: int                                               # where the last line begins, that is not closed
     place: tuple                                            # where that is on its Pen
+    pen: Pen | None                                         # which that is; None if the verse is complete
 
 
 class Composer:
@@ -473,10 +488,12 @@ class Composer:
         alone = Form("", "", (line,), self.form.unit, self.form.rhyme, rules=self.form.rules)        # shares its tables
         return Pen(self.vocabulary, alone, self.rules, *self._layout(i), Rhyme(rhyme, words))
 
-    def pen(self, progress):
-        """What writes the line that has begun."""
-        i = len(progress.lines)
-        group = progress.lines[i - i % self.together:]
+    def pen(self, lines):
+        """What writes the line after these; None if there is none."""
+        i = len(lines)
+        if i == self.lines:
+            return None
+        group = lines[i - i % self.together:]
         if group and self.rhymes:
             ends = [divided(self.form, k, line, self.rules)[self.form.rhyme][0]
                     for k, line in enumerate(group, i - len(group))]
@@ -496,7 +513,7 @@ class Composer:
             if not divided(self.form, i, line, self.rules):
                 raise self._refusal(line)
         text = "".join(self._layout(i)[1][:1] + line + self._layout(i)[0] for i, line in enumerate(closed)).encode()
-        progress = Progress(tuple(closed), text, len(text), START_PLACE)
+        progress = Progress(tuple(closed), text, len(text), START_PLACE, self.pen(tuple(closed)))
         for char in begun and self._layout(len(closed))[1][:1] + begun:
             after = self._feed(progress, char.encode())
             if after is None and char not in COMMAS:
@@ -516,22 +533,21 @@ class Composer:
                        f"{self.form.unit}, or its beginning", hint)
 
     def _feed(self, progress, data):
-        pen = self.pen(progress)
-        place = pen.follow(progress.place, data)
+        place = progress.pen.follow(progress.place, data)
         if place is None:
             return None
         text = progress.text + data
         if place[1] != composer_cpu.DONE:
-            return Progress(progress.lines, text, progress.line, place)
-        line = text[progress.line:].decode().strip(" \n" + DANDAS)
-        return Progress((*progress.lines, line), text, len(text), START_PLACE)
+            return progress._replace(text=text, place=place)
+        lines = *progress.lines, text[progress.line:].decode().strip(" \n" + DANDAS)
+        return Progress(lines, text, len(text), START_PLACE, self.pen(lines))
 
     def complete(self, progress):
         return len(progress.lines) == self.lines
 
     def allowed(self, progress):
         """Which tokens may come next? (V,)"""
-        return self.pen(progress).allowed(progress.place)
+        return progress.pen.allowed(progress.place)
 
     def after(self, progress, token):
         """The Progress after a token that is allowed."""

@@ -90,22 +90,22 @@ def is_hopeful(place, begun, typical, tables, memo, stack):
 
 
 @jit
-def allowed(place, trie, bytes_to, begun, typical, tables, memo, stack, ways, ok):
-    """Fill ok (strings,): may this string come next?
+def allowed(place, trie, to, begun, typical, tables, memo, stack, ways, ok):
+    """Set ok (strings,) for those of a tree that may come next.
 
-    trie: (byte, depth, past, string) of its nodes, parents before children; past is where the next node lies that is
-    not below this one, string the number of the one that ends here, or -1. ways (deepest + 1, 4) is room for a place at
+    trie: (symbol, depth, past, string) of its nodes, parents before children; past is where the next node lies that is
+    not below this one, string the number of the one that ends here, or -1. A symbol is a byte, or a whole character, as
+    the table `to` takes it: bytes_to, or one that is like it. ways (deepest + 1, 4) is room for a place at
     each depth. [CO1] is written out here, and memo is asked before live() is: all the time goes into this loop.
     """
-    node_byte, node_depth, node_past, node_string = trie
+    node_symbol, node_depth, node_past, node_string = trie
     scans, emits, counts, rhymes, holds = tables
-    ok[:] = False
     ways[0] = place
-    i, n = np.uint64(0), np.uint64(len(node_byte))
+    i, n = np.uint64(0), np.uint64(len(node_symbol))
     while i < n:
         depth = node_depth[i]
         u, c, d, k = ways[depth - 1, 0], ways[depth - 1, 1], ways[depth - 1, 2], ways[depth - 1, 3]
-        u = bytes_to[u, node_byte[i]]
+        u = to[u, node_symbol[i]]
         if u < -1:
             a = -2 - u
             if scans[c, a] < 0:
