@@ -130,6 +130,23 @@ def measured(verse, given=""):
 
 # ----------------------------------------------------------------------------------------------------------- the folder
 
+def rows_of(file):
+    """What is on each line of a .jsonl file that is not empty: (where, a dict) of each."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{file}: got a byte {e.object[e.start]:#04x} at offset {e.start}; expected UTF-8") from None
+    for n, line in enumerate(text.split("\n"), 1):            # not splitlines: JSON may have U+2028 as it is
+        if line.strip():
+            where = f"{file}, line {n}"
+            try:
+                row = json.loads(line)
+            except ValueError as e:
+                raise ValueError(f"{where}: got {e}; expected JSON") from None
+            expect(isinstance(row, dict), where, repr(row)[:60], "{name: value}")
+            yield where, row
+
+
 def read(folder, split):
     """The Poems of one split of a prepared folder."""
     expect(split in SPLITS, "split", repr(split), f"one of {', '.join(SPLITS)}")
@@ -137,9 +154,9 @@ def read(folder, split):
     expect(file.is_file(), str(folder), "no prepared poems", f"{file}",
            f"python -m train.poetry prepare SOURCE... --out {folder}")
     try:
-        return [Poem(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"{file}: got {e}; expected a poem as JSON on each line. Hint: prepare it again") from None
+        return [Poem(**row) for _, row in rows_of(file)]
+    except TypeError as e:
+        raise ValueError(f"{file}: got {e}; expected a Poem on each line. Hint: prepare it again") from None
 
 
 def model_of(folder):

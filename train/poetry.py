@@ -2,13 +2,15 @@
 
     prepare SOURCE... --out DIR     clean, without copies, measured, split, as tokens
     train --stage all --out DIR     prose, then verse, then verse behind tokens that say what it is
+    score DIR                       likelihood, meter, rhyme, copies and more, beside the poets' own and beside chance
+    agree DIR                       what raters say of the sheets that score has written
 """
 import argparse
 import sys
 
-from train import poetry_prepare, poetry_train
+from train import poetry_prepare, poetry_score, poetry_train, rating
 
-COMMANDS = [poetry_prepare.add, poetry_train.add]
+COMMANDS = [poetry_prepare.add, poetry_train.add, poetry_score.add, rating.add]
 
 
 def main(argv=None):

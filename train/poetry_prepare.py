@@ -24,6 +24,7 @@ Prose comes in documents of consecutive paragraphs, about PAGE characters, split
 verse is. All files appear whole or not at all; prepare.json, the last one, says what was asked for, and the same
 question is not answered twice.
 """
+import argparse
 import hashlib
 import json
 from collections import Counter
@@ -50,7 +51,8 @@ COUPLETS, SMALL, LARGE = 4000, 1024, 8192                # without sources; toke
 
 
 def add(subparsers):
-    parser = subparsers.add_parser("prepare", help="sources of verse and prose -> a folder to train on")
+    parser = subparsers.add_parser("prepare", help="sources of verse and prose -> a folder to train on",
+                                   description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="files or folders (none: the grammar's couplets)")
     parser.add_argument("--verse", nargs="+", default=[], metavar="FILE", help=".txt files of poems")
     parser.add_argument("--out", default="runs/poetry", metavar="DIR", help="(runs/poetry)")
@@ -95,13 +97,14 @@ def gathered(args):
         if file.suffix == ".txt":
             prose[file.stem] = text_of(file).split("\n")
             continue
-        for n, line in enumerate(text_of(file).split("\n"), 1):
-            if line.strip():
-                row = row_of(line, f"{file}, line {n}")
-                if "form" in row or "author" in row:
-                    rows.append({"source": file.stem, **row})
-                else:
-                    prose.setdefault(file.stem, []).append(row["text"])
+        for where, row in poems.rows_of(file):
+            expect(isinstance(row.get("text"), str), where, "no text", 'a str under "text"')
+            for key in ("form", "author", "source", "theme", "id"):
+                expect(isinstance(row.get(key, ""), str), where, f"{row.get(key)!r} under {key!r}", "a str")
+            if "form" in row or "author" in row:
+                rows.append({"source": file.stem, **row})
+            else:
+                prose.setdefault(file.stem, []).append(row["text"])
     expect(rows, "prepare", f"no poem in {len(files)} files", "some",
            'lines of .jsonl that have "text" and "form" or "author"; or --verse FILE.txt')
     return asked, rows, prose
@@ -124,17 +127,6 @@ def text_of(file):
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as e:
         raise ValueError(f"{file}: got a byte {e.object[e.start]:#04x} at offset {e.start}; expected UTF-8") from None
-
-
-def row_of(line, where):
-    try:
-        row = json.loads(line)
-    except ValueError as e:
-        raise ValueError(f'{where}: got {e}; expected JSON, {{"text": ...}}') from None
-    expect(isinstance(row, dict) and isinstance(row.get("text"), str), where, "no text", 'a str under "text"')
-    for key in ("form", "author", "source", "theme", "id"):
-        expect(isinstance(row.get(key, ""), str), where, f"{row.get(key)!r} under {key!r}", "a str")
-    return row
 
 
 def couplets(seed):

@@ -10,6 +10,7 @@ that has ended is left as it is. Where there is no prose, stage 1 is left out an
 
 Whatever train.run takes may follow: --steps 100, for instance. On a CPU that multiplies in bfloat16 the stages do.
 """
+import argparse
 import os
 import shutil
 from pathlib import Path
@@ -18,12 +19,13 @@ from minigrad.check import expect
 from train import checkpoint, config, data
 
 STAGES = {1: ("poetry-prose", "prose"), 2: ("poetry-verse", "verse"), 3: ("poetry-control", "poems")}
-SIZES = {"small": "", "gpt2-124m": "--preset gpt2 --block_size 256 --backend cupy --dtype bfloat16"}
+SIZES = {"small": "", "gpt2-124m": "--preset gpt2 --block_size 256 --backend cupy --dtype bfloat16 --lr 3e-4 "
+                                   "--min_lr 3e-5"}
 
 
 def add(subparsers):
     parser = subparsers.add_parser("train", help="three stages: prose, verse, verse on demand",
-                                   epilog="Settings of train.run may follow, such as --steps 100.")
+                                   description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*map(str, STAGES), "all"), default="all", help="(all)")
     parser.add_argument("--out", default="runs/poetry", metavar="DIR", help="the prepared folder (runs/poetry)")
     parser.add_argument("--size", choices=SIZES, default="small", help="small: for two CPU cores; gpt2-124m: for a GPU")

@@ -2,9 +2,10 @@
 
 A theme is a list of words, or of beginnings of words (with a hyphen). A word of a text that is in the list of a theme
 speaks for it with ln(N / n), if n of N texts have that word: for a word that all poets use, next to nothing. The theme
-is the one for which most is said, if at least ENOUGH different words say it and no other theme has more than LEAD of
-that; else there is none. So it is a count of words and no understanding: where it is used, the theme is marked as
-derived. A title in Devanagari belongs to the theme that its own words are in.
+is the one for which most is said, if no other theme has more than LEAD of that; else there is none. So it is a count of
+words and no understanding: where it is used, the theme is marked as derived. A title in Devanagari belongs to the
+theme that its own words are in. Of 1,040 poems by Surdas and Kabir with such titles the words name a theme for 527, and
+for 57 % of these the title's; the commonest theme would be right for 28 %.
 
 Bayes tells whether a text sounds like its theme: the multinomial naive Bayes classifier with add-one smoothing,
 
@@ -20,7 +21,7 @@ from functools import lru_cache
 
 from tok.scansion import WORD
 
-ENOUGH, LEAD = 2, 0.75
+LEAD = 0.5
 THEMES = {name: words.split() for name, words in {
     "bhakti": "भक्ति भगति भगत- भक्त- भजन भजु भजि भजे भजहु भजिय सुमिर- सुमिरन नाम नामु शरण सरन- दासता दास आरती पूजा जप जपु "
               "कीर्तन निरगुन सगुन सगुणोपासना महिमा भगवदाश्रम उपासना",
@@ -72,13 +73,12 @@ class Deriver:
 
     def __call__(self, text):
         """The theme of a text, or ""."""
-        said, words = Counter(), defaultdict(set)
+        said = Counter()
         for word in WORD.findall(text):
             for name in themes_of(word):
                 said[name] += math.log((self.n + 1) / (self.having[word] + 1))
-                words[name].add(word)
         (first, most), (_, next_most) = [*said.most_common(2), ("", 0.0), ("", 0.0)][:2]
-        return first if len(words[first]) >= ENOUGH and next_most <= LEAD * most else ""
+        return first if next_most <= LEAD * most else ""
 
 
 class Bayes:
@@ -94,8 +94,10 @@ class Bayes:
 
     def __call__(self, text):
         words = [word for word in WORD.findall(text) if word in self.known]
+        return max(sorted(self.texts), key=lambda name: self.log_p(name, words))
 
-        def log_p(name):                                                                                  # [NB1]
-            counts, total = self.words[name], self.totals[name] + len(self.known)
-            return math.log(self.texts[name]) + sum(math.log((counts[word] + 1) / total) for word in words)
-        return max(sorted(self.texts), key=log_p)
+    def log_p(self, name, words):
+        """[NB1] of one class, for words that are known."""
+        counts, total = self.words[name], self.totals[name] + len(self.known)
+        prior = math.log(self.texts[name] / self.texts.total())
+        return prior + sum(math.log((counts[word] + 1) / total) for word in words)
