@@ -21,6 +21,7 @@ setup(
         "tensorboard": ["tensorboardX"],
         "wiki": ["mwparserfromhell"],
         "parquet": ["pyarrow"],
+        "serve": ["starlette", "uvicorn"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
                  "pyarrow", "sacrebleu"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],

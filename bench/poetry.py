@@ -15,6 +15,8 @@ FOLDER/prose/*.txt, a paragraph a line, and prints
              prose quotes, see for yourself. So they are shown, and not compared with chance
     speed    aksharas a second, on one thread, with all that is kept of earlier words thrown away first
 
+--decoding DIR has the model in DIR write verse, the count kept and freely; poetry_decoding.py says what is measured.
+
 Shares with a target are marked, and so is the exit status: 0 if all were reached.
 """
 import argparse
@@ -230,7 +232,7 @@ def show_quoted(verse, paragraphs):
 def forget():
     """Throw away all that is kept of words and lines."""
     for kept in (scansion.words, scansion.scan_word, scansion.word_readings, scansion._culprit, scansion._word_matras,
-                 forms.rhyme, forms._counts, forms._counts_of, forms._fit):
+                 forms.rhyme, forms._counts, forms._counts_of, forms.divided):
         kept.cache_clear()
 
 
@@ -262,14 +264,23 @@ def show_speed(verse):
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench poetry", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scansion", required=True, metavar="FOLDER", help="with poetry/*.jsonl and prose/*.txt")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--scansion", metavar="FOLDER", help="with poetry/*.jsonl and prose/*.txt")
+    what.add_argument("--decoding", metavar="DIR", help="with a model that python -m train.poetry has trained")
     parser.add_argument("--stanzas", type=turns.positive, default=20_000,
                         help="how many windows of prose, and how many paragraphs (20000)")
+    parser.add_argument("--verses", type=turns.positive, default=200, help="how many of each form are written (200)")
+    parser.add_argument("--rows", type=turns.positive, default=8, help="how many of them at a time (8)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="(0.8)")
     parser.add_argument("--json", type=turns.in_a_folder, metavar="FILE", help="append a dated line with all numbers")
     args = parser.parse_args(argv)
-    verse = Verse(args.scansion)
-    found = {"counts": show_counts(verse), "names": show_names(verse), "prose": show_prose(verse, args.stanzas),
-             "quoted": show_quoted(verse, args.stanzas), "speed": show_speed(verse)}
+    if args.decoding:
+        from bench.poetry_decoding import show_decoding
+        found = {"decoding": show_decoding(args.decoding, args.verses, args.rows, args.temperature)}
+    else:
+        verse = Verse(args.scansion)
+        found = {"counts": show_counts(verse), "names": show_names(verse), "prose": show_prose(verse, args.stanzas),
+                 "quoted": show_quoted(verse, args.stanzas), "speed": show_speed(verse)}
     if args.json:
         turns.record(args.json, " ".join(["python -m bench poetry", *argv]), **found)
     missed = [row for rows in found.values() for row in rows if not row.get("good", True)]

@@ -225,7 +225,7 @@ class Line:
                 mark = ".LG"[weight]
                 place = (part, count + (weight if self.by_matras else min(weight, 1)),
                          (tail + mark)[-length:] if weight and length else tail)
-                if self._hope(place) and (place not in found or strained + licence < found[place][0]):
+                if self.hope(place) and (place not in found or strained + licence < found[place][0]):
                     found[place] = (strained + licence, reading + mark)
         return found
 
@@ -234,21 +234,21 @@ class Line:
         found = dict(places)
         for place, (strained, reading) in places.items():
             after = (place[0] + 1, 0, "")
-            if self._may_end(*place) and (after not in found or strained < found[after][0]) and not (
+            if self.may_end(*place) and (after not in found or strained < found[after][0]) and not (
                     self.rhyme and place[0] == self.rhymes_at and not rhyme(line, self.rhyme)):
                 found[after] = (strained, reading + "|")
         return found
 
-    def _may_end(self, part, count, tail):
+    def may_end(self, part, count, tail):
         return part < len(self.parts) and count in self.parts[part].counts and tail.endswith(self.parts[part].ends)
 
-    def _hope(self, place):
+    def hope(self, place):
         """Can the part still end, after some more aksharas or none?"""
         if place not in self._hopeful:
             part, count, tail = place
             length, weights = self.tails[part], (1, 2) if self.by_matras else (1, 1)
-            self._hopeful[place] = self._may_end(*place) or (count < max(self.parts[part].counts) and any(
-                self._hope((part, count + weight, (tail + mark)[-length:] if length else tail))
+            self._hopeful[place] = self.may_end(*place) or (count < max(self.parts[part].counts) and any(
+                self.hope((part, count + weight, (tail + mark)[-length:] if length else tail))
                 for weight, mark in zip(weights, "LG")))
         return self._hopeful[place]
 
@@ -395,7 +395,7 @@ def _judge(form, lines, rules):
 
     One line alone has half the score: what it has to agree with is missing.
     """
-    fits = [_fit(form, i, line, rules) for i, line in enumerate(lines)]
+    fits = [divided(form, i, line, rules) for i, line in enumerate(lines)]
     lengths = [NEARLY * _right_length(form, i, line, rules) for i, line in enumerate(lines)]
     marks = [1 - JAGAN * any(map(_jagan, form.lines[i % len(form.lines)], fit)) if fit else length
              for i, (fit, length) in enumerate(zip(fits, lengths))]
@@ -432,7 +432,7 @@ def _counts_of(lines, unit, rules):
 
 
 @lru_cache(1 << 12)
-def _fit(form, i, line, rules):
+def divided(form, i, line, rules):
     """The parts of the i-th line of a stanza, (text, reading) for each; None if the line does not fit."""
     reading = _right_length(form, i, line, rules) and line_of(form, rules, i % len(form.lines)).read(line)
     if not reading:
@@ -463,10 +463,10 @@ def _rhymes(form, cut):
 # what is wrong --------------------------------------------------------------------------------------------------------
 def _padas(form, i, line, rules):
     """The parts of one line, each with its fault; where it does not fit, cut where its parts come nearest to it."""
-    parts, fit = form.lines[i % len(form.lines)], _fit(form, i, line, rules)
+    parts, fit = form.lines[i % len(form.lines)], divided(form, i, line, rules)
     if not fit:
         cut = [(text, _alone(form, part), part) for part, text in zip(parts, _nearest_cut(form, parts, line, rules))]
-        fit = [_fit(alone, 0, text, rules)[0] if _fit(alone, 0, text, rules) else (text, "") for text, alone, _ in cut]
+        fit = [(divided(alone, 0, text, rules) or [(text, "")])[0] for text, alone, _ in cut]
     for part, (text, reading) in zip(parts, fit):
         fault = "" if reading else _fault(form, part, text, rules)
         if reading and _jagan(part, (text, reading)):
@@ -485,7 +485,7 @@ def _fault(form, part, text, rules):
     """Why a part that does not fit does not."""
     rules, marks = form.rules or rules, pattern(text)
     found = _counts(text, form.unit, rules)
-    wider = [name for name in NESTED if not form.rules and name > rules and _fit(_alone(form, part), 0, text, name)]
+    wider = [name for name in NESTED if not form.rules and name > rules and divided(_alone(form, part), 0, text, name)]
     hint = f" ({wider[0]} would allow it)" if wider else ""
     if found.isdisjoint(part.counts):
         return f"has {_span(found)} {form.unit} where {_span(part.counts)} are wanted: {marks}{hint}"

@@ -216,11 +216,16 @@ def tuk(line):
     with करती; so an inherent a between a vowel of its word and a final written vowel is stepped over: बहती -> अहती.
     A heavy one is said, for a nasal or a conjunct leans on it: अनंता -> अंता, सतकर्मा -> अर्मा.
     """
+    tail = rhyming(line)
+    return "".join([a.vowel + a.marks for a in tail[:1]] + [a.text for a in tail[1:]]).removesuffix(HALANT)
+
+
+def rhyming(line):
+    """The aksharas from which a line's tuk is taken: two, or three if the middle one is not said."""
     tail = [a for a in scan(line) if a.text != AVAGRAHA][-3:]
     silent = (len(tail) == 3 and tail[0].word == tail[2].word
               and tail[1].vowel == "अ" and tail[1].weight == 1 and tail[2].vowel not in ("", "अ"))
-    tail = tail if silent else tail[-2:]
-    return "".join([a.vowel + a.marks for a in tail[:1]] + [a.text for a in tail[1:]]).removesuffix(HALANT)
+    return tail if silent else tail[-2:]
 
 
 def rhymes(a, b):

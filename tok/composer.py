@@ -1,0 +1,558 @@
+"""Verse that cannot miss its meter: which tokens may come next, if every line is to close on its count?
+
+Line of meter.py reads a line, in whatever pieces it comes. To ask it about each token of a vocabulary would take a
+second for every token that is written. So the same machine is made here of tables of three kinds, all of them finite:
+
+    scanner   reads characters and says what is certain: an akshara that weighs 1, one that may weigh 1 or 2, a word's
+              end. What a next character may still change stays open, an akshara or two, and of these only what will
+              matter: of तु and पि alike, a short इ or उ on a consonant. About a hundred states, for each rule set.
+              They are found by asking scansion.py about texts that stand for all others, so there is no second opinion
+    counts    the places of Line, (part, count, last weights), all that the line may have reached so far; a set of them
+              is one state. And how far the first word of a part is the jagan LGL that may not open it, a free akshara
+              taken for either: then no reading of the line opens so
+    rhyme     how much of an ending that rhymes stands at the end of the word so far
+
+    सुधारि, a danda    scanner: nothing yet; सु is 1; धा is 2; with the danda रि is 1, and the line is closed
+                     counts: in the second part of a doha, which ends GL, {(1, 7, "")} becomes {(1, 8, "")},
+                     {(1, 10, "G")} and at last {(1, 11, "GL"), (2, 0, "")}: so 7 is where this word may begin
+
+A verse is written line by line, each followed by its closing, such as "।" and a line break. A token is allowed if the
+place that it leads to can be left again, by characters that the vocabulary can spell, until the line is closed. That is
+looked for in the graph of all places (composer_cpu.py), and remembered. So there is no dead end: where a token was
+allowed, another one is, up to the end of the verse; and if a vocabulary cannot write a form, that is said at the start.
+All the tokens are asked at once, on a walk through the tree of their beginnings.
+
+Only letters and signs of Hindi are written, but no avagraha; spaces, a hyphen between words, dandas, and , ; ! ? behind
+a word. In a form with a pause these stand at the pause. A word ends in a vowel or in one consonant without it, a
+conjunct has four consonants at most, an akshara one of anusvara, visarga and chandrabindu. What else there is can be
+read, but is not written here.
+"""
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from tok import composer_cpu, scansion
+from tok.base import refusal
+from tok.bpe import BPETokenizer
+from tok.char import CharTokenizer
+from tok.hindi import normalize
+from tok.meter import END, Form, divided, line_of, named
+from tok.scansion import ANUSVARA, ASPIRATES, HALANT, SHORT, VISARGA, VOWEL_OF
+
+NUKTA, CHANDRABINDU = "\u093c", "\u0901"
+CONSONANTS = "".join(c for c in map(chr, range(0x915, 0x93a)) if c not in "ऩऱळऴ")
+DOTTED = "कखगजडढफ"                                          # may have a nukta
+SIGNS, LETTERS = "ािीुूृेैोौॉ", "अआइईउऊऋएऐओऔऑ"
+MARKS = CHANDRABINDU + ANUSVARA + VISARGA
+DANDAS, COMMAS = "।॥", ",;!?"
+ALPHABET = DANDAS + "\n " + CONSONANTS + SIGNS + LETTERS + HALANT + MARKS + NUKTA + "-" + COMMAS
+LONGEST = 4                                                 # consonants of a conjunct
+SIGN_OF = {letter: sign for sign, letter in VOWEL_OF.items()}
+
+WORD, PAUSE, CLOSE = "a word ends", "at a pause", "the line is closed"       # with weights, what the scanner says
+DONE, START, GAP, AFTER_COMMA = "done", "start", "gap", "after a comma"      # of its states, those outside a word
+
+
+# characters -> what is certain ----------------------------------------------------------------------------------------
+class Scanner:
+    """moves[state, character] is (next state, what is said), for all lines with this closing; states in their order."""
+
+    def __init__(self, rules, closing, lead):
+        """closing: what stands behind the line, a danda first. lead: one of these characters stands before it."""
+        self.moves, self.states = {}, [DONE, START]
+        for state in self.states:                           # which grows
+            for char in ALPHABET:
+                found = _move(state, char, rules, closing, lead)
+                if found:
+                    self.moves[state, char] = found
+                    if found[0] not in self.states:
+                        self.states.append(found[0])
+
+
+def _move(state, char, rules, closing, lead):
+    """A state within a word is (is this its first akshara?, what is open of it)."""
+    letter = char in CONSONANTS + LETTERS
+    if state == AFTER_COMMA or state == START and lead:
+        return (GAP, ()) if char in (lead if state == START else " ") else None
+    if state in (START, GAP):
+        return ((True, _typical(scansion.scan_word(char)[-1])), ()) if letter else None
+    if state == DONE or isinstance(state, int):             # so many characters of the closing have come
+        return (_closing(state + 1, closing), ()) if state != DONE and char == closing[state] else None
+    first, text = state
+    if char in CONSONANTS + SIGNS + LETTERS + HALANT + MARKS + NUKTA:
+        return _grown(first, text, char, rules)
+    if text.endswith(HALANT) and (first or text.count(HALANT) > 1):            # न् is no word, and none ends in न्द्
+        return None
+    said = scansion.word_readings(text, rules)
+    if char in " -":
+        return GAP, (*said, WORD)
+    if char in COMMAS:
+        return AFTER_COMMA, (*said, WORD, PAUSE)
+    return (_closing(1, closing), (*said, WORD, CLOSE)) if char == closing[0] else None
+
+
+def _closing(n, closing):
+    return DONE if n == len(closing) else n
+
+
+def _grown(first, text, char, rules):
+    """_move() inside a word."""
+    end = text[-1]
+    if (char in MARKS and (end in MARKS or end == HALANT) or end == HALANT and char not in CONSONANTS
+            or char == NUKTA and end not in DOTTED):
+        return None
+    try:
+        scansion.words(text + char)
+    except ValueError:
+        return None
+    aksharas, weights = scansion.scan_word(text + char), scansion.word_readings(text + char, rules)
+    if char == HALANT and aksharas[-1].text.count(HALANT) == LONGEST:
+        return None
+    waits = len(aksharas) > 1 and _open(aksharas[-1]) and _bends(aksharas[-2])
+    firm = len(aksharas) - 1 - waits
+    return (first and len(aksharas) == 1, "त" * waits + _typical(aksharas[-1])), weights[:firm]
+
+
+def _open(akshara):
+    """May its consonants become others: क a क् or a क्य?"""
+    return akshara.text.endswith(HALANT) or akshara.vowel == "अ" and akshara.text != "अ" and not akshara.marks
+
+
+def _bends(akshara):
+    """Does its weight depend on the consonants behind it?"""
+    return akshara.vowel in SHORT and not {ANUSVARA, VISARGA} & {*akshara.marks}
+
+
+def _typical(akshara):
+    """A text that stands for all aksharas to which the same can happen."""
+    text, vowel = akshara.text, akshara.vowel
+    if text == "अ":
+        return text
+    if not _open(akshara):
+        kind = next((kind for kind in ("अ", "इउ", "एओ", "ऐऔ") if vowel in kind), "ऋ" if vowel in SHORT else "आ")
+        return "त" + SIGN_OF[kind[0]] * (kind != "अ") + akshara.marks
+    *before, last = text.rstrip(HALANT).split(HALANT)
+    dead = HALANT * text.endswith(HALANT)
+    if not before:
+        return ("न" if last + HALANT + "ह" in ASPIRATES else "ड" if last in DOTTED else "त") + dead
+    if text.rstrip(HALANT) in ASPIRATES:
+        return "न्ह" + dead
+    return f"त{HALANT}" * len(before) + ("य" if HALANT + "य" in text else "ड" if last in DOTTED else "त") + dead
+
+
+# what is certain -> the places of a line ------------------------------------------------------------------------------
+JAGAN = ((1,), (2,), (1,))
+
+
+class Counts:
+    """table[state, symbol] of sets of places, numbered; from 0 the line cannot be closed, 1 is the start.
+
+    Sets to which the same may follow have one number.
+    A symbol is the weights of an akshara, (WORD, does the rhyme hold there?), PAUSE or CLOSE. A place is that of
+    meter.Line, and a fourth number: how much of a jagan opens the part, or len(JAGAN) + 1 if it is none any more.
+    """
+
+    def __init__(self, form, rules, symbols):
+        self.machine = line_of(form, rules)
+        start, closed = (frozenset({(*place, self._opening(place[0]))}) for place in ((0, 0, ""), self.machine.end))
+        number, table = {frozenset(): 0, start: 1, closed: 2}, []
+        for places in number_and_grow(number):
+            row = []
+            for symbol in symbols:
+                if symbol == CLOSE:
+                    found = closed if any(place[:3] == self.machine.end for place in places) else frozenset()
+                elif symbol == PAUSE:
+                    found = self._pause(places)
+                elif symbol[0] == WORD:
+                    found = self._word(places, symbol[1])
+                else:
+                    found = self._akshara(places, symbol)
+                row.append(number.setdefault(found, len(number)))
+            table.append(row)
+        self.table = _least(np.array(table), 2)
+
+    def _opening(self, part):
+        parts = self.machine.parts
+        return 0 if part < len(parts) and not parts[part].opens_freely else len(JAGAN) + 1
+
+    def _akshara(self, places, weights):
+        machine, found = self.machine, set()
+        for part, count, tail, opening in places:
+            if part == len(machine.parts):
+                continue
+            feet = machine.parts[part].feet
+            like = opening < len(JAGAN) and JAGAN[opening][0] in weights
+            for weight in weights:
+                if weight and feet and (count == len(feet) or feet[count] not in ("x", "LG"[weight - 1])):
+                    continue
+                place = (part, count + (weight if machine.by_matras else min(weight, 1)),
+                         self._tail(part, tail + ".LG"[weight] * (weight > 0)))
+                if machine.hope(place):
+                    found.add((*place, opening + 1 if like else len(JAGAN) + 1))
+        return frozenset(found)
+
+    def _tail(self, part, marks):
+        """What of the last weights may become an ending of the part: its longest end that begins one."""
+        while not any(end.startswith(marks) for end in self.machine.parts[part].ends):
+            marks = marks[1:]
+        return marks
+
+    def _word(self, places, rhymes):
+        machine, found = self.machine, set()
+        for part, count, tail, opening in places:
+            if opening != len(JAGAN):
+                found.add((part, count, tail, len(JAGAN) + 1))
+                if machine.may_end(part, count, tail) and (rhymes or part != machine.rhymes_at):
+                    found.add((part + 1, 0, "", self._opening(part + 1)))
+        return frozenset(found)
+
+    def _pause(self, places):
+        """Where the form has pauses, one of them; else any word's end will do."""
+        parts = len(self.machine.parts)
+        return frozenset(place for place in places if parts == 1 or 0 < place[0] < parts and place[1:3] == (0, ""))
+
+
+@lru_cache(64)
+def _counts(form, rules, symbols):
+    return Counts(form, rules, symbols).table
+
+
+def _least(table, closed):
+    """The table of fewest states, with 0 and 1 as they are: two are one if after any symbols both are closed, or none.
+
+    Told apart are at first the closed ones; then, again and again, those that a symbol leads to such as are told apart.
+    """
+    kind, kinds, before = (np.arange(len(table)) == closed).astype(np.int64), 2, 0
+    while before < kinds:
+        before, told = kinds, kind
+        for after in table.T:
+            told = np.unique(told * before + kind[after], return_inverse=True)[1]
+        kind, kinds = told, told.max() + 1
+    kinds, first = np.unique(kind, return_index=True)
+    order = np.argsort(first)                              # by their first states, so 0 and 1 stay
+    number = np.empty_like(kinds)
+    number[order] = np.arange(len(kinds))
+    return number[kind[table[first[order]]]]
+
+
+def number_and_grow(number):
+    """The keys of a dict that grows meanwhile."""
+    done = 0
+    while done < len(number):
+        keys = list(number)[done:]
+        done += len(keys)
+        yield from keys
+
+
+PLACE_OF = {char: a for a, char in enumerate(ALPHABET)}
+BREAKS = [PLACE_OF[char] for char in " -\n" + DANDAS + COMMAS]         # end a word
+
+
+# the rhyme ------------------------------------------------------------------------------------------------------------
+class Rhyme:
+    """moves (K, alphabet) and holds (K,): does the word so far end in the tuk of `line`, and is it none of `words`?
+
+    The whole ending stands in one word here. Where there is no line, it always holds.
+    """
+
+    def __init__(self, line="", words=()):
+        self.patterns = [*_endings(line)] if line else []   # each with a halant at its end, which may be missing
+        self.banned = [[START, *word] for word in words]
+        every = [*enumerate([*self.patterns, *self.banned])]
+        elements, alike = {*(chars for _, pattern in every for chars in pattern if chars != START)}, {}
+        for a, char in enumerate(ALPHABET):
+            alike.setdefault(frozenset(chars for chars in elements if char in chars), []).append(a)
+        begin = frozenset((i, 1) for i, pattern in every if pattern[0] == START)
+        number, moves = {begin: 0}, []
+        for state in number_and_grow(number):
+            at = [*state, *((i, 0) for i, pattern in every if pattern[0] != START)]
+            row = np.empty(len(ALPHABET), np.int16)
+            wanted = [(every[i][1][n], (i, n + 1)) for i, n in at if n < len(every[i][1])]
+            for fitting, characters in alike.items():
+                after = frozenset(after for chars, after in wanted if chars in fitting)
+                row[characters] = number.setdefault(after, len(number))
+            row[BREAKS] = number[begin]
+            moves.append(row)
+        self.moves = np.array(moves)
+        self.holds = np.array([self._holds(state) for state in number], np.int64)
+
+    def _holds(self, state):
+        split = len(self.patterns)
+        rhymes = any(i < split and len(self.patterns[i]) - n in (0, 1) for i, n in state)
+        return (rhymes or not split) and not any(i >= split and n == len(self.banned[i - split]) for i, n in state)
+
+
+def _endings(line):
+    """What a word has to end in to rhyme with a line: lists of sets of characters; after START at its beginning."""
+    head, *rest = scansion.rhyming(line)
+    ending = "".join(akshara.text for akshara in rest).removesuffix(HALANT)
+    if not rest or head.vowel not in SIGN_OF or not {*ending} <= {*ALPHABET}:
+        return
+    # In गती the a is said, but in बहती it would not be: so nothing may stand before it.
+    quiet = len(rest) == 1 and head.vowel == "अ" and head.weight == 1 and rest[0].vowel not in ("", "अ")
+    opening = [START] if quiet else []
+    for vowel in ([CONSONANTS + NUKTA, *SIGN_OF[head.vowel]], [head.vowel]):
+        yield [*opening, *vowel, *head.marks, *ending, HALANT]
+
+
+# a vocabulary ---------------------------------------------------------------------------------------------------------
+class Vocabulary:
+    """The tokens of a tokenizer as a tree of bytes; of equal ones, and of special ones, it knows that they are."""
+
+    def __init__(self, tokenizer):
+        if not isinstance(tokenizer, BPETokenizer | CharTokenizer):
+            raise refusal("Vocabulary", f"a {type(tokenizer).__name__}", "byte pairs or characters, whose texts, "
+                          "joined, are the text")
+        self.size, special = tokenizer.vocab_size, set(tokenizer.special.values())
+        self.tokens = [None if i in special or token is None else token.encode() if isinstance(token, str) else token
+                       for i, token in enumerate(tokenizer.vocab)]
+        strings = sorted({token for token in self.tokens if token})
+        place = {string: n for n, string in enumerate(strings)}
+        self.strings, self.number = len(strings), np.array([place.get(token, -1) for token in self.tokens])
+        self.bytes_to, self.begun = _characters({*strings})
+        whole, parts = [], []                               # most tokens are whole characters, of which there are fewer
+        for n, string in enumerate(strings):
+            text = string.decode(errors="replace")
+            if {*text} <= {*ALPHABET}:
+                whole.append(([PLACE_OF[char] for char in text], n))
+            elif "\ufffd" in text:
+                parts.append((string, n))
+        whole.sort()
+        chars_to = np.full((len(self.begun), len(ALPHABET)), -1, np.int16)
+        chars_to[0] = -2 - np.arange(len(ALPHABET))
+        self.trees = [(_tree(whole), chars_to), (_tree(parts), self.bytes_to)]
+        self.deepest = max(map(len, strings), default=0)
+        self.spelled = [char.encode() in place or all(bytes([b]) in place for b in char.encode()) for char in ALPHABET]
+
+
+def _tree(numbered):
+    """Of sorted (string, number), as composer_cpu.allowed takes it. A string is of bytes, or of places in ALPHABET."""
+    byte, depth, past, string, before = [], [], [], [], b""
+    way = []                                                # the nodes from the root to the last one
+    for text, n in numbered:
+        common = next((i for i, (a, b) in enumerate(zip(before, text)) if a != b), min(len(before), len(text)))
+        for node in way[common:]:
+            past[node] = len(byte)
+        del way[common:]
+        for i in range(common, len(text)):
+            way.append(len(byte))
+            byte.append(text[i])
+            depth.append(i + 1)
+            past.append(-1)
+            string.append(n if i + 1 == len(text) else -1)
+        before = text
+    for node in way:
+        past[node] = len(byte)
+    kinds = np.uint8, np.uint16, np.int32, np.int32
+    return tuple(np.array(column, kind) for column, kind in zip((byte, depth, past, string), kinds))
+
+
+def _characters(strings):
+    """bytes_to (U, 256) of composer_cpu, and begun (U, alphabet): may so begun characters be ended, byte by byte?"""
+    begins = [b"", *sorted({char.encode()[:n] for char in ALPHABET for n in range(1, len(char.encode()))})]
+    to, begun = np.full((len(begins), 256), -1, np.int16), np.zeros((len(begins), len(ALPHABET)), bool)
+    for a, char in enumerate(ALPHABET):
+        data = char.encode()
+        for n in range(len(data)):
+            u = begins.index(data[:n])
+            to[u, data[n]] = -2 - a if n + 1 == len(data) else begins.index(data[:n + 1])
+            begun[u, a] = all(bytes([b]) in strings for b in data[n:])
+    return to, begun
+
+
+# a line ---------------------------------------------------------------------------------------------------------------
+@lru_cache(64)
+def _without_rhyme(form, rules, closing, lead):
+    """(scans, emits, counts) of a line."""
+    scanner = Scanner(form.rules or rules, closing, lead)
+    number = {state: n for n, state in enumerate(scanner.states)}
+    said = {said: n for n, said in enumerate(dict.fromkeys(said for _, said in scanner.moves.values()))}
+    symbols = sorted({s for sentence in said for symbol in sentence for s in _flagged(symbol)}, key=repr)
+    single = _counts(form, rules, tuple(symbols))
+    scans, emits = (np.full((len(number), len(ALPHABET)), fill, np.int16) for fill in (-1, 0))
+    for (state, char), (after, sentence) in scanner.moves.items():
+        at = number[state], PLACE_OF[char]
+        scans[at], emits[at] = number[after], said[sentence]
+    counts = np.empty((len(single), 2 * len(said)), np.int32)
+    for sentence, n in said.items():
+        for holds in (0, 1):
+            counts[:, 2 * n + holds] = np.arange(len(single))
+            for symbol in sentence:
+                counts[:, 2 * n + holds] = single[counts[:, 2 * n + holds],
+                                                        symbols.index(_flagged(symbol)[-holds])]
+    return scans, emits, counts
+
+
+def _flagged(symbol):
+    """A word's end is another symbol where the rhyme holds: (where it does not, where it does)."""
+    return ((WORD, False), (WORD, True)) if symbol == WORD else (symbol,)
+
+
+START_PLACE = (0, 1, 1, 0)
+
+
+class Pen:
+    """A line in a vocabulary, with its closing. A place is a tuple (u, c, d, k), see composer_cpu.
+
+    form: one of this line alone. closing and lead: as Scanner takes them. rhyme: a Rhyme.
+    """
+
+    def __init__(self, vocabulary, form, rules, closing, lead, rhyme):
+        self.vocabulary = vocabulary
+        self.tables = (*_without_rhyme(form, rules, closing, lead), rhyme.moves, rhyme.holds)
+        scans, emits, counts, rhymes, _ = self.tables
+        kinds = {}                                          # of characters that the vocabulary can spell
+        for a in np.flatnonzero(vocabulary.spelled):
+            kinds.setdefault((scans[:, a].tobytes(), emits[:, a].tobytes(), rhymes[:, a].tobytes()), a)
+        self.typical = np.array([*kinds.values()])
+        self.memo = np.zeros((len(counts), len(rhymes), len(scans)), np.int8)
+        deepest = 32 * sum(max(part.counts) + 1 for part in form.lines[0])
+        self.stack = np.zeros((deepest, 4), np.int64)
+        self.ways = np.zeros((vocabulary.deepest + 1, 4), np.int64)
+        self.rhyme, self.masks = rhyme, {}
+
+    def _search(self):
+        return self.vocabulary.begun, self.typical, self.tables, self.memo, self.stack
+
+    def follow(self, place, data):
+        """The place after these bytes, or None if it has no hope."""
+        data = np.frombuffer(data, np.uint8)
+        after = composer_cpu.follow(np.array(place), data, self.vocabulary.bytes_to, self.tables)
+        return tuple(after.tolist()) if after[2] and composer_cpu.is_hopeful(after, *self._search()) else None
+
+    def hopeful(self):
+        """Can the line be written at all?"""
+        return composer_cpu.is_hopeful(np.array(START_PLACE), *self._search())
+
+    def allowed(self, place):
+        """Which tokens may come next? (V,)"""
+        if place not in self.masks:
+            if len(self.masks) >= MASKS:
+                self.masks.clear()
+            ok = np.zeros(self.vocabulary.strings + 1, bool)                   # the last one for tokens that are none
+            for tree, to in self.vocabulary.trees:
+                composer_cpu.allowed(np.array(place), tree, to, *self._search(), self.ways, ok)
+            self.masks[place] = ok[self.vocabulary.number]
+        return self.masks[place]
+
+
+# a verse --------------------------------------------------------------------------------------------------------------
+class Progress(NamedTuple):
+    """How far a verse has come."""
+
+    lines: tuple                                            # those that are closed, without what closes them
+    text: bytes                                             # all of it
+    line: int                                               # where the last line begins, that is not closed
+    place: tuple                                            # where that is on its Pen
+    pen: Pen | None                                         # which that is; None if the verse is complete
+
+
+class Composer:
+    """A verse of a form, from its beginning to its end, token by token.
+
+    lines: how many, padas in a chaupai; the usual number without. rhyme: shall they, where the form says so? Where a
+    vocabulary has no word that rhymes, and only there, a line goes without.
+
+        composer = Composer(Vocabulary(tokenizer), "doha")
+        progress = composer.begin("श्रीगुरु चरन")
+        composer.allowed(progress)                          booleans (V,), True somewhere until the verse is complete
+        progress = composer.after(progress, token)
+        composer.complete(progress), progress.text.decode()
+    """
+
+    def __init__(self, vocabulary, form, rules="S2", lines=None, rhyme=True):
+        scansion.licences(rules)
+        self.vocabulary, self.rules = vocabulary, rules
+        self.form = form = form if isinstance(form, Form) else named(form)
+        self.rhymes = rhyme and form.rhyme is not None
+        self.together = form.together if form.rhyme is not None else 2
+        self.lines = max(len(form.lines), self.together) if lines is None else lines
+        if not 0 < self.lines <= MOST or self.lines % len(form.lines):
+            raise refusal("Composer", f"{self.lines} lines of {form.name}",
+                          f"{len(form.lines)}, or a multiple of it, at most {MOST}")
+        self._pens = lru_cache(16)(self._pen)
+        for i in range(self.lines):
+            if not self._pens(i, "", ()).hopeful():
+                raise refusal("Composer", f"a vocabulary that cannot write line {i + 1} of {form.name} under {rules}",
+                              "one with the letters and signs of Hindi, a space and dandas")
+
+    def _layout(self, i):
+        """(what closes line i, which characters may stand before it). The two padas of a chaupai may share a line."""
+        last, second, joined = i + 1 == self.lines, i % 2 == 1, self.form.name in JOINED
+        return DANDAS[second or last] + "\n" * (not last and (second or not joined)), " \n" * (joined and second)
+
+    def _pen(self, i, rhyme, words):
+        line = self.form.lines[i % len(self.form.lines)]
+        alone = Form("", "", (line,), self.form.unit, self.form.rhyme, rules=self.form.rules)        # shares its tables
+        return Pen(self.vocabulary, alone, self.rules, *self._layout(i), Rhyme(rhyme, words))
+
+    def pen(self, lines):
+        """What writes the line after these; None if there is none."""
+        i = len(lines)
+        if i == self.lines:
+            return None
+        group = lines[i - i % self.together:]
+        if group and self.rhymes:
+            ends = [divided(self.form, k, line, self.rules)[self.form.rhyme][0]
+                    for k, line in enumerate(group, i - len(group))]
+            pen = self._pens(i, ends[0], tuple(scansion.words(end)[-1] for end in ends))
+            if pen.hopeful():
+                return pen
+        return self._pens(i, "", ())
+
+    def begin(self, text=""):
+        """The Progress after a text: a verse so far, whose last line may be open. Commas stay only where they may."""
+        text = re.sub("[\u200c\u200d]", "", normalize(text).replace("—", " ").replace("–", " "))
+        *closed, begun = (" ".join(re.sub("([,;!?])[,;!? ]*", r"\1 ", piece).split()) for piece in END.split(text))
+        closed = [line.replace(" ,", ",").rstrip(COMMAS + " -") for line in closed if scansion.WORD.search(line)]
+        if len(closed) + bool(begun) > self.lines:
+            raise refusal("Composer", f"{len(closed) + bool(begun)} lines", f"at most the {self.lines} of the verse")
+        for i, line in enumerate(closed):
+            if not divided(self.form, i, line, self.rules):
+                raise self._refusal(line)
+        text = "".join(self._layout(i)[1][:1] + line + self._layout(i)[0] for i, line in enumerate(closed)).encode()
+        progress = Progress(tuple(closed), text, len(text), START_PLACE, self.pen(tuple(closed)))
+        for char in begun and self._layout(len(closed))[1][:1] + begun:
+            after = self._feed(progress, char.encode())
+            if after is None and char not in COMMAS:
+                raise self._refusal(begun)
+            progress = after or progress
+        return progress
+
+    def _refusal(self, line):
+        try:
+            counts = ", ".join(map(str, sorted(scansion.matras(line, self.rules))))
+            hint = f"it counts {counts} matras; python -m tok scan shows how"
+        except ValueError as error:
+            hint = str(error)
+        want = " or ".join(" + ".join("/".join(map(str, part.counts)) for part in parts)
+                           for parts in dict.fromkeys(self.form.lines))
+        return refusal("Composer", f"{line!r}", f"a line of {self.form.name} under {self.rules}, {want} "
+                       f"{self.form.unit}, or its beginning", hint)
+
+    def _feed(self, progress, data):
+        place = progress.pen.follow(progress.place, data)
+        if place is None:
+            return None
+        text = progress.text + data
+        if place[1] != composer_cpu.DONE:
+            return progress._replace(text=text, place=place)
+        lines = *progress.lines, text[progress.line:].decode().strip(" \n" + DANDAS)
+        return Progress(lines, text, len(text), START_PLACE, self.pen(lines))
+
+    def complete(self, progress):
+        return len(progress.lines) == self.lines
+
+    def allowed(self, progress):
+        """Which tokens may come next? (V,)"""
+        return progress.pen.allowed(progress.place)
+
+    def after(self, progress, token):
+        """The Progress after a token that is allowed."""
+        return self._feed(progress, self.vocabulary.tokens[token])
+
+
+JOINED, MOST = {"chaupai"}, 64
+MASKS = 1 << 10                                             # kept of a line

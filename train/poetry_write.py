@@ -1,0 +1,205 @@
+"""Verse on demand: python -m train.poetry write DIR --form doha --theme guru --prompt "..."
+
+The form, the author and the theme are told to the model by control tokens (poems.py). That asks; it does not oblige. So
+of the tokens that it finds likely only those are taken from which the lines can still close on their counts
+(tok/composer.py); --free takes whatever comes. Several candidates are written at once, each by its own seed, and ranked
+by ln p(verse) per akshara: by the model alone, not by what was left of its choice.
+
+--interactive answers: to a line that somebody writes, the lines that are missing, in the same meter and rhyme.
+"""
+import os
+import sys
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt import stream
+from gpt.decode import Decoder
+from minigrad.check import expect
+from tok.composer import Composer, Vocabulary
+from tok.hindi import aksharas, normalize
+from tok.meter import END as LINE_END
+from tok.meter import FORMS, divided, named
+from tok.scan_view import in_text
+from train import poems
+from train.data import END
+
+LONGEST = 4096                                             # tokens of a verse: more than any form has room for
+FREE_LINE = 24                                             # and what a line has at most if nothing closes it
+
+
+class Asked(NamedTuple):
+    """What is wanted of a verse. lines: as many as the form usually has, where it is None."""
+
+    form: str = "doha"
+    theme: str | None = None
+    author: str | None = None
+    prompt: str = ""
+    lines: int | None = None
+    rhyme: bool = True
+    rules: str = "S2"
+    free: bool = False
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int = 0
+
+
+class Written(NamedTuple):
+    """A verse, and how likely the model finds what it wrote of it."""
+
+    text: str
+    logprob: float                                         # sum of ln p over the new tokens
+    tokens: int                                            # how many those are
+    score: float                                           # ln p per new akshara
+
+
+class Poet:
+    """A model that writes verse, with all that is kept from one verse to the next."""
+
+    def __init__(self, gpt2, int8=False):
+        self.model, self.tokenizer, self.decoder = gpt2.model, gpt2.tokenizer, Decoder(gpt2.model, int8)
+        self.controls, special = poems.controls(self.tokenizer), self.tokenizer.special
+        expect(END in special, "Poet", f"a tokenizer without {END}", "one that ends its texts",
+               "python -m train.poetry prepare makes such")
+        self.end, self.composer = special[END], lru_cache(8)(self._composer)
+        self.only_end = np.arange(self.tokenizer.vocab_size) == self.end
+        self.speakable = np.ones(self.tokenizer.vocab_size, bool)
+        self.speakable[[i for i in special.values() if i != self.end]] = False
+
+    @cached_property
+    def vocabulary(self):
+        return Vocabulary(self.tokenizer)
+
+    def _composer(self, form, rules, lines, rhyme):
+        return Composer(self.vocabulary, form, rules, lines, rhyme)
+
+    def begin(self, asked):
+        """(what writes the verse, or None if it is free; the Progress after the prompt; the ids of control tokens and
+        prompt; the prompt as it stands in the verse)."""
+        form = asked.form.replace("-", " ")
+        writer = None if asked.free else self.composer(form, asked.rules, asked.lines, asked.rhyme)
+        progress = writer and writer.begin(asked.prompt)
+        verse = progress.text.decode() if writer else normalize(asked.prompt).strip(" ")
+        tag = poems.meter_tag(form) if any(form == known.name for known in FORMS) else None
+        ids = poems.begin(self.tokenizer, verse, form=asked.form, author=asked.author, theme=asked.theme,
+                          meter=tag if tag in self.controls["meter"] else None)
+        return writer, progress, ids, verse
+
+    def stream(self, asked, candidates=1):
+        """Step by step, for each candidate that is not complete: (which, the ids that are new so far, sum of ln p)."""
+        expect(candidates > 0, "--candidates", candidates, "at least 1")
+        writer, progress, ids, _ = self.begin(asked)
+        reached = {tuple(ids): progress}                   # what was read or written -> how far the verse is
+
+        def allowed(rows):
+            found = []
+            for row in map(tuple, rows if isinstance(rows, list) else rows.tolist()):
+                if row not in reached:
+                    reached[row] = writer.after(reached[row[:-1]], row[-1])
+                found.append(self.only_end if writer.complete(reached[row]) else writer.allowed(reached[row]))
+            return np.array(found)
+
+        new, sums = [[] for _ in range(candidates)], [0.0] * candidates
+        room = LONGEST if writer else FREE_LINE * (asked.lines or 4)
+        how = {name: getattr(asked, name) for name in ("temperature", "top_k", "top_p", "min_p", "seed")}
+        for tokens in stream(self.model, [ids] * candidates, room, stop={self.end}, decoder=self.decoder,
+                             allowed=allowed if writer else lambda rows: self.speakable, **how):
+            for token in tokens:
+                new[token.row].append(token.id)
+                sums[token.row] += token.logprob
+            yield [(token.row, new[token.row], sums[token.row]) for token in tokens]
+
+    def write(self, asked, candidates=1):
+        """Verses, the likeliest first."""
+        found, begun = {}, self.begin(asked)[-1]
+        for step in self.stream(asked, candidates):
+            found.update((row, (new, total)) for row, new, total in step)
+        verses = [self._written(begun, *found[row]) for row in sorted(found)]
+        return sorted(verses, key=lambda verse: -verse.score)
+
+    def _written(self, begun, new, total):
+        text = self.text(new)
+        return Written((begun + text).strip("\n"), total, len(new), total / max(len(aksharas(text)), 1))
+
+    def text(self, new):
+        """What new ids say."""
+        return self.tokenizer.decode([i for i in new if i != self.end])
+
+    def form_of(self, prompt, rules="S2"):
+        """The first form that the model knows into which all of these lines fit, or None."""
+        lines = [line for line in LINE_END.split(normalize(prompt)) if line.strip()]
+        names = [name for form in FORMS if (name := form.name.replace(" ", "-")) in self.controls["form"]]
+        return next((name for name in dict.fromkeys(names)
+                     if lines and all(divided(named(name.replace("-", " ")), i, line, rules)
+                                      for i, line in enumerate(lines))), None)
+
+
+def answered(asked):
+    """The same with the prompt as lines that are complete, and as many lines more as share its rhyme."""
+    given = [line.strip() for line in LINE_END.split(asked.prompt) if line.strip()]
+    form = named(asked.form.replace("-", " "))
+    whole = max(len(form.lines), form.together if form.rhyme is not None else 2)
+    lines = (len(given) // whole + 1) * whole
+    return asked._replace(prompt="".join(f"{line}।\n" for line in given), lines=asked.lines or lines)
+
+
+# the command ----------------------------------------------------------------------------------------------------------
+def add_write(subparsers):
+    parser = subparsers.add_parser("write", help="verse in a meter that is counted, by a model that was trained")
+    parser.add_argument("folder", metavar="DIR", help="a prepared folder after training, or any with weights")
+    parser.add_argument("--form", help="doha, chaupai, ... (doha; of an answer, that of the line that was given)")
+    parser.add_argument("--theme", help="what it is about, as the model knows it")
+    parser.add_argument("--author", help="in whose manner")
+    parser.add_argument("--prompt", default="", help="how it begins; a danda ends a line")
+    parser.add_argument("--lines", type=int, help="how many; padas of a chaupai (as the form has them)")
+    parser.add_argument("--rules", default="S2", help="what counts as scanning: S0, S1, S2, S3 of tok/scansion.py (S2)")
+    parser.add_argument("--no_rhyme", action="store_true", help="lines need not rhyme")
+    parser.add_argument("--free", action="store_true", help="without a meter that is kept")
+    parser.add_argument("--interactive", action="store_true", help="answer each line that comes in, in its meter")
+    parser.add_argument("--candidates", type=int, default=8, help="so many are written, the likeliest is shown (8)")
+    parser.add_argument("--show", type=int, default=1, help="how many of them are shown (1)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token (0.8)")
+    parser.add_argument("--top_k", type=int, help="choose among the k likeliest tokens only")
+    parser.add_argument("--top_p", type=float, help="choose among the likeliest tokens with this probability together")
+    parser.add_argument("--min_p", type=float, help="only tokens with this share of the likeliest one's probability")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another verse (0)")
+    parser.set_defaults(run=run)
+
+
+def run(args):
+    poet = Poet(poems.model_of(args.folder))
+    asked = Asked(**{name: getattr(args, name) for name in Asked._fields if name not in ("rhyme", "form")},
+                  rhyme=not args.no_rhyme, form=args.form or "doha")
+    if not args.interactive:
+        show(poet, asked, args.candidates, args.show)
+        return 0
+    for line in iter(_ask, ""):
+        try:
+            form = args.form or poet.form_of(line, args.rules)
+            expect(form, "the line", repr(line), f"one in the meter of {', '.join(poet.controls['form'])}",
+                   "python -m tok scan shows its count; --form says which meter it should have")
+            show(poet, answered(asked._replace(prompt=line, form=form)), args.candidates, args.show)
+        except ValueError as error:                        # what one line says wrong the next may say right
+            print(f"error: {error}", file=sys.stderr)
+    return 0
+
+
+def _ask():
+    """A line that somebody has written; "" at the end of all."""
+    if sys.stdin.isatty():
+        print("> ", end="", flush=True)
+    return sys.stdin.readline().strip()
+
+
+def show(poet, asked, candidates, shown):
+    """Print verses with their scansion."""
+    terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for verse in poet.write(asked, candidates)[:max(shown, 1)]:
+        try:
+            drawn = in_text(verse.text, asked.rules, terminal)
+        except ValueError as error:                        # a free verse may hold what cannot be scanned
+            drawn = str(error)
+        print(f"{verse.text}\n\n{drawn}\nln p = {verse.logprob:.1f}, {verse.score:.2f} an akshara\n", flush=True)
