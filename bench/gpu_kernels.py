@@ -23,6 +23,7 @@ from minigrad import backend, formulas, kernels, using
 from minigrad.backend import asnumpy, dtype_of, is_float, to_device
 from minigrad.fused import attention_sm90_gpu, mlp_gpu, mlp_sm90_gpu
 from minigrad.fused.adamw import masters, whole
+from minigrad.fused.layer_norm import add_layer_norm
 from minigrad.fused.mlp import mlp
 from minigrad.sums import sum_to
 from minigrad.tensor import SKIP, Op
@@ -39,7 +40,8 @@ EXPECTED = {
     "attention": ((0.28, 0.20), "exponentials between small products; backward takes seven where five are counted"),
     "attention, long": ((0.38, 0.27), "as above, with fewer of the tiles cut by the diagonal"),
     "mlp": ((0.85, 0.80), "two products of the kind above, GELU at the end of one and its slope at the end of another"),
-    "layer_norm": ((0.85, 0.75), "one pass; backward also keeps partial sums of dw and db"),
+    "layer_norm": ((0.90, 0.88), "one pass, two rows of each warp on their way; backward also keeps dw and db"),
+    "add_layer_norm": ((0.90, 0.88), "four streams, and as layer_norm besides"),
     "gelu": ((0.88, 0.88), "entry by entry, 16 bytes at a time"),
     "relu": ((0.90, 0.90), "entry by entry"),
     "softmax": ((0.85, 0.85), "a row is read once if it fits into a block's registers, else twice"),
@@ -55,7 +57,7 @@ EXPECTED = {
 
 def rows(sizes, batch, dtype):
     """{name: Row}: those of bench/ops.py, each once; attention once more at a longer context with as many tokens; and
-    what is an op of its own on a GPU only. Its hidden arrays are kept for backward, and so written by forward."""
+    what is an op of its own on a GPU only. mlp's hidden arrays are kept for backward, and so written by forward."""
     found = {row.name: replace(row, times=1) for row in ops.table_of(sizes, batch, dtype)}
     longer = {**sizes, "block_size": LONG * sizes["block_size"]}
     attention, = (row for row in ops.table_of(longer, max(1, batch // LONG), dtype) if row.name == "attention")
@@ -64,7 +66,15 @@ def rows(sizes, batch, dtype):
     middle = ops.Row(mlp, [ops.Arg("activation", (B, T, C)), *weights], torch=torch_mlp,
                      moved=(e * (14 * N * C + 8 * C * C), e * (23 * N * C + 8 * C * C) + 32 * C * C),
                      flops=(16 * N * C * C, 32 * N * C * C))
-    return {**found, "attention, long": replace(attention, times=1), "mlp": middle}
+    stream = ops.Arg("activation", (B, T, C))
+    summed = ops.Row(add_layer_norm, [stream, stream, ops.Arg("weight", (C,)), ops.Arg("weight", (C,))],
+                     moved=(4 * e * N * C, 4 * e * N * C), torch=torch_add_layer_norm)
+    return {**found, "attention, long": replace(attention, times=1), "mlp": middle, "add_layer_norm": summed}
+
+
+def torch_add_layer_norm(t, x, r, w, b):
+    s = x + r
+    return s, t.nn.functional.layer_norm(s, w.shape, w, b)
 
 
 def torch_mlp(t, x, w1, b1, w2, b2):
@@ -276,7 +286,7 @@ class Attention(OnTorch):
     def forward(self):
         from torch.nn.attention import SDPBackend, sdpa_kernel
         with sdpa_kernel(getattr(SDPBackend, self.how)) if self.how else nullcontext():
-            self.ys = [self.torch.nn.functional.scaled_dot_product_attention(*self.leaves, is_causal=True)]
+            self.ys = [(self.torch.nn.functional.scaled_dot_product_attention(*self.leaves, is_causal=True),)]
 
 
 WAYS = {"bfloat16": ("FLASH_ATTENTION", "CUDNN_ATTENTION"), "float16": ("FLASH_ATTENTION", "CUDNN_ATTENTION"),
@@ -346,7 +356,7 @@ def results(op, arrays, params, mode):
     with using(mode):
         forward, backward = kernels.choose(op, arrays)
         y, saved = forward(*arrays, **params)
-        ys = y if isinstance(y, tuple) else (y,)
+        ys = ops.tuple_of(y)
         rng = np.random.default_rng(1)
         dys = tuple(backend.xp_of(a).asarray(np.asarray(rng.standard_normal(a.shape)).astype(a.dtype)) for a in ys)
         gradients = backward(dys if isinstance(y, tuple) else dys[0], *saved,

@@ -35,7 +35,7 @@ from minigrad.fused.relu import relu
 from minigrad.fused.softmax import softmax
 from minigrad.ops.elementwise import add
 from minigrad.ops.matmul import matmul
-from minigrad.tensor import Node, Op, _result
+from minigrad.tensor import Node, Op, _result, propagate
 
 # So small, and in so many blocks, that what is measured is Python and the launch of kernels.
 CONFIGS = step.CONFIGS | {"tiny": (dict(vocab_size=5, block_size=2, n_layer=200, n_head=1, n_embd=4), 1)}
@@ -155,6 +155,11 @@ def draw(row, dtype):
     return made
 
 
+def tuple_of(y):
+    """The outputs of an op, of which most have one."""
+    return y if isinstance(y, tuple) else (y,)
+
+
 # In a process of its own each.
 
 class Ours:
@@ -177,18 +182,18 @@ class Ours:
                       for a, kind in zip(held, self.kinds, strict=True)] for held in self.held]
 
     def forward(self):
-        self.ys = [self.row.op(*args, **self.row.params) for args in self.args]
+        self.ys = [tuple_of(self.row.op(*args, **self.row.params)) for args in self.args]
 
     update = forward
 
     @functools.cached_property
-    def dy(self):                                        # made in the first turn, which does not count
-        return backend.xp_of(self.ys[0].data).ones(self.ys[0].shape, self.ys[0].dtype)
+    def dys(self):                                       # made in the first turn, which does not count
+        return [backend.xp_of(y.data).ones(y.shape, y.dtype) for y in self.ys[0]]
 
     def backward(self):
-        dy = self.dy
+        dys = self.dys
         while self.ys:
-            self.ys.pop().backward(dy)
+            propagate([*zip(self.ys.pop(), dys, strict=True)])
 
 
 class PyTorch:
@@ -221,18 +226,18 @@ class PyTorch:
             a.grad = None
 
     def forward(self):
-        self.ys = [self.row.torch(self.torch, *args, **self.row.params) for args in self.args]
+        self.ys = [tuple_of(self.row.torch(self.torch, *args, **self.row.params)) for args in self.args]
 
     update = forward
 
     @functools.cached_property
-    def dy(self):
-        return self.torch.ones_like(self.ys[0])
+    def dys(self):
+        return list(map(self.torch.ones_like, self.ys[0]))
 
     def backward(self):
-        dy = self.dy
+        dys = self.dys
         while self.ys:
-            self.ys.pop().backward(dy)
+            self.torch.autograd.backward(self.ys.pop(), dys)
 
 
 def calls(make, config, dtype, threads, names, repeats):

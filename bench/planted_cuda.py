@@ -29,8 +29,9 @@ EXEMPT = [
     (r"^ *#(?!define).*", "what is included, how far a loop is unrolled"),
     (r"template ?<[^>]*>|__launch_bounds__\([^)]*\)", "what a function is made for"),
     (r"^constexpr int (WIDE|ACROSS) = .*", "so that banks differ"),
-    (r"^constexpr int KEYS = .*", "a size of pieces"),
-    (r".*\bgroup_of\(\) \{.*", "tells the compiler that all lanes have the same"),
+    (r"^constexpr int (KEYS|AHEAD) = .*", "a size of pieces"),
+    (r".*\b(warp_of|group_of)\(\) \{.*", "tells the compiler that all lanes have the same"),
+    (r"^constexpr float SLACK = .*", "how much larger exponentials may be than they need to be"),
     (r"(?<=\bif \()[^;]*(?=\) hide<)", "spares tiles in which nothing is to be hidden"),
     (r"^#define (ARGUMENTS|UNPACK).*(\\\n.*)*", "names in an order"),
 ]

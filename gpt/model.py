@@ -98,11 +98,11 @@ class Block(Module):
 
     def forward(self, x, past=None):                         # (B, T, C) -> (B, T, C)
         if self.pre_norm:                                    # GPT-2
-            x = x + self.attn(self.ln_1(x), past)
-            x = x + self.mlp(self.ln_2(x))
+            x, y = self.ln_2.of_sum(x, self.attn(self.ln_1(x), past))
+            x = x + self.mlp(y)                              # left to the next ln_1, it would be two arrays to keep
         else:                                                # GPT-1
-            x = self.ln_1(x + self.attn(x, past))
-            x = self.ln_2(x + self.mlp(x))
+            _, x = self.ln_1.of_sum(x, self.attn(x, past))
+            _, x = self.ln_2.of_sum(x, self.mlp(x))
         return x
 
 

@@ -187,6 +187,8 @@ def from_folder(folder):
            f"the {len(wanted)} tensors of config.json")
     kinds = {dtype: ours for ours, (*_, dtype) in stored.items()}
     expect(len(kinds) == 1, "from_pretrained", " and ".join(f"{n} of {d}" for d, n in kinds.items()), "one dtype")
+    if "BF16" in kinds:
+        backend.dtype_of("bfloat16")                             # NumPy knows it once this has been asked for
     try:
         with ExitStack() as stack:
             opened = {path: stack.enter_context(safe_open(path, "numpy")) for path in files}

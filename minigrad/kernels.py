@@ -148,7 +148,8 @@ class Launcher:
     no blocks in it does nothing. The arrays decide whether a GPU or the emulator runs it."""
 
     def __init__(self, program, name):
-        self.program, self.name, self.functions = program, name, {}
+        self.program, self.name = program, name
+        self.functions, self.shared = {}, {True: 0, False: 0}          # the most bytes that were asked for
 
     def __getitem__(self, where):
         def launch(*arguments):
@@ -157,13 +158,13 @@ class Launcher:
             if 0 in grid:
                 return
             on_gpu = any(map(backend.on_gpu, arguments))
-            if (on_gpu, shared) not in self.functions:
-                function = (self.program.on_gpu if on_gpu else self.program.emulated).get_function(self.name)
-                if shared > 48 << 10:                   # more has to be asked for
-                    function.max_dynamic_shared_size_bytes = shared
-                self.functions[on_gpu, shared] = function
+            if on_gpu not in self.functions:
+                program = self.program.on_gpu if on_gpu else self.program.emulated
+                self.functions[on_gpu] = program.get_function(self.name)
+            if shared > self.shared[on_gpu]:            # a limit of the function, not of this launch
+                self.functions[on_gpu].max_dynamic_shared_size_bytes = self.shared[on_gpu] = shared
             given = tuple(backend.step_word(a, on_gpu) if type(a) is Step else number(a) for a in arguments)
-            self.functions[on_gpu, shared](grid, (block,), given, shared_mem=shared)
+            self.functions[on_gpu](grid, (block,), given, shared_mem=shared)
         return launch
 
 

@@ -8,7 +8,7 @@ from minigrad import backend
 from minigrad.check import expect
 from minigrad.fused.dropout import dropout
 from minigrad.fused.embedding import embedding
-from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.layer_norm import layer_norm, sum_and_norm
 from minigrad.fused.linear import linear
 from minigrad.ops import reduce
 from minigrad.tensor import Tensor
@@ -51,6 +51,10 @@ class LayerNorm(Module):
 
     def forward(self, x):                                    # (..., d) -> (..., d)
         return layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+    def of_sum(self, x, r):                                  # (..., d), (..., d) -> (..., d), (..., d)
+        """x + r as it is, and normalised."""
+        return sum_and_norm(x, r, self.weight, self.bias, eps=self.eps)
 
 
 class BatchNorm(Module):

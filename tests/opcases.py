@@ -17,7 +17,7 @@ from minigrad.fused.cross_entropy import cross_entropy, linear_cross_entropy
 from minigrad.fused.dropout import dropout, keep_mask
 from minigrad.fused.embedding import embedding
 from minigrad.fused.gelu import gelu
-from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.layer_norm import add_layer_norm, layer_norm
 from minigrad.fused.linear import linear
 from minigrad.fused.mlp import mlp
 from minigrad.fused.relu import relu
@@ -269,6 +269,11 @@ for op in softmax, log_softmax:
         TIES, np.array([[1e4, 0, -1e4], [-np.inf, 0, 1], [1e30, -1e30, 1e30]]), EXTREMES, EXTREMES[:-1],
         np.array([[0, np.nan, 1], [0, 0, 0]]), np.array([[-1e3, -1001, -1002]])]]      # 0 would be a wrong maximum
 
+causal = dict(torch=lambda t, x, causal: x.masked_fill(~t.ones(x.shape[-2:], dtype=t.bool).tril(), -t.inf).softmax(-1))
+CASES += [Case(softmax, [x], dict(causal=True), smooth=isinstance(x, tuple), **causal) for x in [
+    (3, 3), (2, 2, 5, 5), (1, 1), (40, 40), (2, 0, 0), np.array([[1.0, np.nan, np.inf], [1e30, -1e30, 1], [2, 2, 2]]),
+    np.array([[-np.inf, 0.0], [-np.inf, -np.inf]])]]
+
 CASES += [Case(relu, [shape], torch=lambda t, x: t.relu(x), apart=0.1) for shape in [(3, 4), (2, 1, 3), (), (2, 0)]]
 CASES += [Case(relu, [EXTREMES], torch=lambda t, x: t.relu(x), smooth=False)]
 
@@ -300,6 +305,15 @@ CASES += [Case(layer_norm, [x, x[-1:], x[-1:]], params, **normed) for x, params 
     ((70, 7), {}), ((130, 33), {})]]                                      # more rows than a kernel has chunks
 CASES += [Case(layer_norm, [np.array([[5.0, 5.0, 5.0], [100, 101, 99], [1e-20, -1e-20, 0.0]]), (3,), (3,)],
                smooth=False, **normed)]
+
+
+def torch_add_layer_norm(t, x, r, w, b, eps=1e-5):
+    return x + r, t.nn.functional.layer_norm(x + r, w.shape, w, b, eps)
+
+
+CASES += [Case(add_layer_norm, [x, r, x[-1:], x[-1:]], params, torch=torch_add_layer_norm) for x, r, params in [
+    ((3, 8), (3, 8), {}), ((2, 3, 5), (2, 3, 5), dict(eps=0.3)), ((8,), (8,), {}), ((3, 7), (2, 3, 1), {}),
+    ((0, 4), (0, 4), {}), ((4, 1), (4, 1), {}), ((130, 33), (130, 33), {})]]
 
 affine = dict(torch=lambda t, x, w, b: t.nn.functional.linear(x, w.T, b))
 CASES += [Case(linear, list(args), **affine) for args in [

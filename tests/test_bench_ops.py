@@ -51,7 +51,7 @@ def test_pytorch_does_the_same(name, dtype):
         side = make(row, dtype, threads=1)
         side.ready()
         side.forward()
-        found.append([side.ys[0], *side.args[0]])
+        found.append([*side.ys[0], *side.args[0]])
         if row.phases[-1] == "backward":
             side.backward()
             found[-1] += [side.held[0][i].grad if make is ops.Ours else side.args[0][i].grad

@@ -1,5 +1,5 @@
 """Kernels that go through rows, beyond the small shapes of opcases.py: rows that fill a lane, a warp, a block, and more
-rows than there are warps to take them; ids that occur often."""
+rows than there are warps to take them; ids that occur often; squares of which half is hidden."""
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -12,10 +12,12 @@ from gpt import GPT, GPTConfig
 from minigrad import kernels, sums, sums_gpu, tensor, using
 from minigrad.backend import dtype_of
 from minigrad.emulator import emulator
-from minigrad.fused import columns_gpu, layer_norm_gpu
+from minigrad.fused import columns_gpu, embedding_gpu, layer_norm_gpu, softmax_gpu
 from minigrad.fused.embedding import embedding
-from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.layer_norm import add_layer_norm, layer_norm
+from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.ops import elementwise
+from minigrad.recompute import recompute
 from minigrad.tensor import DONE, SKIP, Slot
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
@@ -79,6 +81,38 @@ def test_layer_norm_adds_its_gradient_to_what_there_is(D, dtype):
     close(together, [alone[0].astype("f4") + more.astype("f4"), *alone[1:]], TOL[dtype], "so_far", dtypes=False)
 
 
+@every_dtype
+@pytest.mark.parametrize("D", [24, 800, 3073])
+def test_a_sum_and_its_layer_norm(D, dtype, few_blocks):
+    """Both outputs to the bit what one op after the other gives. A gradient that nobody sends is none."""
+    case = Case(add_layer_norm, [(19, D), (19, D), (D,), (D,)])
+    x, r, w, b = arrays = case.arrays(dtype)
+    close(run(add_layer_norm, arrays, {}, "emulated"), run(add_layer_norm, arrays, {}, "reference"), TOL[dtype], f"{D}")
+    with using("emulated"):
+        (forward, backward), (norm, norm_backward) = (kernels.choose(op, arrays) for op in (add_layer_norm, layer_norm))
+        (s, y), saved = forward(*arrays)
+        np.testing.assert_array_equal(s, sums.plus.reference(x, r))
+        np.testing.assert_array_equal(y, norm(s, w, b)[0])
+        for ds in (None, x):
+            for got, want in zip(backward((ds, r), *saved)[1:], norm_backward(r, *saved, so_far=ds), strict=True):
+                np.testing.assert_array_equal(got, want)
+        assert [g is x for g in backward((x, None), *saved)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_block_that_is_computed_again_keeps_every_bit(pre_norm):
+    found, ids = [], np.arange(12).reshape(2, 6)
+    for around in (None, recompute):
+        model = GPT(GPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, n_embd=16, pre_norm=pre_norm), seed=0)
+        for block in model.h:
+            block.around = around
+        with using("emulated"):
+            model.loss(ids, ids).backward()
+        found.append([p.grad for p in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_no_pass_is_taken_to_add_up_a_residual_path(monkeypatch):
     """In GPT-2 every sum on the way back is a layer norm's."""
     calls, own = [], tensor.plus
@@ -93,6 +127,33 @@ def test_no_pass_is_taken_to_add_up_a_residual_path(monkeypatch):
     assert found["reference"][1] == 4 and found["emulated"][1] == 0
 
 
+@every_dtype
+@pytest.mark.parametrize("D", [9, 1024, 1025, 1600, 16385])
+@pytest.mark.parametrize("op", [softmax, log_softmax], ids=repr)
+def test_softmax_of_rows_of_any_length(op, D, dtype):
+    """A warp holds up to 1024 entries, a block 16384; longer ones are read again."""
+    arrays = Case(op, [(5 if D < 9999 else 1, D)], low=-4, high=4).arrays(dtype)
+    close(run(op, arrays, {}, "emulated"), run(op, arrays, {}, "reference"), TOL[dtype], f"D = {D}")
+
+
+@every_dtype
+@pytest.mark.parametrize("T", [64, 70])
+@pytest.mark.parametrize("entries, most", [(32, 512), (1, 512), (1, 32)])
+def test_causal_softmax_by_a_warp_a_block_and_in_pieces(entries, most, T, dtype, monkeypatch):
+    """What stands above the diagonal makes no difference, in x or in dy."""
+    monkeypatch.setattr(softmax_gpu, "ENTRIES", entries)
+    monkeypatch.setattr(softmax_gpu, "MOST", most)
+    x, dy = (np.random.default_rng(k).uniform(-4, 4, (2, T, T)).astype(dtype_of(dtype)) for k in range(2))
+    found = []
+    for mode, above in (("reference", 0), ("emulated", np.inf), ("emulated", np.nan), ("auto", np.nan)):
+        with using(mode):
+            forward, backward = kernels.choose(softmax, [x])
+            p, saved = forward(np.where(np.tri(T, dtype=bool), x, x.dtype.type(above)), causal=True)
+            found.append([p, *backward(np.where(np.tri(T, dtype=bool), dy, x.dtype.type(above)), *saved)])
+        assert not np.triu(p, 1).any() and not np.triu(found[-1][1], 1).any()
+        close(found[-1], found[0], TOL[dtype], f"{mode}, {above}")
+
+
 @pytest.mark.parametrize("N, D", [(1, 1), (15, 33), (100, 31), (0, 5)])
 def test_columns_are_added_up(N, D):
     parts, slot = np.random.default_rng(0).standard_normal((N, 2, D)).astype("f"), Slot(np.full(D, np.nan, "f"))
@@ -105,16 +166,16 @@ def test_columns_are_added_up(N, D):
 
 @given(lengths=st.lists(st.integers(0, 140), min_size=1, max_size=12), V=st.sampled_from([1, 200, 256, 257, 70000]),
        C=st.sampled_from([1, 8, 19]), dtype=st.sampled_from(list(TOL)), seed=st.integers(0, 99),
-       schedule=st.sampled_from(emulator.SCHEDULES))
-@example(lengths=[31, 1, 32], V=70000, C=8, dtype="float32", seed=0, schedule=(False, False))     # no chunk is cut
+       empty=st.booleans(), schedule=st.sampled_from(emulator.SCHEDULES))
+@example(lengths=[31, 1, 32], V=7000, C=8, dtype="float32", seed=0, empty=False, schedule=(False, False))  # none is cut
 @settings(max_examples=25)
-def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, schedule):
-    """Each id as often as drawn: inside a chunk, up to its end, over several. What the slot holds already stays."""
+def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, empty, schedule):
+    """Each id as often as drawn: inside a chunk, up to its end, over several. What a slot held stays, if it is full."""
     rng = np.random.default_rng(seed)
     ids = rng.permutation(np.repeat(rng.integers(0, V, len(lengths)), lengths))
     w, dy = (rng.standard_normal((n, C)).astype(dtype_of(dtype)) for n in (V, len(ids)))
     slot = Slot(rng.standard_normal((V, C)).astype("f"))
-    slot.empty, want = False, slot.array.astype("f8")
+    slot.empty, want = empty, slot.array.astype("f8") * (not empty)
     np.add.at(want, ids, dy.astype("f8"))
     with using("emulated"), emulator.schedule(*schedule):
         _, backward = kernels.choose(embedding, [ids, w])
@@ -123,14 +184,15 @@ def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, schedule):
 
 
 @pytest.mark.parametrize("V", [2, 300, 70000])
-@pytest.mark.parametrize("threads, N", [(1024, 2100), (1024, 5), (64, 200), (32, 0)])
-def test_sorting_keeps_the_order_of_equals(V, threads, N):
-    ids, passes = np.random.default_rng(N).integers(0, V, N), {2: 1, 300: 2, 70000: 3}[V]
-    rows = np.full((2, max(N, 1)), -1, "i4")
+@pytest.mark.parametrize("N, stretches", [(5, 64), (2100, 64), (2100, 2), (3000, 1), (0, 64)])
+def test_sorting_keeps_the_order_of_equals(V, N, stretches, monkeypatch):
+    monkeypatch.setattr(embedding_gpu, "STRETCHES", stretches)
+    ids = np.random.default_rng(N).integers(0, V, N)
     for schedule in emulator.SCHEDULES:
         with emulator.schedule(*schedule):
-            kernels.cuda("embedding", "float32").sort[1, threads, 4 * 257 * threads // 32](ids, N, passes, rows)
-        np.testing.assert_array_equal(rows[(passes - 1) % 2][:N], np.argsort(ids, kind="stable"))
+            order = embedding_gpu.in_order(ids, V, kernels.cuda("embedding", "float32"))
+        np.testing.assert_array_equal(order[:, 1], np.argsort(ids, kind="stable"))
+        np.testing.assert_array_equal(order[:, 0], np.sort(ids))
 
 
 # ------------------------------------------------------------------------------------------------ sums of arrays

@@ -77,6 +77,26 @@ def test_what_is_not_a_number_stays_where_it_is(dtype):
     assert np.isfinite(dx.astype("f").reshape(2, 140, 3, 2, 64)[0, :, :, 1]).all()
 
 
+@pytest.mark.parametrize("dtype, D", [("float16", 64), ("bfloat16", 128)])
+def test_however_many_blocks_share_a_head(dtype, D, monkeypatch):
+    """One block takes all five stretches of 128 rows, the third of which is no pair; or two, or three blocks do."""
+    qkv, dy, got = packed(1, 600, 1, D, dtype), packed(1, 600, 1, D, dtype, seed=1)[..., :D], []
+    for blocks in (1, 2, 3):
+        monkeypatch.setattr(sm90, "shares", lambda *_, blocks=blocks: blocks)
+        got.append(kernels(qkv, 1, None, dy)[2])
+        np.testing.assert_array_equal(got[0].view("u2"), got[-1].view("u2"))
+    close(got[:1], [reference(qkv, 1, None, dy)[2]], TOL[dtype], "dx")
+
+
+@pytest.mark.parametrize("heads, T, blocks", [
+    (768, 1024, 1),                                                       # 24 pairs in a row, for the 23.3 of the mean
+    (12, 1024, 4),                                                        # fewer than multiprocessors: a pair for each
+    (192, 4096, 2),                                                       # 24 pairs; one block for a head: 32
+    (1, 1, 1), (1, 129, 1), (5, 300, 2)])
+def test_the_last_blocks_are_done_soon(heads, T, blocks):
+    assert sm90.shares(heads, T, 132) == blocks
+
+
 def test_strides_are_made_regular():
     qkv, dy = packed(2, 40, 2, 64, "float16"), packed(2, 40, 2, 64, "float16", seed=1)[..., :128]
     turned = [np.asarray(a.swapaxes(0, 1), order="C").swapaxes(0, 1) for a in (qkv, dy)]

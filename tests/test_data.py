@@ -194,7 +194,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, kind):
     again = config(tmp_path, tokenizer=kind, vocab_size=300, shards=str(tmp_path / "again"))
     encoded, encode_batch = [], type(want.tokenizer).encode_batch
 
-    def killed(self, texts):
+    def killed(self, texts, special):
         if len(encoded) == 3:
             for path in (tmp_path / "again").glob(".*/*.bin"):
                 with open(path, "ab") as f:
@@ -480,11 +480,11 @@ def test_a_killed_run_leaves_out_the_same(tmp_path, monkeypatch):
     want = prepare(config(tmp_path))
     again, calls = config(tmp_path, shards=str(tmp_path / "again")), []
 
-    def killed(self, texts, real=tok.CharTokenizer.encode_batch):
+    def killed(self, texts, special, real=tok.CharTokenizer.encode_batch):
         calls.append(texts)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(self, texts)
+        return real(self, texts, special)
     monkeypatch.setattr(tok.CharTokenizer, "encode_batch", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(again)
@@ -512,3 +512,35 @@ def test_no_document_moves_when_texts_of_any_kind_are_added(tmp_path):
         "".join(json.dumps({"text": text}) + "\n" for text in couplets(99, seed=3)).encode()))
     many = kept(prepare(config(tmp_path)))
     assert all(set(few[name]) <= set(many[name]) for name in data.SPLITS) and sum(map(len, many.values())) == 558
+
+
+# ----------------------------------------------------------------------------------- splits by name, special tokens
+def test_files_named_after_splits_are_those_splits(tmp_path):
+    folder, texts = tmp_path / "text", couplets(150)
+    folder.mkdir()
+    for name, some in (("train", texts[:20]), ("val", texts[20:140]), ("test", texts[140:])):
+        write_jsonl(folder / f"{name}.jsonl", some)
+    found = prepare(config(tmp_path))
+    for name, some in (("train", texts[:20]), ("val", texts[20:140]), ("test", texts[140:])):
+        shard = getattr(found, name)
+        assert len(shard.starts) == len(some) and found.tokenizer.decode(shard.tokens) == "\n".join(["", *some, ""])
+    (folder / "test.jsonl").rename(folder / "more.jsonl")    # now one name is no split's: they are dealt out
+    assert len(prepare(config(tmp_path)).train.starts) > 100
+
+
+def test_special_tokens_in_the_text_are_tokens_if_that_is_asked_for(tmp_path):
+    """But for the one that ends a document."""
+    texts = [f"<form=doha>{text} {data.END}" for text in couplets(120)]
+    tok.BPETokenizer.train(texts, 300, special_tokens=[data.END, "<form=doha>"]).save(tmp_path / "tok.json")
+    (tmp_path / "text").mkdir()
+    write_jsonl(tmp_path / "text" / "all.jsonl", texts)
+    plain, special = (prepare(config(tmp_path, tokenizer=str(tmp_path / "tok.json"), special=special)).train
+                      for special in (False, True))
+    form, end = 299, 298
+    assert form not in plain.tokens and len(plain.starts) == len(special.starts)
+    assert (special.tokens[special.starts] == form).all() and (special.tokens == form).sum() == len(special.starts)
+    assert (special.tokens == end).sum() == len(special.starts) + 1
+    tokenizer = tok.load(tmp_path / "tok.json")
+    scored = Validation(special, 64, 4, 10**6)
+    assert scored.bytes(tokenizer) == sum(len(tokenizer.decode(ids).encode()) - len("<form=doha>")
+                                          for ids in scored.documents())

@@ -149,6 +149,13 @@ def test_masked_entries_get_nothing(mode):
         np.testing.assert_array_equal(log_softmax(x).data[1], [-np.inf, -np.inf, 0])
 
 
+@pytest.mark.parametrize("shape, axis", [((2, 3), -1), ((3,), -1), ((2, 2, 2), 1)])
+def test_a_causal_softmax_wants_squares(shape, axis):
+    for mode in ("reference", "auto"):
+        with using(mode), pytest.raises(ValueError, match="causal"):
+            softmax(np.ones(shape), axis=axis, causal=True)
+
+
 @both_modes
 def test_log_softmax_keeps_what_softmax_loses(mode):
     with using(mode):

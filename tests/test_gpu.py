@@ -25,6 +25,7 @@ from minigrad.backend import asnumpy
 from minigrad.emulator import emulator, fake_cupy
 from minigrad.fused import attention_sm90_gpu, mlp_sm90_gpu
 from minigrad.fused.attention import attention
+from minigrad.fused.layer_norm import add_layer_norm, layer_norm
 from nn import AdamW, clip_grad_norm
 from train import checkpoint
 from train.config import Config
@@ -107,6 +108,17 @@ def test_an_mlp_has_no_tail_that_is_wrong(M, K, N, dtype):
     got = [asnumpy(a) for a in mlp_kernels(*on_card(given))]
     close(got[:3], mlp_reference(*given)[:3], TOL[dtype], f"{M} x {K} x {N}", dtypes=False)
     close(got[3:], [got[2].astype("f8").sum(0)], 1e-5, "sums of what was rounded", dtypes=False)
+
+
+@on_a_card_alone
+@pytest.mark.parametrize("D", [767, 768, 1024, 1600, 3072])
+@pytest.mark.parametrize("op", [layer_norm, add_layer_norm], ids=repr)
+def test_layer_norm_of_more_rows_than_the_grid_has_teams(op, D, N=9000):
+    """A team is one to four warps, and has several rows one after the other; float32 has to ask for shared memory."""
+    case = Case(op, [(N, D)] * (1 if op is layer_norm else 2) + [(D,), (D,)])
+    for dtype, tol in TOL.items():
+        arrays = case.arrays(dtype)
+        close(run(op, on_card(arrays), {}, "auto"), run(op, exact(arrays), {}, "reference"), tol, dtype, dtypes=False)
 
 
 @on_a_card_alone

@@ -1,6 +1,7 @@
 """Which implementation runs: the kernel where there is one, the definition where somebody asks for it."""
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,18 @@ def test_a_word_at_the_threshold_stays(mode, place):
             if j <= i < 4:
                 qkv = np.concatenate([np.zeros((4, 8)), np.eye(4)], 1)[None].astype(dtype)
                 assert (attention(qkv, n_head=1, dropout=(p, key)).data[0, i, j] > 0) == kept
+
+
+def test_a_kernel_keeps_the_most_shared_memory_that_it_was_promised():
+    """The promise is the function's: a smaller one, made later, would break the larger."""
+    class Function:
+        max_dynamic_shared_size_bytes = 0
+
+        def __call__(self, grid, block, arguments, shared_mem=0):
+            assert shared_mem <= self.max_dynamic_shared_size_bytes
+
+    function = Function()
+    program = types.SimpleNamespace(emulated=types.SimpleNamespace(get_function=lambda name: function))
+    launcher = kernels.Launcher(program, "forward")
+    for shared in 100, 60_000, 100_000, 60_000, 100_000, 0:
+        launcher[1, 32, shared](np.zeros(1))

@@ -216,7 +216,7 @@ def test_gradients_arrive_in_slots(case, dtype):
                 args = [Tensor(a, requires_grad=k in which) if floats(a) else a for k, a in enumerate(arrays)]
                 for times in (1, 2):
                     y = case.op(*args, **case.params)
-                    propagate([*zip(tuple_of(y), tuple_of(some_dy(_data(y))), strict=True)])
+                    propagate([*zip(tuple_of(y), tuple_of(some_dy(data_of(y))), strict=True)])
                     for k in which:
                         grad = args[k].grad
                         assert grad.dtype == wide_dtype(arrays[k].dtype)
@@ -226,7 +226,7 @@ def test_gradients_arrive_in_slots(case, dtype):
                     assert all(a.grad is None for k, a in enumerate(args) if isinstance(a, Tensor) and k not in which)
 
 
-def _data(y):
+def data_of(y):
     return tuple(t.data for t in y) if isinstance(y, tuple) else y.data
 
 

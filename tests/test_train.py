@@ -263,6 +263,27 @@ def test_auto_begins_and_goes_on_by_the_same_command(home, tmp_path, monkeypatch
     assert [e["step"] for e in log.read(out / "log.jsonl") if "loss" in e] == list(range(1, 10))
 
 
+def test_a_run_out_of_patience_ends_and_its_best_weights_are_there(home, tmp_path, monkeypatch, capsys):
+    """At a rate that grows until it spoils the weights; stopped on the way and gone on it is the same run."""
+    asked = dict(steps=40, eval_every=2, lr=0.4, warmup=40, patience=3)
+    out = train(home, tmp_path / "run", **asked)
+    losses = {e["step"]: e["val_loss"] for e in log.read(out / "log.jsonl") if "val_loss" in e}
+    best = min(losses, key=losses.get)
+    assert max(losses) == best + 6 < 40 and checkpoint.best(out).name == f"{best:08}"
+    assert "samples.txt" in {path.name for path in out.iterdir()}
+    assert run.main(["--resume", str(out)]) == 2 and "3 validations after its best" in capsys.readouterr().err
+    assert run.main([*flags(home, out=out, **asked), "--resume", "auto"]) == 0
+    assert "has made 3 validations" in capsys.readouterr().out
+    with monkeypatch.context() as m:
+        stop_after(m, best + 4)
+        assert run.main(flags(home, out=tmp_path / "again", **asked)) == 130
+    assert run.main(["--resume", str(tmp_path / "again")]) == 0 and same_checkpoint(out, tmp_path / "again")
+    assert checkpoint.newest(tmp_path / "again")[1]["best"] == checkpoint.newest(out)[1]["best"] == [losses[best], 3]
+    (checkpoint.best(out) / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="config.json"):
+        checkpoint.best(out)
+
+
 def test_a_second_ctrl_c_stops_at_once():
     code = """if True:
         import signal, time, train.run

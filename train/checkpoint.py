@@ -171,7 +171,7 @@ class Writer:
         """Remove all but the last few and the best."""
         found = steps(self.out)
         scores = {step: score(folder) for step, folder in found.items()}
-        best = min(scores, key=lambda step: (scores[step], -step))
+        best = best_of(scores)
         for step in [step for step in list(found)[self.keep:] if step != best]:
             hidden = found[step].with_name(f".{found[step].name}")
             os.rename(found[step], hidden)                   # half of one must not look like one
@@ -184,6 +184,20 @@ def score(folder):
         return float(json.loads((folder / "run.json").read_text(encoding="utf-8"))["metrics"]["val_loss"])
     except (OSError, ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def best_of(scores):
+    """Of {step: score} the step with the lowest, and of several the last."""
+    return min(scores, key=lambda step: (scores[step], -step))
+
+
+def best(out):
+    """The folder of the checkpoint with the lowest validation loss, proved to be whole."""
+    found = steps(out)
+    expect(found, out, "no checkpoint", "a run that has one")
+    folder = found[best_of({step: score(folder) for step, folder in found.items()})]
+    checked(folder)
+    return folder
 
 
 def second_name(path, other):

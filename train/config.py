@@ -49,9 +49,12 @@ class Config:
     downloads: str = setting("runs/downloads", "where texts of the catalogue are kept")
     deduplicate: bool = setting(True, "leave out documents whose text has come before (not of verse)")
     couplets: int = setting(100_000, "how many couplets verse composes", low=1)
-    split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text")
+    split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text (not of a folder whose files "
+                           "are named train, val and test: there the names say it)")
     tokenizer: str = setting("char", "char, bpe, or the file of a trained tokenizer", fixed=True)
     vocab_size: int = setting(1024, "tokens that bpe learns (char and files bring their own)", low=257, fixed=True)
+    special: bool = setting(False, "read the names of special tokens in the text as those tokens, but for "
+                            "<|endoftext|>", fixed=True)
     align: bool = setting(True, "begin training windows where a document begins, if one block reaches back that far")
     shards: str = setting("runs/shards", "where tokenized text is kept for later runs on the same data")
 
@@ -83,6 +86,8 @@ class Config:
     spike_size: float = setting(6.0, "standard deviations above the mean of recent losses that make a leap", low=0)
 
     eval_every: int = setting(250, "steps between validations", opens="evaluation", low=1)
+    patience: int = setting(0, "end the run after so many validations in a row that were no better than the best (0: "
+                            "never)", low=0)
     save_every: int = setting(0, "steps between checkpoints (0: as between validations)", low=0)
     keep: int = setting(2, "newest checkpoints that stay, beside the best", low=1)
     background: bool = setting(True, "write checkpoints while training goes on, from a copy of parameters and moments")

@@ -2,6 +2,8 @@
 
 documents -> train, val, test -> one stream of tokens each, on disk -> windows of a block, as x and y = x one later.
 
+A folder whose files are named train, val and test is split as they say; any other text by the shares of --split.
+
 A stream is  separator document separator document ... separator  (<|endoftext|>, or a newline where the tokenizer has
 none). So every document is predicted from the same start, the first token as well as the last, and its end is
 predicted too: the nats of a document and the separator after it are -log p(document).
@@ -101,18 +103,38 @@ class Documents:
         if c.data == "verse":
             yield from verse.corpus(c.couplets, c.seed)
             return
-        found = (text for file in source_files(c) for text in read_documents(file) if text and not text.isspace())
-        seen, dropped, text = set(), 0, None
-        for text in found:
+        yield from (text for _, text in self.found())
+
+    def found(self):
+        """(file, text) of every document that is in a file."""
+        c, seen, dropped, text = self.config, set(), 0, None
+        found = ((file, text) for file in source_files(c) for text in read_documents(file))
+        for file, text in ((file, text) for file, text in found if text and not text.isspace()):
             if c.deduplicate:
                 mark = hashlib.blake2b(text.encode(), digest_size=16).digest()
                 if mark in seen:
                     dropped += 1
                     continue
                 seen.add(mark)
-            yield text
+            yield file, text
         expect(text is not None, "--data", f"{c.data!r} without any text", "some text to learn from")
         self.dropped = dropped
+
+    def parts(self):
+        """("train" | "val" | "test", text) of every document."""
+        if named_splits(self.config):
+            return ((split_of(file), text) for file, text in self.found())
+        return split(self, self.config.split)
+
+
+def split_of(file):
+    return file.name.partition(".")[0]
+
+
+def named_splits(config):
+    """Do the names of the files say which split each is, as in train.jsonl, val.jsonl and test.jsonl?"""
+    names = set() if config.data == "verse" else set(map(split_of, source_files(config)))
+    return {"train", "val"} <= names <= set(SPLITS)
 
 
 def split(texts, shares):
@@ -153,27 +175,27 @@ def prepare(config, tokenizer=None):
     """
     source, kept, texts = fingerprint(config), Path(config.shards), Documents(config)
     kept.mkdir(parents=True, exist_ok=True)
-    def parts():
-        return split(texts, config.split)
+    dealt = "by name" if named_splits(config) else config.split
 
     if tokenizer is None:
-        tokenizer = choose_tokenizer(config, source, parts)
-    folder = kept / _key("shards", source, config.split, tokenizer.hash)
+        tokenizer = choose_tokenizer(config, source, dealt, texts.parts)
+    special = set(tokenizer.special) - {END} if config.special else set()
+    folder = kept / _key("shards", source, dealt, tokenizer.hash, *sorted(special))
     if not folder.exists():
-        expect(any(name == "train" for name, _ in parts()), "--data", "no text for training", "at least one document",
-               "a larger first share in --split")
-        write_shards(folder, parts(), tokenizer, source)
+        expect(any(name == "train" for name, _ in texts.parts()), "--data", "no text for training",
+               "at least one document", "a larger first share in --split")
+        write_shards(folder, texts.parts(), tokenizer, source, special)
     if texts.dropped:
         print(f"{config.data}: {texts.dropped:,} documents left out, whose text had come before "
               "(--deduplicate false keeps them)", flush=True)
     return Data(tokenizer, *(Shard(folder, name, tokenizer) for name in SPLITS), source)
 
 
-def choose_tokenizer(config, source, parts):
+def choose_tokenizer(config, source, dealt, parts):
     """A tokenizer from its file, or learned from the training text; characters are those of all the text."""
     if config.tokenizer not in ("char", "bpe"):
         return tok.load(config.tokenizer)
-    kept = Path(config.shards) / f"{_key('tokenizer', source, config.split, config.tokenizer, config.vocab_size)}.json"
+    kept = Path(config.shards) / f"{_key('tokenizer', source, dealt, config.tokenizer, config.vocab_size)}.json"
     if kept.exists():
         return tok.load(kept)
     if config.tokenizer == "char":
@@ -207,8 +229,9 @@ def front(tokenizer):
         return []
 
 
-def write_shards(folder, parts, tokenizer, source):
-    """Tokenize (split, text) pairs into folder, which appears complete or not at all.
+def write_shards(folder, parts, tokenizer, source, special=()):
+    """Tokenize (split, text) pairs into folder, which appears complete or not at all. special: tokens that a text may
+    name.
 
     Until then the streams grow in a hidden folder, and done.json there says how far they are good: what a killed run
     has done is not done again.
@@ -219,7 +242,7 @@ def write_shards(folder, parts, tokenizer, source):
             if not folder.exists():                          # else another run has just made it
                 partial.mkdir(exist_ok=True)
                 tokenizer.save(partial / "tokenizer.json")
-                tokenize(partial, parts, tokenizer, source)
+                tokenize(partial, parts, tokenizer, source, special)
                 (partial / "done.json").unlink()
                 os.rename(partial, folder)
     except OSError as e:
@@ -227,7 +250,7 @@ def write_shards(folder, parts, tokenizer, source):
                          "next run goes on from here") from None
 
 
-def tokenize(folder, parts, tokenizer, source):
+def tokenize(folder, parts, tokenizer, source, special):
     """Streams, their documents' starts, and what describes them, in a folder where done.json may say how far it is."""
     dtype, end = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32), separator(tokenizer)
     names = {name: folder / f"{name}.bin" for name in SPLITS} | {
@@ -247,7 +270,7 @@ def tokenize(folder, parts, tokenizer, source):
         bar = opened.enter_context(tqdm(desc="tokenize", unit=" documents", delay=1, leave=False))
         bar.update(done["documents"])
         for group in groups(itertools.islice(parts, done["documents"], None), GROUP):
-            found = tokenizer.encode_batch([text for _, text in group])
+            found = tokenizer.encode_batch([text for _, text in group], special)
             for name in SPLITS:
                 stream = [np.append(ids, end).astype(dtype) for (place, _), ids in zip(group, found) if place == name]
                 starts = np.cumsum([files[name].tell() // dtype.itemsize, *map(len, stream)])[:-1]
@@ -419,10 +442,11 @@ class Validation:
             yield x, y
 
     def bytes(self, tokenizer):
-        """How many bytes of UTF-8 the tokens stand for, without the separators between documents."""
+        """How many bytes of UTF-8 the tokens stand for, but for special tokens and separators between documents."""
         ends, size = np.append(self.shard.starts[1:], len(self.shard)) - 1, 0
         for a, b in self.rows:
             ids = np.delete(self.shard.tokens[a:b], ends[slice(*np.searchsorted(ends, [a, b]))] - a)
+            ids = ids[~np.isin(ids, [*tokenizer.special.values()])]
             size += len(tokenizer.decode(ids).encode())
         return size
 

@@ -59,9 +59,9 @@ def main(argv=None):
         out = checkpoint.open_folder(config)
         if config.resume == "auto" and not checkpoint.steps(out):
             config = replace(config, resume="")
-        elif config.resume == "auto" and checkpoint.newest(out)[1]["step"] >= config.steps:
+        elif config.resume == "auto" and (why := ended(checkpoint.newest(out)[1], config)):
             checkpoint.tidy(out)
-            print(f"{out} has made all its {config.steps} steps")
+            print(f"{out} has made {why}")
             return 0
         print(f"{describe(config)}\nrun folder {out}", flush=True)
         run = set_up(config, out)
@@ -97,7 +97,7 @@ def main(argv=None):
             run.picture.draw(last=True)
     if run.profile.calls:
         show_profile(run)
-    if run.step < run.config.steps:
+    if run.step < run.config.steps and not out_of_patience(run.best, run.config):
         print(f"stopped after step {run.step}; to go on: python -m train.run --resume {out}", file=sys.stderr)
         return 1 if failed else 130 if interrupt.asked == signal.SIGINT else 0
     report(run)
@@ -122,6 +122,7 @@ class Run:
     position: int = 0                # training windows seen
     scale: Scale = field(default_factory=Scale)
     metrics: dict | None = None      # the latest validation
+    best: tuple = (None, 0)          # the lowest validation loss, and how many validations there were after it
     seconds: float = 0.0             # spent in training steps by this process
     picture: log.Picture | None = None
     ceiling: float = math.inf        # operations per second of a large product
@@ -137,6 +138,7 @@ class Run:
             self.log.write(step=self.step, failed=failed)
         self.writer.save(self.model, self.opt, self.data.tokenizer, {
             "step": self.step, "position": self.position, "metrics": self.metrics, "source": self.data.source,
+            "best": self.best,
             "scale": self.scale.state(), "spikes": self.spikes.state(),
             "config": asdict(self.config)})
 
@@ -163,8 +165,9 @@ def set_up(config, out):
     if config.epochs:
         config = replace(config, steps=math.ceil(config.epochs * windows.per_epoch * config.block_size
                                                  / config.tokens_per_step))
-    expect(not config.resume or state["step"] < config.steps, "--resume",
-           f"a run that has made all its {config.steps} steps", "steps to go",
+    why = ended(state, config) if config.resume else ""
+    expect(not why, "--resume", f"a run that has made {why}", "steps to go",
+           f"--patience {2 * config.patience}" if state["step"] < config.steps else
            f"--epochs {2 * config.epochs:g}" if config.epochs else f"--steps {2 * config.steps}")
     if config.init and not config.resume:
         before = model.config.vocab_size
@@ -190,6 +193,7 @@ def set_up(config, out):
               log.Log(out / "log.jsonl", state["step"], config.tensorboard and out / "tensorboard"),
               checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
               scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"], picture=log.Picture(out),
+              best=tuple(state.get("best", Run.best)),
               spikes=Spikes(*state.get("spikes", [])),
               late=device_of(config) == "gpu" and config.spike == "off" and not config.check_finite,
               graph=backend.Repeated() if config.graph else None)
@@ -201,6 +205,19 @@ def set_up(config, out):
     print(f"{sum(p.size for p in model.parameters()):,} parameters; {len(data.train):,} training tokens, "
           f"{data.tokenizer.vocab_size:,} different; micro-batches a step: {config.accumulation}", flush=True)
     return run
+
+
+def out_of_patience(best, config):
+    """Were there so many validations after the best one that --patience ends the run?"""
+    return 0 < config.patience <= best[1]
+
+
+def ended(state, config):
+    """What a run has made that ends it, or "" if it has not ended."""
+    if state["step"] >= config.steps:
+        return f"all its {config.steps} steps"
+    best = state.get("best", Run.best)
+    return f"{best[1]} validations after its best one" if out_of_patience(best, config) else ""
 
 
 def warn_of_slow(config):
@@ -276,7 +293,7 @@ def train(run, interrupt):
     if device_of(config) == "gpu":                       # on a CPU it saves nothing: a batch is 0.3 % of a step
         micro = Ahead(micro, config.accumulation, backend.upload)
     with log.progress(config.steps, run.step) as bar, closing(micro):
-        while run.step < config.steps and not interrupt.asked:
+        while run.step < config.steps and not interrupt.asked and not out_of_patience(run.best, config):
             began = time.perf_counter()
             batches = list(islice(micro, config.accumulation))
             lr = cosine_with_warmup(run.step, config.lr, config.min_lr, min(config.warmup, config.steps), config.steps)
@@ -381,6 +398,8 @@ def validate(run):
     run.metrics = {"step": run.step, "epoch": round(run.position / run.windows.per_epoch, 3), "val_loss": loss,
                    "perplexity": math.exp(min(loss, 700)), "accuracy": accuracy,
                    "bits_per_byte": loss * run.validation.tokens / math.log(2) / max(1, run.bytes)}
+    better = run.best[0] is None or loss < run.best[0]
+    run.best = (loss, 0) if better else (run.best[0], run.best[1] + 1)
     if run.entropy is not None:
         couplets = sum(1 for _ in run.validation.documents())
         bits = loss * run.validation.tokens / couplets / math.log(2)

@@ -80,7 +80,7 @@ class Kernel:
     """Called as cupy.RawKernel is: kernel(grid, block, arguments, shared_mem=0)."""
 
     def __init__(self, module, name):
-        self.module, self.name, self.max_dynamic_shared_size_bytes = module, name, SHARED
+        self.module, self.name, self.max_dynamic_shared_size_bytes = module, name, 0
         describe = module.library[name + "__signature"]
         describe.restype = ctypes.c_char_p
         self.signature = describe().decode().split()
@@ -92,8 +92,9 @@ class Kernel:
         expect(min(sizes[0]) > 0 and sizes[0][0] < 2 ** 31 and max(sizes[0][1:]) < 2 ** 16, who, f"grid {grid}",
                "from 1 to 2^31 - 1, 65535 and 65535 blocks")
         expect(min(sizes[1]) > 0 and np.prod(sizes[1]) <= 1024, who, f"blocks of {block}", "from 1 to 1024 threads")
-        limit, fixed = min(self.max_dynamic_shared_size_bytes, MOST_SHARED), library.cuemu_fixed_shared()
-        expect(shared_mem + fixed <= max(limit, SHARED), who, f"{shared_mem} + {fixed} bytes of shared memory",
+        fixed = library.cuemu_fixed_shared()
+        limit = min(max(self.max_dynamic_shared_size_bytes, SHARED - fixed), MOST_SHARED - fixed)
+        expect(shared_mem <= limit, who, f"{shared_mem} bytes of shared memory beside {fixed} fixed ones",
                f"at most {limit}", "set max_dynamic_shared_size_bytes")
         expect(len(arguments) == len(self.signature), who, f"{len(arguments)} arguments", f"{len(self.signature)}")
         spoken_of = [a.array for a in arguments if isinstance(a, TensorMap)]

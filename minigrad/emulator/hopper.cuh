@@ -25,6 +25,8 @@ inline uint64_t tile_at(const void* p, int across) {
     return (start & 0x3ffff) >> 4 | uint64_t(across >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 
+inline uint64_t beyond(uint64_t tile, int bytes) { return tile + (bytes >> 4); }
+
 template<class... R> void wgmma_fence(R&...) { cuemu::wgmma_fence(); }
 inline void wgmma_commit() { cuemu::wgmma_commit(); }
 template<int LEFT, class... R> void wgmma_wait(R&...) { cuemu::wgmma_wait(LEFT); }

@@ -5,7 +5,8 @@ constexpr int AHEAD = 16;                                   // rows that a warp 
 
 // out[i] = beta out[i] + sum over n of x[n stride + i], for i < D. A block takes 32 columns, each of its warps every so
 // manieth row, and the first warp the sums of all.
-extern "C" __global__ void __launch_bounds__(1024) add_rows(const float* x, int N, long long stride, int D, float beta, float* out) {
+extern "C" __global__ void __launch_bounds__(1024) add_rows(const float* x, int N, long long stride, int D, float beta,
+                                                            float* out) {
     float* sums = (float*)dynamic_shared();
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, i = blockIdx.x * 32 + lane;
     float s = 0.0f;

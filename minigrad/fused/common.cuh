@@ -64,6 +64,18 @@ template<int N, class E> __device__ __forceinline__ void store(E* p, const float
     }
 }
 
+// The pack at p, of which n entries are there, zeros beyond. WHOLE: all are, at a boundary of 16 bytes; it is one load
+// then, without a question, and several of them can be under way before the first is waited for.
+template<bool WHOLE> __device__ __forceinline__ uint4 load_pack(const T* p, long long n) {
+    if constexpr (WHOLE) {
+        return load16(p);
+    } else {
+        float v[PACK];
+        load(v, p, n);
+        return packed<T>(v);
+    }
+}
+
 // The larger of each two entries of a register, and the largest of one; NaN only if there is nothing else.
 template<class E> __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) {
     if constexpr (sizeof(E) == 4) return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));

@@ -29,15 +29,15 @@ def forward(logits, targets, *, label_smoothing=0.0, into=(None, SKIP)):
     losses, stats = xp.empty(len(z), "float32"), xp.empty((len(z), 2), "float32")
     rows(z, y, V, label_smoothing, None, losses, stats)
     n = formula.count(y, losses.dtype)
-    return formula.total(losses, n), (z, n, logits.shape, logits.dtype, (y, stats, label_smoothing))
+    return formula.total(losses, n), (z, n, logits.shape, logits.dtype, y, stats, label_smoothing)
 
 
-def backward(dy, z, n, shape, dtype, of_rows=None, into=None):
-    if of_rows is None:                                      # z is the reference's g
+def backward(dy, z, n, shape, dtype, y=None, stats=None, e=0.0, into=None):
+    if stats is None:                                        # the reference's forward, whose g this z is
         return formula.cross_entropy.reference_backward(dy, z, n, shape, dtype)
-    (y, stats, e), xp = of_rows, xp_of(z)
-    dz, (N, V) = xp.empty(z.shape, dtype), z.shape
-    cuda("cross_entropy", dtype).slopes[N, threads(V * z.itemsize)](z, y, stats, number(xp, dy / n), V, float(e), dz)
+    xp, (N, V) = xp_of(z), z.shape
+    dz = xp.empty(z.shape, dtype)
+    cuda("cross_entropy", dtype).slopes[N, threads(V * z.itemsize)](z, y, stats, scalar(xp, dy / n), V, float(e), dz)
     return dz.reshape(shape), None
 
 
@@ -73,7 +73,7 @@ def head_backward(dy, dx, dw, n, shape, dtype, into):
         found = dw.array
         array, beta = (found, 0.0) if into[1] is None else into[1].claim(dw)
         cuda("cross_entropy", "float32").add_scaled[-(-found.size // (4 * BLOCK)), BLOCK](
-            found, number(xp_of(found), dy / n), np.int64(found.size), float(beta), array)
+            found, scalar(xp_of(found), dy / n), np.int64(found.size), float(beta), array)
         dw = array if into[1] is None else DONE
     return dx, dw, None
 
@@ -93,7 +93,7 @@ def threads(bytes):
     return min(BLOCK, -(-max(bytes, 1) // (16 * 32)) * 32)
 
 
-def number(xp, value):
+def scalar(xp, value):
     """A number, where arrays lie, as kernels take it."""
     return xp.asarray(value, "float32").reshape(1)
 
@@ -110,7 +110,7 @@ def scaled(x, factor, dtype):
     """factor x, rounded to dtype. factor: a number, where x lies."""
     xp, out = xp_of(x), xp_of(x).empty(x.shape, dtype)
     blocks = -(-out.size * out.itemsize // (16 * BLOCK))
-    cuda("cross_entropy", dtype).scaled[blocks, BLOCK](x, number(xp, factor), np.int64(out.size), out)
+    cuda("cross_entropy", dtype).scaled[blocks, BLOCK](x, scalar(xp, factor), np.int64(out.size), out)
     return out
 
 

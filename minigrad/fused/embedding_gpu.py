@@ -2,10 +2,13 @@
 from minigrad.backend import xp_of
 from minigrad.fused import embedding as formula
 from minigrad.kernels import cuda, has_instance
+from minigrad.tensor import DONE, SKIP
 
 BLOCK = 128
-SORTERS = 1024       # threads that sort: of one block
+MOST = 256           # threads of a block that takes rows
 CHUNK = 32           # rows that a block adds up
+SORTERS = 1024       # threads of a block that sorts
+STRETCHES = 64       # of the ids, at most, with a block to sort each: every one reads what all have counted
 
 
 def forward(ids, w):
@@ -22,20 +25,38 @@ def forward(ids, w):
 def backward(dy, ids, w, *, into):
     if not has_instance(w):
         return formula.embedding.reference_backward(dy, ids, w, into=into)
-    return formula.scatter(dy.astype(w.dtype, copy=False), ids, w, into, _add_at)
+    slot = into[1]
+    if slot is SKIP:
+        return None, None
+    dw, beta = (xp_of(w).empty(w.shape, "float32"), 0) if slot is None else slot.claim()
+    if w.shape[1]:
+        _add(_flat(ids), dy.astype(w.dtype, copy=False).reshape(-1, w.shape[1]), float(beta), dw)
+    return None, dw if slot is None else DONE
 
 
-def _add_at(dw, ids, dy):
-    xp, (N, C), (V, _) = xp_of(dy), dy.shape, dw.shape
-    if N == 0 or C == 0:
-        return
-    ids, dy, program = _flat(ids), xp.ascontiguousarray(dy), cuda("embedding", dy.dtype)
-    passes, chunks = -(-max(V - 1, 1).bit_length() // 8), -(-N // CHUNK)
-    rows, parts = xp.empty((2, N), "int32"), xp.empty((chunks, 2, C), "float32")
-    program.sort[1, SORTERS, 4 * (256 + 1) * (SORTERS // 32)](ids, N, passes, rows)
-    rows = rows[(passes - 1) % 2]
-    program.sums[chunks, BLOCK](ids, rows, dy, N, C, dw, parts)
-    program.join[chunks, BLOCK](ids, rows, N, C, parts, dw)
+def _add(ids, dy, beta, dw):
+    """dw = beta dw + [EM2], for ids (N,) and dy (N, C)."""
+    xp, (N, C), V, program = xp_of(dy), dy.shape, len(dw), cuda("embedding", dy.dtype)
+    order, chunks = in_order(ids, V, program), -(-N // CHUNK)
+    if beta == 0:
+        program.clear[-(-V // BLOCK), BLOCK](order, N, V, C, dw)
+    parts, threads = xp.empty((chunks, 2, C), "float32"), min(MOST, -(-C * dy.itemsize // (16 * 32)) * 32)
+    program.sums[chunks, threads](order, xp.ascontiguousarray(dy), N, C, beta, dw, parts)
+    program.join[(max(chunks - 1, 0), -(-C // MOST)), MOST](order, N, C, beta, parts, dw)
+
+
+def in_order(ids, V, program):
+    """(N, 2) int32: the ids, each below V, in ascending order, with their places; equal ones in their own order."""
+    xp, N = xp_of(ids), len(ids)
+    blocks = min(STRETCHES, -(-N // SORTERS))
+    per, warps = -(-N // max(1, SORTERS * blocks)) * 32, SORTERS // 32     # of a warp, of a block
+    order, total = xp.empty((2, N, 2), "int32"), xp.empty((256, blocks), "int32")
+    passes = -(-max(V - 1, 1).bit_length() // 8)
+    for k in range(passes):
+        begun, done = order[(k + 1) % 2], order[k % 2]
+        program.count[blocks, SORTERS, 4 * 256 * warps](ids, begun, N, k, per, total)
+        program.place[blocks, SORTERS, 4 * 256 * warps](ids, begun, N, k, per, total, done)
+    return order[(passes - 1) % 2]
 
 
 def _flat(ids):

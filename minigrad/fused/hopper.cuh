@@ -75,6 +75,11 @@ __device__ __forceinline__ uint64_t tile_at(const void* p, int across) {
     return start | leading << 16 | stride << 32 | swizzle_128b << 62;
 }
 
+// The tile that begins so many bytes further.
+__device__ __forceinline__ uint64_t beyond(uint64_t tile, int bytes) {
+    return tile >> 32 << 32 | (uint32_t)((uint32_t)tile + (bytes >> 4));                // no carry: 32 bits are enough
+}
+
 // The compiler does not know that wgmma works on registers until it is waited for. What is held here is computed before
 // what follows, and read after what came before.
 template<int N> __device__ __forceinline__ void hold(float (&r)[N]) {

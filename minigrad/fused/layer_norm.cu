@@ -22,21 +22,13 @@ __device__ __forceinline__ uint4* place(int array, int k) {
 
 // Start to bring this thread's packs of a row to their places, zeros beyond D. What is not aligned is there at once.
 __device__ __forceinline__ void fetch(int array, const T* row, int D, int team) {
-    bool whole = (size_t)row % 16 == 0 && D % PACK == 0;
+    if ((size_t)row % 16 == 0 && D % PACK == 0) {
 #pragma unroll
-    for (MINE(k, i)) {
-        T* to = (T*)place(array, k);
-        if (whole)
-            copy16_async(to, row + i, i < D);
-        else
-            for (int j = 0; j < PACK; j++) to[j] = i + j < D ? row[i + j] : T(0.0f);
+        for (MINE(k, i)) copy16_async(place(array, k), row + i, i < D);
+    } else {
+#pragma unroll
+        for (MINE(k, i)) for (int j = 0; j < PACK; j++) ((T*)place(array, k))[j] = i + j < D ? row[i + j] : T(0.0f);
     }
-}
-
-__device__ __forceinline__ void unpack(float (&v)[PACK], uint4 pack) {
-    const T* e = (const T*)&pack;
-#pragma unroll
-    for (int j = 0; j < PACK; j++) v[j] = float(e[j]);
 }
 
 // Each v of a team's threads together, for every one of them, in an order that never changes. Calls with turn 0 and 1
@@ -51,19 +43,22 @@ template<int N> __device__ __forceinline__ void team_sum(float (&v)[N], int team
     __syncthreads();
     for (int k = 0; k < N; k++) {
         v[k] = parts[k * WARPS + first];
+#pragma unroll 1
         for (int i = 1; i < team / 32; i++) v[k] += parts[k * WARPS + first + i];
     }
 }
 
-// mu, rstd (N,): written.
-extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) forward(const T* x, const T* w, const T* b,
-                                                                              float eps, int N, int D, int team, T* y,
-                                                                              float* mu, float* rstd) {
-    enum { W, B, X };                                       // x has two places, by turns
+// mu, rstd (N,): written. With r, what is normalised is s = x + r, rounded, and s is written too.
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) forward(const T* x, const T* r, const T* w,
+                                                                              const T* b, float eps, int N, int D,
+                                                                              int team, T* s, T* y, float* mu,
+                                                                              float* rstd) {
+    enum { W, B, X, R = X + 2 };                            // x and r have two places each
     int teams = blockDim.x / team, mine = threadIdx.x / team, next = gridDim.x * teams, n = blockIdx.x * teams + mine;
     auto fetch_row = [&](int n, int turn) {
         long long row = (long long)n * D;
         fetch(X + turn, x + row, n < N ? D : 0, team);
+        if (r) fetch(R + turn, r + row, n < N ? D : 0, team);
         commit_copies();
     };
     fetch(W, w, D, team);
@@ -76,24 +71,36 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) forward(co
         wait_copies<1>();
 #pragma unroll
         for (MINE(k, i)) {
-            unpack(v[k], *place(X + turn, k));
+            unpack<T>(*place(X + turn, k), v[k]);
+            if (r) {
+                float more[PACK];
+                unpack<T>(*place(R + turn, k), more);
+                for (int j = 0; j < PACK; j++) v[k][j] += more[j];                       // [LN7]
+                unpack<T>(packed<T>(v[k]), v[k]);                                        // rounded
+                if (n < N) store(s + row + i, v[k], D - i);
+            }
             for (int j = 0; j < PACK; j++) sum[0] += v[k][j];
         }
         fetch_row(n + 2 * next, turn);
         team_sum(sum, team, 0);
         float m = sum[0] / D;                                                            // [LN1]
 #pragma unroll
-        for (MINE(k, i))
-            for (int j = 0; j < PACK; j++) if (i + j < D) squares[0] += (v[k][j] - m) * (v[k][j] - m);
+        for (MINE(k, i)) {
+            for (int j = 0; j < PACK; j++) v[k][j] -= m;
+            if (i + PACK <= D)
+                for (int j = 0; j < PACK; j++) squares[0] += v[k][j] * v[k][j];
+            else
+                for (int j = 0; j < PACK; j++) if (i + j < D) squares[0] += v[k][j] * v[k][j];
+        }
         team_sum(squares, team, 1);
         float deviation = 1.0f / sqrtf(squares[0] / D + eps);                            // [LN2]
         if (n >= N) continue;
 #pragma unroll
         for (MINE(k, i)) {
             float scale[PACK], shift[PACK];
-            unpack(scale, *place(W, k));
-            unpack(shift, *place(B, k));
-            for (int j = 0; j < PACK; j++) v[k][j] = (v[k][j] - m) * deviation * scale[j] + shift[j];    // [LN3,4]
+            unpack<T>(*place(W, k), scale);
+            unpack<T>(*place(B, k), shift);
+            for (int j = 0; j < PACK; j++) v[k][j] = v[k][j] * deviation * scale[j] + shift[j];          // [LN3,4]
             store(y + row + i, v[k], D - i);
         }
         if (threadIdx.x % team == 0) mu[n] = m, rstd[n] = deviation;
@@ -103,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) forward(co
 
 // Each team keeps its share of dw and db in registers. Those of a block are added up, always in the same order, and
 // become its row of parts (blocks, 2, D), which add_rows() adds up.
-// more, or null: what x's gradient has got from elsewhere, and dx is the sum.
+// more, or null: what x's gradient has got from elsewhere, and dx is the sum [LN8].
 extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) backward(const T* dy, const T* x, const T* w,
                                                                                 const float* mu, const float* rstd,
                                                                                 int N, int D, int team, const T* more,
@@ -123,37 +130,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) backward(
     fetch_row(n + next, 1);
     for (int turn = 0; n - mine < N; n += next, turn ^= 1) {           // all teams of a block as often: they may meet
         long long row = (long long)n * D;
-        float m = next_m, r = next_r, g[HELD][PACK], sums[2] = {};
+        float m = next_m, r = next_r, g[HELD][PACK], xhat[HELD][PACK], sums[2] = {};
         bool follows = n + next < N;
         next_m = follows ? mu[n + next] : 0.0f;
         next_r = follows ? rstd[n + next] : 0.0f;
         wait_copies<1>();
 #pragma unroll
         for (int k = 0; k < HELD; k++) {
-            float xhat[PACK], scale[PACK];
-            unpack(g[k], *place(DY + turn, k));
-            unpack(xhat, *place(X + turn, k));
-            unpack(scale, *place(W, k));
+            float scale[PACK];
+            unpack<T>(*place(DY + turn, k), g[k]);
+            unpack<T>(*place(X + turn, k), xhat[k]);
+            unpack<T>(*place(W, k), scale);
             for (int j = 0; j < PACK; j++) {
-                xhat[j] = (xhat[j] - m) * r;                                             // [LN3]
-                dw[k][j] += g[k][j] * xhat[j];                                           // [LN5], g being dy as yet
+                xhat[k][j] = (xhat[k][j] - m) * r;                                       // [LN3]
+                dw[k][j] += g[k][j] * xhat[k][j];                                        // [LN5], g being dy as yet
                 db[k][j] += g[k][j];
                 g[k][j] *= scale[j];
                 sums[0] += g[k][j];
-                sums[1] += g[k][j] * xhat[j];
+                sums[1] += g[k][j] * xhat[k][j];
             }
         }
         team_sum(sums, team, turn);
         float mean_g = sums[0] / D, mean_gx = sums[1] / D;
 #pragma unroll
         for (MINE(k, i)) {
-            float xhat[PACK], before[PACK] = {};
-            unpack(xhat, *place(X + turn, k));
-            if (more) unpack(before, *place(MORE + turn, k));
-            for (int j = 0; j < PACK; j++) {
-                xhat[j] = (xhat[j] - m) * r;                                             // [LN3]
-                g[k][j] = before[j] + r * (g[k][j] - mean_g - xhat[j] * mean_gx);        // [LN6]
-            }
+            float before[PACK] = {};
+            if (more) unpack<T>(*place(MORE + turn, k), before);
+            for (int j = 0; j < PACK; j++)
+                g[k][j] = before[j] + r * (g[k][j] - mean_g - xhat[k][j] * mean_gx);     // [LN6]
             if (n < N) store(dx + row + i, g[k], D - i);
         }
         fetch_row(n + 2 * next, turn);

@@ -20,9 +20,19 @@ leaves xhat unchanged, up to eps), and undo the scaling.
 
 Saved: x, w, mu, rstd. xhat is rebuilt by [LN3]: one subtraction and one product cost less than keeping a second
 array of x's size for the whole forward pass.
+
+In a Transformer the row is often a sum itself, of what came so far and of a branch r, and the sum goes on as well:
+    s = x + r, and y by [LN1-4] from s                                                     [LN7]
+so from ds and dy, with the dx that [LN6] gives at s,
+    dx = dr = ds + that dx                                                                 [LN8]
+As one op a GPU need not read s again to normalise it: four trips of an array between memory and GPU, not five. On a
+CPU y is quicker to compute again than to keep, and alone that needs s and nothing else: sum_and_norm() leaves it two
+ops there.
 """
+from minigrad import kernels
 from minigrad.backend import wide, xp_of
 from minigrad.check import expect
+from minigrad.sums import plus
 from minigrad.tensor import op
 
 
@@ -47,6 +57,35 @@ def _(dy, x, w, mu, rstd):
     dx = rstd * (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True))  # [LN6]
     dw, db = (dy * xhat).sum(rows), dy.sum(rows)                                         # [LN5]
     return dx.astype(x.dtype, copy=False), dw, db          # activations' gradients are rounded, parameters' stay wide
+
+
+@op(kernels=("gpu",))
+def add_layer_norm(x, r, w, b, *, eps=1e-5):
+    """s = x + r,  y = layer_norm(s, w, b).  x, r (..., D), w (D,), b (D,) -> (..., D), (..., D)"""
+    check_widths(x, w, b)
+    s = plus.reference(x, r)                                                             # [LN7]
+    y, saved = layer_norm.reference(s, w, b, eps=eps)
+    return (s, y), saved
+
+
+@add_layer_norm.backward
+def _(dy, s, w, mu, rstd):
+    """dx = dr = ds + the dx of layer_norm at s,  dw = sum dy xhat,  db = sum dy"""
+    ds, dy = dy
+    if dy is None:
+        return ds, ds, None, None
+    dx, dw, db = layer_norm.reference_backward(dy, s, w, mu, rstd)
+    if ds is not None:
+        dx = plus.reference(ds, dx)                                                      # [LN8]
+    return dx, dx, dw, db
+
+
+def sum_and_norm(x, r, w, b, *, eps=1e-5):
+    """(x + r, its layer norm), for Tensors: add_layer_norm where that is the faster, else as it is written here."""
+    if kernels.device_for([x.data], "sum_and_norm") == "gpu":
+        return add_layer_norm(x, r, w, b, eps=eps)
+    s = x + r
+    return s, layer_norm(s, w, b, eps=eps)
 
 
 def check_widths(x, w, b):

@@ -14,6 +14,10 @@ and dx_j = sum_i dp_i (d p_i / d x_j) collects into
 Read [SM3] as: compare each dp_j with the average of dp under p. Adding a constant to a row of x moves nothing, and
 indeed sum_j dx_j = 0.
 
+Causal, for squares of scores x (..., T, T), whose row i sees columns k <= i alone: x_ik counts as
+    x_ik = -inf for k > i,   so there   p_ik = 0,   and by [SM3]   dx_ik = 0               [SM6]
+whatever x and dp hold there. It is the mask of a language model's attention; no such array has to be made or added.
+
 log_softmax. y = log p without the detour through p, which could have underflowed to 0:
     y_i = (x_i - m) - log s                                                                [SM4]
     d y_i / d x_j = delta_ij - p_j,   so   dx_j = dy_j - p_j sum_i dy_i,   p_j = exp(y_j)  [SM5]
@@ -21,25 +25,40 @@ log_softmax. y = log p without the detour through p, which could have underflowe
 Saved: the result alone, in the storage dtype. Sums are taken wide.
 """
 from minigrad.backend import wide, xp_of
+from minigrad.check import expect
 from minigrad.tensor import op
 
 
 @op(kernels=("cpu", "gpu"))
-def softmax(x, *, axis=-1):
-    """p_i = exp(x_i) / sum_k exp(x_k) along axis"""
+def softmax(x, *, axis=-1, causal=False):
+    """p_i = exp(x_i) / sum_k exp(x_k) along axis;  causal: along rows of x (..., T, T) as far as the diagonal"""
+    check(x, axis, causal)
     if not x.size:
-        return x, (x, axis)
-    xw = wide(x)
+        return x, (x, axis, causal)
+    xw = seen(wide(x), -float("inf")) if causal else wide(x)                             # [SM6]
     e = xp_of(x).exp(xw - xw.max(axis, keepdims=True))                                   # [SM1]
     p = (e / e.sum(axis, keepdims=True)).astype(x.dtype, copy=False)                     # [SM2]
-    return p, (p, axis)
+    return p, (p, axis, causal)
 
 
 @softmax.backward
-def _(dp, p, axis):
+def _(dp, p, axis, causal):
     """dx = p (dp - sum(p dp))"""
-    pw, dpw = wide(p), wide(dp)
-    return ((pw * (dpw - (pw * dpw).sum(axis, keepdims=True))).astype(p.dtype, copy=False),)     # [SM3]
+    pw, dpw = wide(p), seen(wide(dp), 0) if causal else wide(dp)
+    dx = pw * (dpw - (pw * dpw).sum(axis, keepdims=True))                                # [SM3]
+    return ((seen(dx, 0) if causal else dx).astype(p.dtype, copy=False),)                # [SM6]
+
+
+def seen(x, otherwise):
+    """x (..., T, T), with another value where column > row."""
+    xp = xp_of(x)
+    return xp.where(xp.tri(x.shape[-1], dtype=bool), x, x.dtype.type(otherwise))
+
+
+def check(x, axis, causal):
+    if causal and not (x.ndim >= 2 and x.shape[-2] == x.shape[-1] and axis in (-1, x.ndim - 1)):
+        expect(False, "softmax", f"causal=True for x {x.shape} along axis {axis}", "(..., T, T) along the last axis",
+               "row i is what position i sees; columns are the positions that are seen")
 
 
 @op(kernels=("cpu", "gpu"))

@@ -4,25 +4,43 @@ import math
 import numpy as np
 
 from minigrad import pool
+from minigrad.fused.softmax import check, seen
 from minigrad.jit_cpu import inline, jit
 from minigrad.math_cpu import bits, exp, floats, maximum, narrow, real, wide
 
 
-def _pair(log):
-    def forward(x, *, axis=-1):
-        rows = _rows(x, axis)
-        y = np.empty(rows.shape, rows.dtype)
-        pool.each(_forward, len(rows), 3 * rows.size, rows, y, log)
-        y = _restore(y, x, axis)
-        return y, (y, axis)
+def forward(x, *, axis=-1, causal=False):
+    check(x, axis, causal)
+    p = _run_forward(seen(x, -math.inf) if causal else x, axis, False)                   # [SM6]
+    return p, (p, axis, causal)
 
-    def backward(dy, y, axis, into=None):
-        rows = _rows(y, axis)
-        dx = np.empty(rows.shape, rows.dtype)
-        pool.each(_backward, len(rows), 2 * rows.size, _rows(dy, axis), rows, dx, log)
-        return (_restore(dx, y, axis),)
 
-    return forward, backward
+def backward(dp, p, axis, causal, into=None):
+    dx = _run_backward(seen(dp, 0) if causal else dp, p, axis, False)
+    return (seen(dx, 0) if causal else dx,)                                              # [SM6]
+
+
+def log_forward(x, *, axis=-1):
+    y = _run_forward(x, axis, True)
+    return y, (y, axis)
+
+
+def log_backward(dy, y, axis, into=None):
+    return (_run_backward(dy, y, axis, True),)
+
+
+def _run_forward(x, axis, log):
+    rows = _rows(x, axis)
+    y = np.empty(rows.shape, rows.dtype)
+    pool.each(_forward, len(rows), 3 * rows.size, rows, y, log)
+    return _restore(y, x, axis)
+
+
+def _run_backward(dy, y, axis, log):
+    rows = _rows(y, axis)
+    dx = np.empty(rows.shape, rows.dtype)
+    pool.each(_backward, len(rows), 2 * rows.size, _rows(dy, axis), rows, dx, log)
+    return _restore(dx, y, axis)
 
 
 def _rows(x, axis):
@@ -84,4 +102,4 @@ def _backward(dy, y, dx, log, lo, hi):
                 out[i] = narrow(wide(row[i]) * (wide(d[i]) - t), out)                    # [SM3]
 
 
-softmax, log_softmax = _pair(False), _pair(True)
+softmax, log_softmax = (forward, backward), (log_forward, log_backward)
