@@ -116,8 +116,8 @@ __device__ __forceinline__ void fetch_left(Shared& shared, const TensorMap& left
         }
 }
 
-// It lies by rows of K, or BY_COLUMNS: then its rows are columns of sums. Behind the pieces for a tile comes one more, if
-// u is given: the lower half of what it has there.
+// It lies by rows of K, or BY_COLUMNS: then its rows are columns of sums. Behind the pieces for a tile comes one more
+// where there is u: the lower half of what it has there.
 template<bool BY_COLUMNS> __device__ __forceinline__ void fetch_right(Shared& shared, const TensorMap& right,
                                                                       const TensorMap* u, int group, Problem p) {
     int t = 0;                                              // counts pieces of all tiles
@@ -136,8 +136,8 @@ template<bool BY_COLUMNS> __device__ __forceinline__ void fetch_right(Shared& sh
     }
 }
 
-// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles, r pieces of its own ring. At
-// barrier 1 the second waits for the first, which cannot come there again before that: it would be LEFT steps ahead.
+// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles, r pieces of its own ring.
+// At barrier 1 the second waits for the first, which cannot come there again before that: it would be LEFT steps ahead.
 template<bool BY_COLUMNS>
 __device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& shared, int group, int& t, int& r,
                                          Problem p) {
@@ -169,7 +169,7 @@ __device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& sha
     leave(shared.of_right[group], r - 1);
 }
 
-// Rows of x that are this warp's = its rows of a chunk. Here and in add_rows nothing branches: so the compiler can mix
+// Rows of x that are this warp's = its rows of a chunk. Here and in sum_rows nothing branches: so the compiler can mix
 // them with what follows.
 __device__ __forceinline__ void put(T* x, Chunk& chunk, Place to, Problem p) {
     int row = warp_of() * 16 + lane_of() / 8, column = lane_of() % 8 * 8;
@@ -259,7 +259,7 @@ __device__ __forceinline__ float sloped(float dh, float u) {
 }
 
 // Parts (M / 64 rounded up, N) get their row of sums over a chunk's rows: a warp has a quarter of the columns.
-__device__ __forceinline__ void add_rows(float* parts, Chunk& chunk, Place from, Problem p) {
+__device__ __forceinline__ void sum_rows(float* parts, Chunk& chunk, Place from, Problem p) {
     uint32_t one = pair_of<T>(1.0f, 1.0f), ones[4] = {one, one, one, one}, four[4];
     float sums[2][4] = {};                                  // all 16 rows of a product with ones are the same
     int quarter = warp_of() * 16;
@@ -305,7 +305,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward(const __grid_c
         Piece *pieces[2] = {&shared.end[group], &shared.right[group][r % RIGHT]};
         auto finish = [&](int c) {                          // chunk c, when all warps have written it
             put(du, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);
-            add_rows(parts, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);           // [ML6]
+            sum_rows(parts, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);           // [ML6]
             __syncwarp();                                   // all lanes have read it
             if (c == 1) leave(shared.of_end[group], n);
             if (c == 3) leave(shared.of_right[group], r);
