@@ -9,6 +9,7 @@
 //
 // What lies beyond a matrix arrives as 0 from the copies, which know its bounds.
 #include "common.cuh"
+#include "gelu.cuh"
 #include "tiles.cuh"
 #include "hopper.cuh"
 
@@ -18,8 +19,6 @@ constexpr int GROUPS = 2, THREADS = 128 * (GROUPS + 1);     // warpgroups that m
 constexpr int LEAD = 4;                                     // steps of the first before the second begins
 static_assert(LEAD <= LEFT && 2 * LEAD > LEFT);
 constexpr int ACROSS = 64, CHUNKS = 4;                      // its sums end in chunks of 64 rows and columns, two by two
-constexpr float LOG2_E = 1.4426950408889634f;
-constexpr float C = 0.7978845608028654f, A = 0.044715f;     // sqrt(2 / pi), and the cubic term's weight
 
 struct Problem { int M, N, K; };                            // (M, K) times (K, N)
 struct Chunk { T row[ACROSS][ACROSS]; };
@@ -183,11 +182,6 @@ __device__ __forceinline__ void put(T* x, Chunk& chunk, Place to, Problem p) {
         if (4 * k < rows) store16(x + (long long)p.N * 4 * k, pieces[k]);
 }
 
-// exp(-2u) of [GE3,4]: the logistic function is 1 / (1 + it).
-__device__ __forceinline__ float power(float v) {
-    return exp2f(v * (-2.0f * LOG2_E * C + -2.0f * LOG2_E * C * A * (v * v)));
-}
-
 // ---------------------------------------------------------------------------------------------- forward
 
 // u and h (M, N) of x (M, K), w (K, N) and b (N,): written.
@@ -228,8 +222,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
                 float2 add = floats_of<T>(bias[k / 4]);
                 float v = d[c / 2][k] + add.x, w = d[c / 2][k + 1] + add.y;              // [ML1]
                 *pair_at(of_u, first, e) = pair_of<T>(v, w);
-                *pair_at(of_h, first, e) =
-                    pair_of<T>(__fdividef(v, 1.0f + power(v)), __fdividef(w, 1.0f + power(w)));          // [ML2]
+                *pair_at(of_h, first, e) = pair_of<T>(v * gate(v), w * gate(w));         // [ML2]
             }
             __syncwarp();
             put(u, of_u, to, p);
@@ -250,12 +243,6 @@ __device__ __forceinline__ void fetch_upper(Shared& shared, const TensorMap& u, 
                        false);
         n++;
     }
-}
-
-// du = dh gelu'(u)
-__device__ __forceinline__ float sloped(float dh, float u) {
-    float s = __fdividef(1.0f, 1.0f + power(u)), v = u * (2.0f * C + 6.0f * C * A * (u * u));
-    return dh * (s + s * (v - s * v));                                                   // [GE5]
 }
 
 // Parts (M / 64 rounded up, N) get their row of sums over a chunk's rows: a warp has a quarter of the columns.
@@ -324,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward(const __grid_c
                 float2 its_u = floats_of<T>(two[e]);
                 int k = c % 2 * ACROSS / 2 + 2 * e;
                 *pair_at(chunk, first, 2 * e) =
-                    pair_of<T>(sloped(d[c / 2][k], its_u.x), sloped(d[c / 2][k + 1], its_u.y));          // [ML5]
+                    pair_of<T>(d[c / 2][k] * tanh_slope(its_u.x), d[c / 2][k + 1] * tanh_slope(its_u.y));    // [ML5]
             }
             if (c % 2 == 1) fence_async();                  // a copy is to write there next
             group_sync(2 + group, 128);
