@@ -19,8 +19,6 @@ template<class... I> void load_box(void* to, const TensorMap& map, Barrier* b, I
     cuemu::load_box(to, map, all, sizeof...(at), b);
 }
 
-inline void prefetch_box(const TensorMap&, int, int) {}     // nobody sees what lies in L2
-
 inline uint64_t tile_at(const void* p, int across) {
     uint64_t start = uint64_t((const char*)p - (const char*)cuemu::dynamic_shared());
     if (start % 16) cuemu::fault("a tile at byte %llu, no multiple of 16", (unsigned long long)start);

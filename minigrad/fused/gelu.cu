@@ -1,21 +1,13 @@
 // gelu on a GPU. Formula, names and [GE] numbers: gelu.py.
 #include "common.cuh"
+#include "gelu.cuh"
 
-constexpr float C = 0.7978845608028654f, A = 0.044715f;                 // sqrt(2 / pi), and the cubic term's weight
-constexpr float ROOT_HALF = 0.7071067811865476f, PER_ROOT_2PI = 0.3989422804014327f, LOG2_E = 1.4426950408889634f;
+constexpr float ROOT_HALF = 0.7071067811865476f, PER_ROOT_2PI = 0.3989422804014327f;
 
-__device__ __forceinline__ float gate(float v) {            // by two instructions of the unit for such functions
-    float power = v * (-2.0f * LOG2_E * C + -2.0f * LOG2_E * C * A * (v * v));
-    return __fdividef(1.0f, 1.0f + exp2f(power));                                        // [GE3,4]
-}
 __device__ __forceinline__ float distribution(float v) {
     return 0.5f * (1.0f + erff(v * ROOT_HALF));                                          // [GE1]
 }
 
-__device__ __forceinline__ float tanh_slope(float v) {
-    float s = gate(v);
-    return s + (s - s * s) * (v * (2.0f * C + 6.0f * A * C * (v * v)));                  // [GE5]
-}
 __device__ __forceinline__ float erf_slope(float v) {
     return distribution(v) + v * (PER_ROOT_2PI * exp2f(-0.5f * LOG2_E * (v * v)));       // [GE2]
 }

@@ -68,12 +68,6 @@ __device__ __forceinline__ void load_box(void* to, const TensorMap& map, Barrier
 #undef LOAD_BOX
 #undef LANDS
 
-// The map's box into L2: for who will copy it, but has no room yet.
-__device__ __forceinline__ void prefetch_box(const TensorMap& map, int x, int y) {
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map), "r"(x), "r"(y)
-                 : "memory");
-}
-
 // A tile as wgmma wants it named: from p on, 8 rows every 1024 bytes. Sixteen entries further along a row: 32 bytes
 // further. across: bytes from one tile to the next, for what lies transposed and is wider than 64.
 __device__ __forceinline__ uint64_t tile_at(const void* p, int across) {

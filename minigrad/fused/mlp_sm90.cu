@@ -9,6 +9,7 @@
 //
 // What lies beyond a matrix arrives as 0 from the copies, which know its bounds.
 #include "common.cuh"
+#include "gelu.cuh"
 #include "tiles.cuh"
 #include "hopper.cuh"
 
@@ -17,21 +18,18 @@ constexpr int DEEP = 64, LEFT = 6, RIGHT = 3;               // entries of a sum 
 constexpr int GROUPS = 2, THREADS = 128 * (GROUPS + 1);     // warpgroups that multiply, and one that fetches
 constexpr int LEAD = 4;                                     // steps of the first before the second begins
 static_assert(LEAD <= LEFT && 2 * LEAD > LEFT);
-constexpr int ACROSS = 64, CHUNKS = 4;                      // sums leave in chunks of 64 rows and columns, two by two
-constexpr float LOG2_E = 1.4426950408889634f;
-constexpr float C = 0.7978845608028654f, A = 0.044715f;     // sqrt(2 / pi), and the cubic term's weight
+constexpr int ACROSS = 64, CHUNKS = 4;                      // its sums end in chunks of 64 rows and columns, two by two
 
 struct Problem { int M, N, K; };                            // (M, K) times (K, N)
-struct Piece { T row[ROWS][DEEP]; };                        // or two of 64 rows, side by side
 struct Chunk { T row[ACROSS][ACROSS]; };
+struct Piece { Chunk half[2]; };                            // 128 rows of 64 entries, or 64 of 128
 template<int N> struct Ring { Barrier full[N], empty[N]; };
 
 struct Shared {
-    Piece left[LEFT], right[GROUPS][RIGHT];
-    Chunk chunks[GROUPS][2];
+    Piece left[LEFT], right[GROUPS][RIGHT], end[GROUPS];
     Ring<LEFT> of_left;
     Ring<RIGHT> of_right[GROUPS];
-    Ring<2> of_chunks[GROUPS];
+    Ring<1> of_end[GROUPS];
 };
 
 __device__ __forceinline__ int group_of() { return __shfl_sync(~0u, threadIdx.x / 128, 0); }     // one for the warp
@@ -95,12 +93,17 @@ __device__ __forceinline__ Shared& begin() {
         make(shared.of_left, 4 * GROUPS);
         for (int g = 0; g < GROUPS; g++) {
             make(shared.of_right[g], 4);
-            make(shared.of_chunks[g], 4);
+            make(shared.of_end[g], 4);
         }
         fence_async();
     }
     __syncthreads();
     return shared;
+}
+
+// The upper half of what u has there, or the lower one: two chunks beside each other.
+__device__ __forceinline__ void fetch_half(Piece& to, const TensorMap& u, Barrier* full, Place at, bool lower) {
+    for (int c = 0; c < 2; c++) load_box(&to.half[c], u, full, at.j + c * ACROSS, at.i + lower * ACROSS);
 }
 
 __device__ __forceinline__ void fetch_left(Shared& shared, const TensorMap& left, Problem p) {
@@ -112,65 +115,71 @@ __device__ __forceinline__ void fetch_left(Shared& shared, const TensorMap& left
         }
 }
 
-// It lies by rows of K, or BY_COLUMNS: then its rows are columns of sums.
-template<bool BY_COLUMNS>
-__device__ __forceinline__ void fetch_right(Shared& shared, const TensorMap& right, int group, Problem p) {
-    int t = 0;
-    for (TILES(tile, p))
+// It lies by rows of K, or BY_COLUMNS: then its rows are columns of sums. Behind the pieces for a tile comes one more
+// where there is u: the lower half of what it has there.
+template<bool BY_COLUMNS> __device__ __forceinline__ void fetch_right(Shared& shared, const TensorMap& right,
+                                                                      const TensorMap* u, int group, Problem p) {
+    int t = 0;                                              // counts pieces of all tiles
+    for (TILES(tile, p)) {
+        Place half = place_of(tile, group, p);
         for (int k = 0; k < p.K; k += DEEP, t++) {
             Barrier* full = expect(shared.of_right[group], t, sizeof(Piece));
             Piece& to = shared.right[group][t % RIGHT];
-            int j = place_of(tile, group, p).j;
-            if (BY_COLUMNS) load_box(&to, right, full, k, j);
-            else for (int part = 0; part < COLUMNS; part += 64) load_box(to.row[part], right, full, j + part, k);
+            if (BY_COLUMNS) load_box(&to, right, full, k, half.j);
+            else for (int c = 0; c < 2; c++) load_box(&to.half[c], right, full, half.j + c * ACROSS, k);
         }
+        if (u) {
+            Barrier* full = expect(shared.of_right[group], t, sizeof(Piece));
+            fetch_half(shared.right[group][t++ % RIGHT], *u, full, half, true);
+        }
+    }
 }
 
-// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles. At barrier 1 the second one
-// waits for the first, which cannot come there again before that: it would be more than LEFT steps ahead.
+// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles, r pieces of its own ring.
+// At barrier 1 the second waits for the first, which cannot come there again before that: it would be LEFT steps ahead.
 template<bool BY_COLUMNS>
-__device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& shared, int group, int& t, Problem p) {
+__device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& shared, int group, int& t, int& r,
+                                         Problem p) {
     int steps = (p.K + DEEP - 1) / DEEP;
     if (group == 1 && steps >= LEAD) group_sync(1, 256);
     wgmma_fence(d[0], d[1]);
-    for (int step = 0; step < steps; step++, t++) {
+    for (int step = 0; step < steps; step++, t++, r++) {
         wait_for(shared.of_left, t);
-        wait_for(shared.of_right[group], t);
-        const Piece &left = shared.left[t % LEFT], &right = shared.right[group][t % RIGHT];
+        wait_for(shared.of_right[group], r);
+        const Piece &left = shared.left[t % LEFT], &right = shared.right[group][r % RIGHT];
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < DEEP; k += 16)
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                wgmma<T, !BY_COLUMNS>(
-                    d[half], tile_at(&left.row[half * 64][k], 0),
-                    BY_COLUMNS ? tile_at(&right.row[0][k], 0) : tile_at(right.row[k], sizeof right / 2), step + k > 0);
+                wgmma<T, !BY_COLUMNS>(d[half], tile_at(&left.half[half].row[0][k], 0),
+                                      BY_COLUMNS ? tile_at(&right.half[0].row[0][k], 0)
+                                                 : tile_at(right.half[0].row[k], sizeof(Chunk)), step + k > 0);
         wgmma_commit();
         wgmma_wait<1>();
         if (step > 0) {
             leave(shared.of_left, t - 1);
-            leave(shared.of_right[group], t - 1);
+            leave(shared.of_right[group], r - 1);
         }
         if (group == 0 && step == LEAD - 1) group_arrive(1, 256);
     }
     wgmma_wait<0>(d[0], d[1]);
     leave(shared.of_left, t - 1);
-    leave(shared.of_right[group], t - 1);
+    leave(shared.of_right[group], r - 1);
 }
 
-// Rows of x that are this warp's = its rows of a chunk.
+// Rows of x that are this warp's = its rows of a chunk. Here and in sum_rows nothing branches: so the compiler can mix
+// them with what follows.
 __device__ __forceinline__ void put(T* x, Chunk& chunk, Place to, Problem p) {
     int row = warp_of() * 16 + lane_of() / 8, column = lane_of() % 8 * 8;
+    int rows = to.j + column < p.N ? p.M - to.i - row : 0;
     x += (long long)(to.i + row) * p.N + to.j + column;
-    if (to.j + column < p.N)
+    uint4 pieces[4];
 #pragma unroll
-        for (int k = 0; k < 16; k += 4)
-            if (to.i + row + k < p.M) store16(x + (long long)k * p.N, load16(at(chunk, row + k, column)));
-}
-
-// exp(-2u) of [GE3,4]: the logistic function is 1 / (1 + it).
-__device__ __forceinline__ float power(float v) {
-    return exp2f(v * (-2.0f * LOG2_E * C + -2.0f * LOG2_E * C * A * (v * v)));
+    for (int k = 0; k < 4; k++) pieces[k] = load16(at(chunk, row + 4 * k, column));
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        if (4 * k < rows) store16(x + (long long)p.N * 4 * k, pieces[k]);
 }
 
 // ---------------------------------------------------------------------------------------------- forward
@@ -181,21 +190,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
                                                                  int N, int K, T* u, T* h) {
     Shared& shared = begin();
     Problem p = {M, N, K};
-    int group = group_of(), t = 0;
+    int group = group_of(), t = 0, r = 0;
     if (group == GROUPS) {
-        fewer_registers<40>();
+        fewer_registers<24>();
         int which = __shfl_sync(~0u, warp_of(), 0);         // one for the warp
         if (lane_of() > 0) return;
         if (which == 0) fetch_left(shared, x, p);
-        else if (which <= GROUPS) fetch_right<false>(shared, w, which - 1, p);
+        else if (which <= GROUPS) fetch_right<false>(shared, w, nullptr, which - 1, p);
         return;
     }
-    more_registers<232>();
+    more_registers<240>();
 
     int first = first_pair();
     float d[2][COLUMNS / 2] = {};
     uint32_t bias[COLUMNS / 8];
-    Chunk &of_u = shared.chunks[group][0], &of_h = shared.chunks[group][1];
+    Chunk &of_u = shared.end[group].half[0], &of_h = shared.end[group].half[1];
     for (TILES(tile, p)) {
         Place half = place_of(tile, group, p);
 #pragma unroll
@@ -203,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
             int j = half.j + column_of(n, 0);
             bias[n] = j < N ? *(const uint32_t*)(b + j) : 0;
         }
-        multiply<false>(d, shared, group, t, p);
+        multiply<false>(d, shared, group, t, r, p);
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             Place to = chunk_of(half, c);
@@ -213,8 +222,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
                 float2 add = floats_of<T>(bias[k / 4]);
                 float v = d[c / 2][k] + add.x, w = d[c / 2][k + 1] + add.y;              // [ML1]
                 *pair_at(of_u, first, e) = pair_of<T>(v, w);
-                *pair_at(of_h, first, e) =
-                    pair_of<T>(__fdividef(v, 1.0f + power(v)), __fdividef(w, 1.0f + power(w)));          // [ML2]
+                *pair_at(of_h, first, e) = pair_of<T>(v * gate(v), w * gate(w));         // [ML2]
             }
             __syncwarp();
             put(u, of_u, to, p);
@@ -226,28 +234,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
 
 // ---------------------------------------------------------------------------------------------- backward
 
-// u, chunk by chunk: two of each warpgroup's before the first one's others, which wait until those have been used.
-__device__ __forceinline__ void fetch_chunks(Shared& shared, const TensorMap& u, Problem p) {
-    int t = 0;                                              // counts chunks of a warpgroup in all tiles
-    for (TILES(tile, p))
-        for (int two = 0; two < CHUNKS; two += 2, t += 2)
-            for (int group = 0; group < GROUPS; group++)
-                for (int c = two; c < two + 2; c++) {
-                    Place from = chunk_of(place_of(tile, group, p), c);
-                    if (two == 0) prefetch_box(u, from.j, from.i + ACROSS);
-                    Barrier* full = expect(shared.of_chunks[group], t + c % 2, sizeof(Chunk));
-                    load_box(&shared.chunks[group][c % 2], u, full, from.j, from.i);
-                }
+// The upper halves; fetch_right has the lower ones.
+__device__ __forceinline__ void fetch_upper(Shared& shared, const TensorMap& u, Problem p) {
+    int n = 0;                                              // counts tiles
+    for (TILES(tile, p)) {
+        for (int group = 0; group < GROUPS; group++)
+            fetch_half(shared.end[group], u, expect(shared.of_end[group], n, sizeof(Piece)), place_of(tile, group, p),
+                       false);
+        n++;
+    }
 }
 
-// du = dh gelu'(u)
-__device__ __forceinline__ float sloped(float dh, float u) {
-    float s = __fdividef(1.0f, 1.0f + power(u)), v = u * (2.0f * C + 6.0f * C * A * (u * u));
-    return dh * (s + s * (v - s * v));                                                   // [GE5]
-}
-
-// Sums over a chunk's rows: a warp has a quarter of the columns. to: where those go that are there.
-__device__ __forceinline__ void add_columns(float* to, Chunk& chunk, int columns) {
+// Parts (M / 64 rounded up, N) get their row of sums over a chunk's rows: a warp has a quarter of the columns.
+__device__ __forceinline__ void sum_rows(float* parts, Chunk& chunk, Place from, Problem p) {
     uint32_t one = pair_of<T>(1.0f, 1.0f), ones[4] = {one, one, one, one}, four[4];
     float sums[2][4] = {};                                  // all 16 rows of a product with ones are the same
     int quarter = warp_of() * 16;
@@ -258,10 +257,12 @@ __device__ __forceinline__ void add_columns(float* to, Chunk& chunk, int columns
         multiply_tiles<T>(sums[0], ones, left);
         multiply_tiles<T>(sums[1], ones, right);
     }
-    if (lane_of() < 4)
-        for (int n = 0; n < 2; n++)
-            for (int e = 0; e < 2; e++)
-                if (int j = quarter + column_of(n, e); j < columns) to[j] = sums[n][e];
+    int columns = from.i < p.M && lane_of() < 4 ? p.N - from.j : 0;
+    parts += (long long)(from.i / ACROSS) * p.N + from.j;
+#pragma unroll
+    for (int n = 0; n < 2; n++)
+        if (int j = quarter + column_of(n, 0); j < columns)
+            *(float2*)(parts + j) = make_float2(sums[n][0], sums[n][1]);
 }
 
 // du (M, N) of dy (M, K), w (N, K) and u (M, N): written; and to parts (M / 64 rounded up, N), sums over 64 rows of it.
@@ -271,14 +272,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward(const __grid_c
                                                                   int K, T* du, float* parts) {
     Shared& shared = begin();
     Problem p = {M, N, K};
-    int group = group_of(), t = 0, chunks = 0;
+    int group = group_of(), t = 0, r = 0, n = 0;
     if (group == GROUPS) {
         fewer_registers<40>();
         int which = __shfl_sync(~0u, warp_of(), 0);         // one for the warp
         if (lane_of() > 0) return;
         if (which == 0) fetch_left(shared, dy, p);
-        else if (which <= GROUPS) fetch_right<true>(shared, w, which - 1, p);
-        else fetch_chunks(shared, u, p);
+        else if (which <= GROUPS) fetch_right<true>(shared, w, &u, which - 1, p);
+        else fetch_upper(shared, u, p);
         return;
     }
     more_registers<232>();
@@ -287,29 +288,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward(const __grid_c
     float d[2][COLUMNS / 2] = {};
     for (TILES(tile, p)) {
         Place half = place_of(tile, group, p);
-        multiply<true>(d, shared, group, t, p);                                          // [ML4]
+        multiply<true>(d, shared, group, t, r, p);                                       // [ML4]
+        Piece *pieces[2] = {&shared.end[group], &shared.right[group][r % RIGHT]};
+        auto finish = [&](int c) {                          // chunk c, when all warps have written it
+            put(du, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);
+            sum_rows(parts, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);           // [ML6]
+            __syncwarp();                                   // all lanes have read it
+            if (c == 1) leave(shared.of_end[group], n);
+            if (c == 3) leave(shared.of_right[group], r);
+        };
+        wait_for(shared.of_end[group], n);
+        wait_for(shared.of_right[group], r);
 #pragma unroll
-        for (int c = 0; c < CHUNKS; c++, chunks++) {
-            Place to = chunk_of(half, c);
-            Chunk& chunk = shared.chunks[group][c % 2];
+        for (int c = 0; c < CHUNKS; c++) {
+            Chunk& chunk = pieces[c / 2]->half[c % 2];
             uint32_t two[ACROSS / 4];                       // all of them first: what is read waits for what is written
-            wait_for(shared.of_chunks[group], chunks);
 #pragma unroll
             for (int e = 0; e < ACROSS / 4; e++) two[e] = *pair_at(chunk, first, 2 * e);
+            if (c > 0) finish(c - 1);
 #pragma unroll
             for (int e = 0; e < ACROSS / 4; e++) {
                 float2 its_u = floats_of<T>(two[e]);
                 int k = c % 2 * ACROSS / 2 + 2 * e;
                 *pair_at(chunk, first, 2 * e) =
-                    pair_of<T>(sloped(d[c / 2][k], its_u.x), sloped(d[c / 2][k + 1], its_u.y));          // [ML5]
+                    pair_of<T>(d[c / 2][k] * tanh_slope(its_u.x), d[c / 2][k + 1] * tanh_slope(its_u.y));    // [ML5]
             }
-            fence_async();                                  // a copy is to write there next
+            if (c % 2 == 1) fence_async();                  // a copy is to write there next
             group_sync(2 + group, 128);
-            put(du, chunk, to, p);
-            if (to.i < M && to.j < N)
-                add_columns(parts + (long long)(to.i / ACROSS) * N + to.j, chunk, N - to.j);             // [ML6]
-            __syncwarp();                                   // all lanes have read the chunk
-            leave(shared.of_chunks[group], chunks);
         }
+        finish(CHUNKS - 1);
+        r++, n++;
     }
 }

@@ -8,8 +8,7 @@ from minigrad.kernels import cuda
 
 ROWS, COLUMNS, DEEP, LEFT, RIGHT, GROUPS, ACROSS = 128, 128, 64, 6, 3, 2, 64         # as there
 THREADS, PIECE = 384, 16                                # PIECE: bytes, of which rows are a whole multiple
-SHARED = (2 * ((LEFT + GROUPS * RIGHT) * ROWS * DEEP + GROUPS * 2 * ACROSS * ACROSS)
-          + 8 * 2 * (LEFT + GROUPS * RIGHT + GROUPS * 2))
+SHARED = (2 * (LEFT + GROUPS * (RIGHT + 1)) * ROWS * DEEP + 8 * 2 * (LEFT + GROUPS * (RIGHT + 1)))
 
 
 def takes(x, w):
