@@ -23,7 +23,7 @@ setup(
         "parquet": ["pyarrow"],
         "serve": ["starlette", "uvicorn"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
-                 "pyarrow", "sacrebleu"],
+                 "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

@@ -3,8 +3,9 @@ import json
 import re
 
 import pytest
+from test_poetry_write import gpt2
 
-from bench import poetry
+from bench import poetry, poetry_decoding
 from tok.chhand import matras
 
 
@@ -44,6 +45,23 @@ def test_targets_decide_the_exit_status(folder, capsys, monkeypatch):
         monkeypatch.setattr(poetry, "counted", lambda verse, row=row: [row])
         assert poetry.main(["--scansion", str(folder)]) == status
         assert ("(not " in capsys.readouterr().out) == bool(status)
+
+
+def test_what_keeping_the_meter_gives(tmp_path, capsys, monkeypatch):
+    """Every line scans although the model knows nothing, and every form that it knows has two rows."""
+    monkeypatch.setattr(poetry_decoding, "COST", 1e9)      # what a token costs is no matter of tests
+    monkeypatch.setattr(poetry_decoding, "ASK", 1e9)
+    gpt2().model.save(tmp_path)
+    gpt2().tokenizer.save(tmp_path / "tokenizer.json")
+    words = ["--decoding", str(tmp_path), "--verses", "3", "--rows", "2", "--json", str(tmp_path / "log.jsonl")]
+    assert poetry.main(words) == 0
+    out, log = capsys.readouterr().out, json.loads((tmp_path / "log.jsonl").read_text(encoding="utf-8"))
+    assert re.search(r"chaupai +kept +4 .* 100.00 +100.00 +0 ", out)
+    assert re.search(r"doha +free +4 .* 0.00 +0.00 +0 ", out)
+    kept = [row for row in log["decoding"] if row["how"] == "kept"]
+    assert len(kept) == 2 and all(row["lines"] == row["rhymes"] == 1 and row["perplexity"] > 1 for row in kept)
+    monkeypatch.setattr(poetry_decoding, "COST", 0)
+    assert poetry.main(words) == 1 and "not as wanted" in capsys.readouterr().out
 
 
 def test_words_fill_windows_in_their_order():

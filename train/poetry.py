@@ -4,13 +4,16 @@
     train --stage all --out DIR     prose, then verse, then verse behind tokens that say what it is
     score DIR                       likelihood, meter, rhyme, copies and more, beside the poets' own and beside chance
     agree DIR                       what raters say of the sheets that score has written
+    write DIR --form doha           verse in a meter that is kept, token by token; --interactive answers lines
+    serve DIR                       a page on this machine that does the same
 """
 import argparse
 import sys
 
-from train import poetry_prepare, poetry_score, poetry_train, rating
+from train import poetry_prepare, poetry_score, poetry_serve, poetry_train, poetry_write, rating
 
-COMMANDS = [poetry_prepare.add, poetry_train.add, poetry_score.add, rating.add]
+COMMANDS = [poetry_prepare.add, poetry_train.add, poetry_score.add, rating.add, poetry_write.add_write,
+            poetry_serve.add_serve]
 
 
 def main(argv=None):
