@@ -21,8 +21,9 @@ setup(
         "tensorboard": ["tensorboardX"],
         "wiki": ["mwparserfromhell"],
         "parquet": ["pyarrow"],
+        "mpi": ["mpi4py", "mpich"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
-                 "pyarrow"],
+                 "pyarrow", "mpi4py", "mpich"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )
