@@ -15,10 +15,12 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from gpt import GPT, GPTConfig
 from minigrad import Tensor
 from minigrad.backend import dtype_of
+from minigrad.emulator import emulator, fake_cupy
 from minigrad.recompute import recompute
 from nn import SGD, AdamW, optim
 from train import checkpoint, log, parallel, precision, run
@@ -57,6 +59,15 @@ def home(tmp_path_factory):
     (home / "text.txt").write_text(" ".join(rng.choice(["one", "two", "three", "four"], 600)), encoding="utf-8")
     (home / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return home
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """The same for runs in this process."""
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(run.utilisation, "ceiling", lambda *_: 1e9)
+        m.setattr(log, "plot", lambda *_: None)
+        yield
 
 
 def flags(home, **changes):
@@ -407,6 +418,42 @@ def test_ranks_share_the_processors():
     if many > 1:
         cores = [json.loads(words + "]") for words, _ in shares]
         assert sorted(cores[0] + cores[1]) == sorted(os.sched_getaffinity(0))
+
+
+NO_GPU = """
+import fake_nccl
+from minigrad.emulator import fake_cupy
+def step(*args, real=run.train_step):
+    with fake_cupy.waits() as seen:
+        found = real(*args)
+    assert args[4] < 2 or not seen, seen                     # neither for its own GPU nor for another rank
+    return found
+run.train_step, main = step, run.main
+def both(words):
+    with fake_nccl.installed():
+        status = main(words)
+    called = fake_nccl.NCCLBackend.calls
+    assert all(called.count(name) > 20 for name in ("all_gather", "reduce_scatter")) and "gather" in called, called
+    return status
+run.main = both
+"""
+
+
+@has_mpi
+@pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
+def test_gpus_by_a_stand_in_for_nccl(home, tmp_path):
+    """NCCL's calls, in its order, on its terms; and the losses of one GPU."""
+    small = dict(dtype="bfloat16", steps=4, n_layer=1, tokens_per_step=64, samples=0, backend="cupy", stats_every=4)
+    finish(start(command(2, *flags(home, out=tmp_path / "two", **small), extra=NO_GPU)))
+    with fake_cupy.installed():
+        train(home, tmp_path / "one", 1, **small)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-2)
+    one, two = (next(e["stats"] for e in log.read(tmp_path / name / "log.jsonl") if "stats" in e)
+                for name in ("one", "two"))
+    for name in one:
+        np.testing.assert_allclose(two[name][:2], one[name][:2], rtol=0.3, atol=1e-4)
+    states = [load_file(checkpoint.newest(tmp_path / name)[0] / "optimizer.safetensors") for name in ("one", "two")]
+    assert {k: v.shape for k, v in states[0].items()} == {k: v.shape for k, v in states[1].items()}
 
 
 def test_one_process_imports_no_mpi():

@@ -416,10 +416,10 @@ class NCCL(Ranks):
         return found
 
     def collect(self, array):
-        found = self.xp.empty((0 if self.rank else self.size, *array.shape), array.dtype)
-        self.issue(self.comm.gather, _bytes(array), found.reshape(len(found), -1).view(np.uint8), 0)
+        found = self.xp.empty((self.size, array.nbytes), np.uint8)
+        self.issue(self.comm.gather, _bytes(array), found, 0)
         self.arrive()
-        return backend.asnumpy(found)
+        return np.empty((0, array.size), array.dtype) if self.rank else backend.asnumpy(found).view(array.dtype)
 
     def broadcast(self, array):
         whole = self.xp.ascontiguousarray(array)
