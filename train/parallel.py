@@ -108,6 +108,10 @@ class Group:
         """f() on every rank. If it is an error on one, it is on all."""
         return f()
 
+    def words(self, text):
+        """The texts of all ranks."""
+        return [text]
+
     def first(self, f):
         """What f() is on rank 0, which alone runs it: numbers, words, lists."""
         return f()
@@ -150,7 +154,7 @@ class Ranks(Group):
         deal(array, out)     begin to sum an array over the ranks, and to put this rank's piece of the sum into out
         arrive()             until all that was begun is there
         look()               let what was begun go on
-        fill(array)          put the pieces that other ranks have of it into an array that has this rank's
+        fill(array)          begin to put the pieces that other ranks have of it into an array that has this rank's
         abort(status)        end all ranks
     """
 
@@ -189,19 +193,20 @@ class Ranks(Group):
         for flat in opt.flats:
             for lo, hi in flat.buckets:
                 self.fill(flat.data[lo:hi])
+        self.arrive()
 
     def complete(self, opt):
         for flat in opt.flats:
             for (lo, hi), (a, b, at) in zip(flat.buckets, flat.pieces):
                 flat.grads[a:b] = flat.mine[at:at + b - a]
                 self.fill(flat.grads[lo:hi])
+        self.arrive()
 
     def stops(self, asked):
         self.asked = float(bool(asked))
         return self.stopped
 
     def words(self, text):
-        """The texts of all ranks."""
         mine = np.frombuffer(text.encode(), np.uint8)
         sizes = backend.asnumpy(self.gather(self.xp.asarray([mine.size]))).ravel().tolist()
         padded = np.zeros(max(1, *sizes), np.uint8)
@@ -344,14 +349,14 @@ class MPI(Ranks):
             array[...] = whole
 
     def fill(self, array):
-        self.wait(self.world.Iallgather(self.mpi.IN_PLACE, _bytes(array)))
+        self.begun.append(self.world.Iallgather(self.mpi.IN_PLACE, _bytes(array)))
 
     def deal(self, array, out):
         self.begun.append(self.world.Ireduce_scatter_block(array, out))
 
     def look(self):
-        for request in self.begun:
-            request.Test()
+        if self.begun:                                       # a look at one lets MPI go on with all
+            self.begun[0].Test()
 
     def arrive(self):
         for request in self.begun:
@@ -431,7 +436,6 @@ class NCCL(Ranks):
     def fill(self, array):
         array, n = _bytes(array), array.nbytes // self.size
         self.issue(self.comm.all_gather, array[self.rank * n:(self.rank + 1) * n], array, n)
-        self.arrive()
 
     def deal(self, array, out):
         self.issue(self.comm.reduce_scatter, array, out, out.size, "sum")
