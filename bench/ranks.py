@@ -23,16 +23,15 @@ import argparse
 import copy
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
 from bench.step import CONFIGS
+from bench.survive import mpiexec
 from gpt import GPT, GPTConfig
 from gpt.sizes import forward_flops, parameters
 from nn import AdamW, optim
@@ -155,10 +154,9 @@ def gpus(names, n_most, rows, inside, between):
 
 def launch(ranks, name, rows, rounds, steps):
     """What work() finds on so many ranks of this machine, one processor to each."""
-    mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     words = [sys.executable, "-m", "bench.ranks", "--work", name, str(rows), str(rounds), str(steps)]
     env = {**os.environ, "MINIGRAD_THREADS": "1"}
-    done = subprocess.run([mpiexec, "-n", str(ranks), *words] if ranks > 1 else words, env=env, capture_output=True,
+    done = subprocess.run([mpiexec(), "-n", str(ranks), *words] if ranks > 1 else words, env=env, capture_output=True,
                           text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)

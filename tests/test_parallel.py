@@ -1,12 +1,11 @@
 """Ranks that train one model together: the same losses as one process, the same checkpoints, and a clean end."""
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from bench import ranks as bench_ranks
+from bench.survive import mpiexec, ranks_of
 from gpt import GPT, GPTConfig
 from minigrad import Tensor
 from minigrad.backend import dtype_of
@@ -27,7 +28,7 @@ from train import checkpoint, log, parallel, precision, run
 from train.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+MPIEXEC = mpiexec()
 has_mpi = pytest.mark.skipif(MPIEXEC is None or find_spec("mpi4py") is None, reason="no mpiexec, or no mpi4py: pip "
                              "install mpi4py mpich")
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "device_batch": 2, "tokens_per_step": 128,
@@ -284,32 +285,20 @@ def test_ranks_share_a_loss_scale(home, tmp_path, monkeypatch):
 
 @contextmanager
 def running(home, out, ranks, *words, after=5, steps=10**5):
-    """A run, once it has made some steps: (process, process ids of its ranks)."""
+    """A run, once it has made some steps: (process, process ids of its ranks, the first one's first)."""
     process = start(command(ranks, *flags(home, out=out, steps=steps, samples=0), *words))
     try:
         deadline = time.monotonic() + 60
         while not ((out / "log.jsonl").exists() and (out / "log.jsonl").read_text().count('"loss"') > after):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
             time.sleep(0.02)
-        yield process, pids(out)
+        found = ranks_of(process.pid)
+        assert len(found) == ranks
+        yield process, found
     finally:
-        process.kill()
-        for pid in pids(out):
-            os.kill(pid, signal.SIGKILL)
-
-
-def pids(out):
-    """The processes of Python, not of mpiexec, that have this run folder on their command line, by rank."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            env = dict(part.partition(b"=")[::2] for part in (folder / "environ").read_bytes().split(b"\0"))
-        except OSError:
-            continue
-        if words[0] == sys.executable.encode() and str(out).encode() in words and b"PMI_RANK" in env:
-            found[int(env[b"PMI_RANK"])] = int(folder.name)
-    return [found[rank] for rank in sorted(found)]
+        for pid in (*ranks_of(process.pid), process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")
@@ -334,7 +323,7 @@ def killed(home, out, after, which):
         said = "".join(process.communicate(timeout=20))
         assert time.monotonic() - began < 10 and process.returncode != 0
         assert "signal 9" in said                           # mpiexec's own words
-        assert not pids(out)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
     if checkpoint.steps(out):
         assert checkpoint.newest(out)[1]["step"] == next(iter(checkpoint.steps(out)))         # the last is whole
 
@@ -347,7 +336,7 @@ def test_a_rank_that_hangs_ends_the_job(home, tmp_path):
         began = time.monotonic()
         said = process.communicate(timeout=20)[1]
         assert time.monotonic() - began < 10 and process.returncode != 0
-        assert said.count("error: rank 0 of 2: no word from another rank for 4 s") == 1 and "Traceback" not in said
+        assert said.count("of 2: no word from another rank for 4 s") == 1 and "Traceback" not in said
 
 
 @has_mpi
@@ -454,6 +443,33 @@ def test_gpus_by_a_stand_in_for_nccl(home, tmp_path):
         np.testing.assert_allclose(two[name][:2], one[name][:2], rtol=0.3, atol=1e-4)
     states = [load_file(checkpoint.newest(tmp_path / name)[0] / "optimizer.safetensors") for name in ("one", "two")]
     assert {k: v.shape for k, v in states[0].items()} == {k: v.shape for k, v in states[1].items()}
+
+
+# -------------------------------------------------------------------------------------------- bench ranks
+
+def test_the_model_of_many_ranks():
+    assert bench_ranks.ring(100, 1, 5, 7) == 0 and bench_ranks.ring(400, 4, 2.0, 50.0) == 3 * (2 + 400 / (4 * 50))
+    points = [(m, bench_ranks.ring(m, 4, 3e-6, 2e9)) for m in bench_ranks.SIZES]
+    np.testing.assert_allclose(bench_ranks.fit(points, 4), (3e-6, 2e9), rtol=1e-9)
+    c = GPTConfig.preset("gpt2")
+    far, near = (bench_ranks.step(c, 0.1, 8, (0, b), (0, b), hides=h) for b, h in ((1e9, 0.0), (1e30, 1.0)))
+    assert sum(near.values()) == pytest.approx(0.1) and near["other gradients"] == 0
+    assert far["embeddings' gradients"] + far["other gradients"] == pytest.approx(far["parameters"])
+    assert far["parameters"] == pytest.approx(7 / 8 * 4 * 124_439_808 / 1e9)
+    table = list(bench_ranks.gpus(["gpt2", "gpt2-xl"], 4096, 64, (3e-6, 350e9), (1e-5, 45e9)))
+    assert [n for name, n, *_ in table if name == "gpt2"] == [8, 64, 512, 4096]
+    shares = [share for name, _, _, share, _ in table if name == "gpt2"]
+    assert shares == sorted(shares, reverse=True) and 0 < shares[-1] < shares[0] < 1
+
+
+@has_mpi
+def test_bench_ranks_in_short(capfd):
+    assert bench_ranks.main("--config b --rows 2 --ranks 2 --rounds 1 --models gpt2 --most 8 --gpu_rows 64".split()) == 0
+    said = capfd.readouterr().out
+    two, half = (line.split() for line in said.splitlines() if line.startswith(("weak", "strong")))
+    assert (two[1:3], half[1:3]) == (["2", "2"], ["2", "1"])
+    assert float(two[-1]) == float(half[-1]) == pytest.approx(4 * 809_856 / 1e6, rel=0.01)     # two moments, half of each
+    assert "predicted, not measured" in said and "gpt2           8" in said
 
 
 def test_one_process_imports_no_mpi():
