@@ -24,7 +24,7 @@ from minigrad.backend import dtype_of
 from minigrad.emulator import emulator, fake_cupy
 from minigrad.recompute import recompute
 from nn import SGD, AdamW, optim
-from train import checkpoint, log, parallel, precision, run
+from train import checkpoint, log, parallel, precision, run, spikes
 from train.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -346,6 +346,29 @@ def test_ranks_share_a_loss_scale(home, tmp_path, monkeypatch):
                 for ranks in (1, 2))
     assert one == two and 2 < sum(skipped for _, skipped in one) < 12
     np.testing.assert_allclose(losses(tmp_path / "1"), losses(tmp_path / "2"), rtol=5e-3)
+
+
+LEAP = """
+from train import spikes
+def check(self, loss, size, step, real=spikes.Spikes.check):
+    if step == 31 and not spikes.Spikes.leapt:
+        spikes.Spikes.leapt = True
+        raise spikes.Leap("a test", loss)
+    real(self, loss, size, step)
+spikes.Spikes.check, spikes.Spikes.leapt = check, False
+"""
+
+
+@has_mpi
+def test_ranks_go_back_together(home, tmp_path, monkeypatch):
+    for name in "check", "leapt":
+        monkeypatch.setattr(spikes.Spikes, name, getattr(spikes.Spikes, name, False), raising=False)    # put back later
+    exec(LEAP, {})
+    train(home, tmp_path / "1", 1, dtype="float64", spike="back")
+    finish(start(command(2, *flags(home, out=tmp_path / "2", dtype="float64", spike="back"), extra=LEAP)))
+    logs = [log.read(tmp_path / name / "log.jsonl") for name in "12"]
+    assert [[e["back_from"] for e in entries if "back_from" in e] for entries in logs] == [[30], [30]]
+    np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=1e-9)
 
 
 # -------------------------------------------------------------------------------------------- what goes wrong
