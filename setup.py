@@ -22,8 +22,9 @@ setup(
         "wiki": ["mwparserfromhell"],
         "parquet": ["pyarrow"],
         "serve": ["starlette", "uvicorn"],
+        "mpi": ["mpi4py", "mpich"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
-                 "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx"],
+                 "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx", "mpi4py", "mpich"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

@@ -70,7 +70,7 @@ def measure(name, dtype, rounds, folder):
             began = time.perf_counter()
             if saves:
                 state["step"] += 1
-                stands.append(seconds(lambda: writer.save(model, opt, tokenizer, state)))
+                stands.append(seconds(lambda: writer.save(model, opt.state(), tokenizer, state)))
             for _ in range(n):
                 step()
             took = time.perf_counter() - began

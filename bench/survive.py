@@ -7,6 +7,8 @@ nobody disturbed, to the bit; it is asked to stop; the files that it may write b
                 whole and no older than the one before, and after the next start nothing is left over
     stops       SIGTERM: exit status 0, a checkpoint of the last step, and how long that took
     full disk   no file may grow beyond what a checkpoint needs: the run goes on, and ends like the others afterwards
+    ranks       kill -9 of one rank of several, with --ranks: all end within 10 s, and by the same command the run ends
+                with the weights of ranks that nobody disturbed
     damage      files of checkpoints, weights, tokenizers, shards and settings with bytes changed, cut off or made up:
                 what is loaded is what was written, or the error is a clear one
 
@@ -49,13 +51,14 @@ class Place:
         words, rng = ["one", "two", "three", "four"], random.Random(0)
         (self.folder / "text.txt").write_text(" ".join(rng.choices(words, k=2000)), encoding="utf-8")
 
-    def start(self, out, limit=None):
+    def start(self, out, limit=None, ranks=1):
         """The process of a run, which goes on if it has begun. limit: bytes that a file of it may have."""
         flags = {**SETTINGS, "data": self.folder / "text.txt", "shards": self.folder / "shards",
                  "out": self.folder / out, "resume": "auto"}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         shrink = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
-        return subprocess.Popen([sys.executable, "-m", "train.run", *words], stdout=subprocess.DEVNULL,
+        launch = [mpiexec(), "-n", str(ranks)] if ranks > 1 else []
+        return subprocess.Popen([*launch, sys.executable, "-m", "train.run", *words], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True, preexec_fn=shrink,
                                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
 
@@ -124,6 +127,62 @@ def kills(place, want, seconds, n, rng):
             held.that(not left_over(place.folder / out), f"run {runs}: {left_over(place.folder / out)} left over")
             shutil.rmtree(place.folder / out)
     return held.report("kills", f"{done} times kill -9 in {runs} runs of {STEPS} steps")
+
+
+def mpiexec():
+    """The one beside this Python, or else the system's."""
+    return shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
+def ranks_of(pid):
+    """The processes of Python that mpiexec, which is process pid, has started."""
+    parents = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):                   # it has just ended
+            parents[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
+    below, found = {pid}, []
+    while more := {child for child, parent in parents.items() if parent in below} - below:
+        below |= more
+    for each in below - {pid}:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")[0] == sys.executable.encode():
+                found.append(each)
+    return sorted(found)                                     # the order in which they were started
+
+
+def ranks(place, many, n, rng):
+    """n times kill -9 of one of many ranks, in as many runs as that takes."""
+    held, runs, done, ends = Held(), 0, 0, []
+    _, _, seconds = place.finish("together", ranks=many)
+    want = place.weights("together")
+    with tqdm(total=n, desc="ranks", leave=False) as bar:
+        while done < n:
+            out, before, runs = f"ranks-{runs}", -1, runs + 1
+            while True:
+                process = place.start(out, ranks=many)
+                try:
+                    process.communicate(timeout=rng.uniform(0.1, 1.0) * seconds if done < n else PATIENCE)
+                    break
+                except subprocess.TimeoutExpired:
+                    there = ranks_of(process.pid)
+                    if there:
+                        os.kill(rng.choice(there), signal.SIGKILL)
+                    began = time.perf_counter()
+                    process.communicate(timeout=PATIENCE)
+                    ends.append(time.perf_counter() - began)
+                done, _ = done + bool(there), bar.update(bool(there))
+                held.that(ends[-1] < 10, f"run {runs}: {ends[-1]:.1f} s from the kill to the end")
+                held.that(not any(Path(f"/proc/{pid}").exists() for pid in there), f"run {runs}: a rank lives on")
+                with contextlib.redirect_stderr(io.StringIO()) as said:
+                    step = newest_step(place.folder / out)
+                held.that(not said.getvalue() and step >= before, f"run {runs}: step {step} after {before}, {said}")
+                before = step
+            held.that(process.returncode == 0, f"run {runs}: exit status {process.returncode}")
+            held.that(place.weights(out) == want, f"run {runs}: other weights at the end")
+            held.that(not left_over(place.folder / out), f"run {runs}: {left_over(place.folder / out)} left over")
+            shutil.rmtree(place.folder / out)
+    return held.report("ranks", f"{done} times kill -9 of one of {many} ranks in {runs} runs, {max(ends):.1f} s to the "
+                       "end of all at most")
 
 
 def stops(place, want, n, rng):
@@ -231,6 +290,7 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=200, help="times kill -9")
     parser.add_argument("--stops", type=int, default=50, help="times SIGTERM")
     parser.add_argument("--damage", type=int, default=10_000, help="damaged files")
+    parser.add_argument("--ranks", type=int, default=1, help="also kill one of so many, as often as --kills says")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of the damage")
     args = parser.parse_args(argv)
     share, rng = 20 if args.short else 1, random.Random(args.seed)
@@ -245,4 +305,6 @@ def main(argv=None):
         print(f"a run of {STEPS} steps with a checkpoint at every second one takes {seconds:.1f} s", flush=True)
         held = [kills(place, want, seconds, args.kills // share, rng), stops(place, want, args.stops // share, rng),
                 full_disk(place, want), damage(place, args.damage // share, rng)]
+        if args.ranks > 1:
+            held.append(ranks(place, args.ranks, args.kills // share, rng))
     return 0 if all(held) else 1

@@ -186,6 +186,17 @@ def _words(device):
     return {"array": cupy().zeros(1, "uint32"), "step": 0}
 
 
+def nccl(size, rank, address):
+    """CuPy's communicator of this rank of GPUs. Ranks find each other at address (host, port), or, if that is None, by
+    MPI."""
+    try:
+        from cupyx.distributed import NCCLBackend
+        return NCCLBackend(size, rank, *(address or ()), use_mpi=address is None)
+    except (ImportError, AttributeError, NameError) as e:        # CuPy says so in ways of its own
+        raise ValueError(f"NCCL: got {e!r}; expected NVIDIA's library. Hint: pip install nvidia-nccl-cu12 (or -cu13)"
+                         ) from None
+
+
 @kept
 def _copies():
     """The stream that copies from the host."""

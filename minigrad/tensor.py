@@ -37,6 +37,7 @@ import functools
 import heapq
 import inspect
 import weakref
+from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -229,11 +230,12 @@ class Tensor:
             self.slot = Slot(xp.empty(self.shape, backend.wide_dtype(self.dtype)))
         return self.slot
 
-    def backward(self, dy=None):
+    def backward(self, dy=None, done=None):
         """Add dL/dleaf into .grad of every leaf that this tensor was computed from.
 
         dy is dL/dself: an array of this shape, or a number. Without it this tensor must hold one number, the loss
-        L itself. A loss scale is nothing but a dy other than 1.
+        L itself. A loss scale is nothing but a dy other than 1. done(leaf) is called as soon as all has been added to
+        the gradient of a leaf that this pass adds to it, while others are still to come.
         """
         if self.node is None:
             raise RuntimeError("backward: got a tensor that was not computed from anything that requires grad; "
@@ -242,19 +244,32 @@ class Tensor:
             expect(self.size == 1, "backward", f"a tensor of shape {self.shape}", "a scalar loss",
                    "sum or average it, or pass dL/dy")
             dy = 1.0
-        propagate([(self, dy)])
+        propagate([(self, dy)], done)
         backend.next_micro()
 
     def __repr__(self):
         return f"Tensor({backend.asnumpy(self.data)!r}{', requires_grad=True' * self.requires_grad})"
 
 
-def propagate(seeds):
+def takers(seeds):
+    """{id of a leaf: how many of the recorded calls that led to the seeds take it}."""
+    counts, seen, waiting = Counter(), set(), [tensor.node for tensor, _ in seeds]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            counts.update(id(p) for p, *_ in node.parents if isinstance(p, Tensor))
+            waiting += [p for p, *_ in node.parents if isinstance(p, Node)]
+    return counts
+
+
+def propagate(seeds, done=None):
     """Carry gradients from [(tensor, dL/dtensor), ...] down to the leaves: backward() and recompute use it.
 
     Nodes wait in a heap by descending serial. A node's consumers were all made after it, so when it comes up its
     gradient is complete; a node that no gradient reaches never comes up.
     """
+    left = takers(seeds) if done else {}
     waiting, arrived = [], {}                 # arrived: node -> [gradient, may we add into it?] of each output
 
     def deposit(node, index, g):
@@ -295,6 +310,10 @@ def propagate(seeds):
                 slot.add(g)
             else:
                 deposit(parent, index, g if g.dtype == dtype else g.astype(dtype))
+        for parent in (p for p, *_ in parents if left and isinstance(p, Tensor)):
+            left[id(parent)] -= 1
+            if not left[id(parent)]:
+                done(parent)
 
 
 def adds_up(backward):

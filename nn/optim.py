@@ -7,6 +7,12 @@ Masters: 16-bit parameters are the rounding of float32 ones, of which the optimi
 small updates would otherwise be lost. What an update depends on beside the gradient (learning rate, step count, the
 factor that clips) lies in a small vector on the same device, so that a step on a GPU waits for nothing: [CN] in
 minigrad/fused/control.py.
+
+Of many ranks that train one model, each keeps moments and masters of its own part only, and updates that part (ZeRO's
+first stage, Rajbhandari et al. 2020, arXiv:1910.02054). The flat buffers are cut into buckets, and each of these into
+as many equal pieces as there are ranks: so a bucket whose gradients are there can be summed and dealt out while the
+others are still to come, and a rank's part is its piece of every bucket. Who sends what is not known here: see
+train/parallel.py. One rank has one bucket, of which it has all.
 """
 import numpy as np
 
@@ -17,12 +23,14 @@ from minigrad.fused.control import FACTOR, LR, NORM, SIZE, STEPS, control
 from minigrad.tensor import Slot
 
 ALIGN = 16           # entries: every parameter starts on a 64-byte boundary of its float32 buffer
+# Entries of a bucket: a sixteenth of all, so that most of it is sent before backward ends, but worth a message.
+BUCKETS, LEAST, MOST = 16, 1 << 16, 1 << 23
 
 
 class Flat:
     """The parameters of one dtype: data and gradients end to end, those that decay in front of `decayed`."""
 
-    def __init__(self, params, dtype, owner):
+    def __init__(self, params, dtype, owner, rank=0, ranks=1):
         xp, wide = backend.xp_of(params[0].data), backend.wide_dtype(dtype)
         params = sorted(params, key=lambda p: p.ndim < 2)    # stable: matrices and embeddings first
         starts, end = [], 0
@@ -30,8 +38,16 @@ class Flat:
             starts.append(end)
             end += -(-p.size // ALIGN) * ALIGN
         self.decayed = next((s for s, p in zip(starts, params, strict=True) if p.ndim < 2), end)
-        self.data, self.grads = xp.zeros(end, dtype), xp.zeros(end, wide)
-        self.slots = []
+        self.end, self.ranks, unit = end, ranks, ALIGN * ranks
+        size = end if ranks == 1 else min(max(LEAST, end // BUCKETS), MOST)
+        size, full = (-(-n // unit) * unit for n in (size, end))
+        self.buckets = [(lo, min(lo + size, full)) for lo in range(0, full, size)]
+        # of this rank's pieces: where they begin and end in the flat buffers, and begin in the arrays of its own
+        self.pieces = [(lo + (hi - lo) // ranks * rank, lo + (hi - lo) // ranks * (rank + 1), lo // ranks)
+                       for lo, hi in self.buckets]
+        self.data, self.grads = xp.zeros(full, dtype), xp.zeros(full, wide)
+        self.mine = self.grads if ranks == 1 else xp.zeros(full // ranks, wide)      # the gradients it updates from
+        self.slots, self.starts = [], starts
         for p, s in zip(params, starts, strict=True):
             view = self.data[s:s + p.size].reshape(p.shape)
             view[...] = p.data
@@ -41,14 +57,27 @@ class Flat:
                 p.slot.add(held)
             self.slots.append(p.slot)
         self.params = params
-        self.master = masters(self.data)
+        self.master = masters(self.cut(self.data))
         self.moments = {}
 
     def moment(self, name):
-        """The flat array of this name, 0 at first."""
+        """This rank's part of the flat array of this name, 0 at first."""
         if name not in self.moments:
-            self.moments[name] = backend.xp_of(self.grads).zeros_like(self.grads)
+            self.moments[name] = backend.xp_of(self.mine).zeros_like(self.mine)
         return self.moments[name]
+
+    def cut(self, array):
+        """This rank's part of a flat array, with or without what fills up its end."""
+        if self.ranks == 1:
+            return array
+        xp = backend.xp_of(array)
+        array = xp.concatenate([array, xp.zeros(len(self.data) - len(array), array.dtype)])
+        return xp.concatenate([array[lo:hi] for lo, hi, _ in self.pieces])
+
+    def whole(self, part, collect):
+        """The flat array, on the host, of which this is one rank's part. collect: see Optimizer.state."""
+        pieces = [collect(part[lo // self.ranks:hi // self.ranks]).reshape(-1) for lo, hi in self.buckets]
+        return pieces[0] if self.ranks == 1 else np.concatenate(pieces)[:self.end]
 
     def fill_gaps(self):
         """Parameters that no gradient reached have gradient 0."""
@@ -61,12 +90,12 @@ class Flat:
 class Optimizer:
     """What AdamW and SGD share: the flat buffers, clipping, state to save."""
 
-    def __init__(self, params, lr, weight_decay):
+    def __init__(self, params, lr, weight_decay, rank=0, ranks=1):
         params = list({id(p): p for p in params if p.requires_grad}.values())
         expect(params, type(self).__name__, "no parameters", "Tensors that require grad", "pass model.parameters()")
         self.lr, self.weight_decay = lr, weight_decay
         dtypes = sorted({p.dtype for p in params}, key=str)
-        self.flats = [Flat([p for p in params if p.dtype == d], d, self) for d in dtypes]
+        self.flats = [Flat([p for p in params if p.dtype == d], d, self, rank, ranks) for d in dtypes]
         self.control = backend.xp_of(self.flats[0].data).zeros(SIZE, "float64")
         self.control[FACTOR] = 1.0
 
@@ -98,10 +127,11 @@ class Optimizer:
         c[STEPS] += c[FACTOR] == c[FACTOR]
         for flat in self.flats:
             flat.fill_gaps()
-            end = len(flat.data)
-            for lo, hi, decay in ((0, flat.decayed, self.weight_decay), (flat.decayed, end, 0.0)):
-                if lo < hi:
-                    self.update(flat, slice(lo, hi), decay)
+            for lo, hi, at in flat.pieces:
+                cut = min(max(lo, flat.decayed), hi)
+                for a, b, decay in ((lo, cut, self.weight_decay), (cut, hi, 0.0)):
+                    if a < b:
+                        self.update(flat, slice(a, b), slice(at + a - lo, at + b - lo), decay)
         c[FACTOR] = 1.0
         backend.next_step()
 
@@ -111,13 +141,14 @@ class Optimizer:
             for slot in flat.slots:
                 slot.empty = True
 
-    def state(self):
-        """{name: array} of all that a resumed run needs beside the parameters: the arrays themselves, to be saved, or
-        copied, before the next step."""
+    def state(self, collect=backend.asnumpy):
+        """{name: array} of all that a resumed run needs beside the parameters, the same for any number of ranks: the
+        arrays themselves, to be saved, or copied, before the next step. collect: an array -> (ranks, its size), those
+        of all ranks, on the host, or nothing on ranks that do not want them."""
         arrays = {"steps": np.array(self.steps)}
         for flat in self.flats:
             for name, array in {**flat.moments, **({} if flat.master is None else {"master": flat.master})}.items():
-                arrays[f"{flat.data.dtype.name}.{name}"] = backend.asnumpy(array)
+                arrays[f"{flat.data.dtype.name}.{name}"] = flat.whole(array, collect)
         return arrays
 
     def load_state(self, arrays):
@@ -129,23 +160,23 @@ class Optimizer:
             dtype, name = key.split(".")
             flat = flats.get(dtype)
             mine = None if flat is None else flat.master if name == "master" else flat.moment(name)
-            here = " and ".join(f"{n}.*" for n in flats) if mine is None else f"{mine.shape} {mine.dtype}"
-            expect(mine is not None and (mine.shape, mine.dtype) == (array.shape, array.dtype), "load_state",
+            here = " and ".join(f"{n}.*" for n in flats) if mine is None else f"{(flat.end,)} {mine.dtype}"
+            expect(mine is not None and ((flat.end,), mine.dtype) == (array.shape, array.dtype), "load_state",
                    f"{key} {array.shape} {array.dtype}", here, "the checkpoint belongs to another model or dtype")
-            mine[...] = backend.xp_of(mine).asarray(array)
+            mine[...] = backend.xp_of(mine).asarray(flat.cut(array))
         self.steps = int(arrays["steps"])
 
 
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019): [AW] in minigrad/fused/adamw.py."""
 
-    def __init__(self, params, lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
-        super().__init__(params, lr, weight_decay)
+    def __init__(self, params, lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, rank=0, ranks=1):
+        super().__init__(params, lr, weight_decay, rank, ranks)
         self.betas, self.eps = betas, eps
 
-    def update(self, flat, part, decay):
-        master, c = None if flat.master is None else flat.master[part], self.control
-        adamw(flat.data[part], flat.grads[part], flat.moment("m")[part], flat.moment("v")[part], master, lr=c[LR],
+    def update(self, flat, part, own, decay):
+        master, c = None if flat.master is None else flat.master[own], self.control
+        adamw(flat.data[part], flat.mine[own], flat.moment("m")[own], flat.moment("v")[own], master, lr=c[LR],
               beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, decay=decay, step=c[STEPS], scale=c[FACTOR])
 
 
@@ -156,10 +187,10 @@ class SGD(Optimizer):
         super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, flat, part, decay):
-        master = None if flat.master is None else flat.master[part]
-        velocity = flat.moment("velocity")[part] if self.momentum else None
-        sgd(flat.data[part], flat.grads[part], velocity, master, lr=self.control[LR], momentum=self.momentum,
+    def update(self, flat, part, own, decay):
+        master = None if flat.master is None else flat.master[own]
+        velocity = flat.moment("velocity")[own] if self.momentum else None
+        sgd(flat.data[part], flat.mine[own], velocity, master, lr=self.control[LR], momentum=self.momentum,
             decay=decay, nesterov=self.nesterov, scale=self.control[FACTOR])
 
 
@@ -177,7 +208,7 @@ def clip_grad_norm(opt, max_norm, scale=1.0):
 
 
 def squares_of(opt):
-    """The sum of the squares of all gradients, in float64, on their device."""
+    """The sum of the squares of all gradients that this rank updates from, in float64, on their device."""
     for flat in opt.flats:
         flat.fill_gaps()
-    return sum(sum_of_squares(flat.grads) for flat in opt.flats)
+    return sum(sum_of_squares(flat.mine) for flat in opt.flats)

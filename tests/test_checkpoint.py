@@ -30,7 +30,7 @@ class Run:
 
     def save(self, step, loss=None):
         self.set(step)
-        self.writer.save(self.model, self.opt, self.tokenizer, {
+        self.writer.save(self.model, self.opt.state(), self.tokenizer, {
             "step": step, "position": step, "source": "s", "config": {},
             "metrics": loss and {"step": step, "val_loss": loss}})
 

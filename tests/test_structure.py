@@ -30,6 +30,7 @@ ONLY_IN = {
     "torch": lambda path: path.relative_to(ROOT).parts[0] == "bench",
     "mwparserfromhell": lambda path: path.name == "wiki.py",
     "pyarrow": lambda path: path.name == "corpus.py",
+    "mpi4py": lambda path: path.name == "parallel.py",
     "matplotlib": lambda path: path.relative_to(ROOT).parts[0] in ("train", "bench") or path.name == "analysis.py",
 }
 

@@ -103,12 +103,12 @@ class Writer:
         self.thread, self.failed, self.newest = None, "", None
         tidy(out)
 
-    def save(self, model, opt, tokenizer, state):
-        """Begin to write a checkpoint of this moment."""
+    def save(self, model, moments, tokenizer, state):
+        """Begin to write a checkpoint of this moment. moments: what the optimiser's state() is."""
         self.wait()
         if self.newest == state["step"]:
             return
-        arrays = {"model": pretrained.arrays_of(model), "optimizer": opt.state()}
+        arrays = {"model": pretrained.arrays_of(model), "optimizer": moments}
         if self.background:                                  # the next step changes them in place
             arrays = {file: {name: a.copy() for name, a in some.items()} for file, some in arrays.items()}
         work = self.write, (arrays, pretrained.config_of(model, tokenizer.special.get("<|endoftext|>")), tokenizer,

@@ -36,6 +36,8 @@ class Config:
     recompute: int = setting(0, "of every so many blocks keep the input alone, and compute the rest again on the way "
                              "back: less memory, more time (0: of none, 1: of all)", low=0)
     recompute_part: str = setting("block", "of those blocks", choices=("block", "attention", "mlp"))
+    lost_after: float = setting(300.0, "seconds without a word from another rank after which the run ends (mpiexec)",
+                                low=1)
     check_finite: bool = setting(False, "look at the result of every op, forward and backward, and stop at the first "
                                  "that is not finite: slower, and says where it began")
     graph: bool = setting(False, "record a step once and launch it as a whole, as a CUDA graph (cupy): for small "
@@ -104,6 +106,15 @@ class Config:
     def accumulation(self):
         return self.tokens_per_step // (self.device_batch * self.block_size)
 
+    def rows(self, ranks):
+        """Rows that go through the model at once on each of so many ranks: device_batch, or the most below it that
+        share a step out evenly."""
+        each, rest = divmod(self.tokens_per_step // self.block_size, ranks)
+        expect(not rest, "tokens_per_step", f"{self.tokens_per_step} for {ranks} ranks",
+               f"a multiple of ranks * block_size = {ranks * self.block_size}",
+               f"--tokens_per_step {max(1, each) * ranks * self.block_size}")
+        return next(rows for rows in range(min(each, self.device_batch), 0, -1) if each % rows == 0)
+
 
 FIELDS = {f.name: f for f in fields(Config)}
 EXAMPLES = """\
@@ -112,6 +123,7 @@ examples:
   python -m train.run --config shakespeare-char                  Shakespeare by characters; downloads 1.1 MB once
   python -m train.run --data my_texts/ --tokenizer bpe --vocab_size 2000 --steps 3000
   python -m train.run --resume runs/verse --steps 4000           go on where a run stopped, further
+  mpiexec -n 4 python -m train.run                               the same on four processes, or on many machines
   python -m train.sample runs/verse --prompt "..."               let the result write"""
 
 

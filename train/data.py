@@ -366,9 +366,9 @@ class Windows:
         tokens = self.shard.read(starts, self.block_size + 1)
         return tokens[:, :-1], tokens[:, 1:]
 
-    def batches(self, position, rows):
-        """batch() from there on, without end."""
-        for first in itertools.count(position, rows):
+    def batches(self, position, rows, rank=0, ranks=1):
+        """batch() from there on, without end; of many ranks, each takes its turn."""
+        for first in itertools.count(position + rank * rows, ranks * rows):
             yield self.batch(first, rows)
 
     def starts(self, epoch):
@@ -430,9 +430,9 @@ class Validation:
         self.batch = batch
         self.tokens = int(sum(b - a for a, b in self.rows))
 
-    def batches(self):
-        """x, y (rows, block_size), padded."""
-        for i in range(0, len(self.rows), self.batch):
+    def batches(self, rank=0, ranks=1):
+        """x, y (rows, block_size), padded; of many ranks, each takes its turn."""
+        for i in range(rank * self.batch, len(self.rows), ranks * self.batch):
             some = self.rows[i:i + self.batch]
             x = np.zeros((len(some), self.block_size), np.int64)
             y = np.full_like(x, -1)

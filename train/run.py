@@ -38,7 +38,7 @@ from minigrad.check import expect
 from minigrad.profile import Profile
 from minigrad.recompute import recompute
 from nn import AdamW, cosine_with_warmup
-from train import checkpoint, log, stats, utilisation, verse
+from train import checkpoint, log, parallel, stats, utilisation, verse
 from train.adapt import adapted
 from train.config import Config, describe, parse, to_yaml
 from train.data import Ahead, Data, Validation, Windows, prepare
@@ -52,19 +52,28 @@ from train.text import GPT2, SEPARATOR
 def main(argv=None):
     """A run, from the command line to the samples. Returns the exit status."""
     try:
-        config = parse(argv)
-        expect(config.backend == "numpy" or backend.cupy(), "--backend cupy", "no GPU that CuPy can use",
-               "an NVIDIA GPU and CuPy", 'pip install "cupy-cuda12x[ctk]" or "cupy-cuda13x[ctk]", by the CUDA version '
-               "of the driver (this package's extras cuda12, cuda13); without a GPU leave --backend away")
-        out = checkpoint.open_folder(config)
-        if config.resume == "auto" and not checkpoint.steps(out):
-            config = replace(config, resume="")
-        elif config.resume == "auto" and (why := ended(checkpoint.newest(out)[1], config)):
-            checkpoint.tidy(out)
-            print(f"{out} has made {why}")
+        group = parallel.world()
+    except ValueError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    with group:
+        return go(argv, group)
+
+
+def go(argv, group):
+    """The run of main, on each rank of a group."""
+    try:
+        config = group.together(lambda: parse(argv))
+        group.same(**asdict(config), **checkpoint.versions())
+        group.together(lambda: possible(config, group))
+        group = group.on(device_of(config))
+        out, config.resume, finished = group.first(lambda: begin(config))
+        out = Path(out)
+        if finished:
+            print(f"{out} has made {finished}")
             return 0
         print(f"{describe(config)}\nrun folder {out}", flush=True)
-        run = set_up(config, out)
+        run = set_up(config, out, group)
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -72,12 +81,13 @@ def main(argv=None):
         print("stopped before the first step: nothing to save", file=sys.stderr)
         return 130
 
-    with Interrupt() as interrupt:
+    with Interrupt(loud=group.rank == 0) as interrupt:
         with log.slow("compiling kernels, once: later runs find them in a cache"):
-            warm_up(run)
-            run.ceiling = utilisation.ceiling(config.dtype, device_of(config))
+            group.in_turn(lambda: warm_up(run))
+            run.ceiling = utilisation.ceiling(config.dtype, device_of(config)) * group.size
         print(f"products run at {run.ceiling / 1e9:,.0f} GFLOP/s here, of which mfu is the share that training uses",
               flush=True)
+        group.limit = config.lost_after
         try:
             train(run, interrupt)
         except Leap as e:
@@ -88,20 +98,43 @@ def main(argv=None):
             print(f"error: {e}\nthe last good checkpoint {kept} {out}", file=sys.stderr)
             return 1
         except MemoryError as e:
-            print(f"error: {short_of_memory(run, e)}", file=sys.stderr)
-            return 2
+            return group.fail(short_of_memory(run, e), 2)
         finally:
             if failed := run.writer.wait():
                 run.log.write(step=run.step, failed=failed)
             run.log.close()
             run.picture.draw(last=True)
-    if run.profile.calls:
+    if run.profile.calls and group.rank == 0:
         show_profile(run)
     if run.step < run.config.steps and not out_of_patience(run.best, run.config):
         print(f"stopped after step {run.step}; to go on: python -m train.run --resume {out}", file=sys.stderr)
         return 1 if failed else 130 if interrupt.asked == signal.SIGINT else 0
-    report(run)
+    if group.rank == 0:
+        report(run)
     return 1 if failed else 0
+
+
+def possible(config, group):
+    """Refuse what this machine, or this number of ranks, cannot do."""
+    expect(config.backend == "numpy" or backend.cupy(), "--backend cupy", "no GPU that CuPy can use",
+           "an NVIDIA GPU and CuPy", 'pip install "cupy-cuda12x[ctk]" or "cupy-cuda13x[ctk]", by the CUDA version '
+           "of the driver (this package's extras cuda12, cuda13); without a GPU leave --backend away")
+    alone = [flag for flag, given in {"--check_finite": config.check_finite, "--graph": config.graph}.items() if given]
+    expect(group.size == 1 or not alone, " and ".join(alone), f"{group.size} ranks", "one", "leave it away, or mpiexec")
+    config.rows(group.size)
+
+
+def begin(config):
+    """(run folder, what of --resume is left, what it has made if there is nothing to do)"""
+    out = checkpoint.open_folder(config)
+    if config.resume != "auto":
+        return str(out), config.resume, ""
+    if not checkpoint.steps(out):
+        return str(out), "", ""
+    made = ended(checkpoint.newest(out)[1], config)
+    if made:
+        checkpoint.tidy(out)
+    return str(out), "auto", made
 
 
 @dataclass
@@ -132,32 +165,44 @@ class Run:
     late: bool = False               # does the loop hear of a step when the next one has been launched?
     heard: float = 0.0               # when it last did
     graph: backend.Repeated | None = None
+    group: parallel.Group = parallel.ALONE
+    rows: int = 1                    # that go through the model at once, on each rank
+
+    @property
+    def micros(self):
+        """Micro-batches that this rank makes in a step."""
+        return self.per_step // (self.rows * self.group.size)
+
+    @property
+    def per_step(self):
+        """Windows of a step."""
+        return self.config.tokens_per_step // self.config.block_size
 
     def save(self):
+        moments = self.opt.state(self.group.collect)
         if failed := self.writer.wait():
             self.log.write(step=self.step, failed=failed)
-        self.writer.save(self.model, self.opt, self.data.tokenizer, {
+        self.writer.save(self.model, moments, self.data.tokenizer, {
             "step": self.step, "position": self.position, "metrics": self.metrics, "source": self.data.source,
             "best": self.best,
             "scale": self.scale.state(), "spikes": self.spikes.state(),
             "config": asdict(self.config)})
 
 
-def set_up(config, out):
+def set_up(config, out, group):
     """Data, model and optimiser: new, or from the weights of --init, or all as --resume finds it."""
-    model, tokenizer, state = None, None, {"step": 0, "position": 0, "metrics": None}
-    if config.resume:
-        saved, state = checkpoint.newest(out)
-        model, tokenizer = checkpoint.load(saved)
-    elif config.init:
-        model, theirs = checkpoint.load(config.init)
+    saved, state, model, theirs = group.together(lambda: read(config, out))
+    tokenizer = theirs if config.resume else None
+    if config.init and not config.resume:
         tokenizer = theirs if config.tokenizer in ("char", "bpe") else None              # a file is another one
         c = model.config
         expect(config.block_size <= c.block_size, "--block_size", config.block_size,
                f"at most {c.block_size}, the context of {config.init}")
         config = replace(config, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd, pre_norm=c.pre_norm,
                          activation=c.activation)
-    data = prepare(config, tokenizer)
+    data = group.in_turn(lambda: prepare(config, tokenizer))
+    group.same(data=data.source, tokenizer=data.tokenizer.hash, tokens=len(data.train), step=state["step"])
+    group.share_processors()
     expect(state.get("source", data.source) == data.source, "--resume",
            f"other data than the run began with ({config.data})", "the same text",
            f"--init {out} starts a new run from these weights")
@@ -182,28 +227,34 @@ def set_up(config, out):
     model.to(device_of(config), config.dtype).train()
     save_memory(model, config)
     warn_of_slow(config)
-    opt = AdamW(model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay)
+    for p in model.parameters():
+        group.broadcast(p.data)                              # another processor may have drawn other last bits
+    opt = AdamW(model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay, rank=group.rank,
+                ranks=group.size)
     if config.resume:
-        checkpoint.load_optimizer(saved, opt)
+        group.together(lambda: checkpoint.load_optimizer(saved, opt))
 
     if config.samples:
         GPT2(model, data.tokenizer).begin(config.sample_prompt)      # refused now, or in the middle of the night
-    validation = Validation(data.val, config.block_size, config.device_batch, config.eval_tokens)
+    rows = config.rows(group.size)
+    validation = Validation(data.val, config.block_size, rows, config.eval_tokens)
     run = Run(config, out, data, model, opt, windows, validation,
-              log.Log(out / "log.jsonl", state["step"], config.tensorboard and out / "tensorboard"),
-              checkpoint.Writer(out, config.keep, config.background), step=state["step"], position=state["position"],
-              scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"], picture=log.Picture(out),
-              best=tuple(state.get("best", Run.best)),
+              group.only_first(lambda: log.Log(out / "log.jsonl", state["step"],
+                                               config.tensorboard and out / "tensorboard")),
+              group.only_first(lambda: checkpoint.Writer(out, config.keep, config.background)), step=state["step"],
+              position=state["position"], scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"],
+              picture=group.only_first(lambda: log.Picture(out)), best=tuple(state.get("best", Run.best)),
               spikes=Spikes(*state.get("spikes", [])),
               late=device_of(config) == "gpu" and config.spike == "off" and not config.check_finite,
-              graph=backend.Repeated() if config.graph else None)
+              graph=backend.Repeated() if config.graph else None, group=group, rows=rows)
     run.bytes = validation.bytes(data.tokenizer)
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
         run.entropy = float(np.mean(nats)) / math.log(2)
-    (out / "settings.yaml").write_text(to_yaml(config), encoding="utf-8")
+    group.first(lambda: (out / "settings.yaml").write_text(to_yaml(config), encoding="utf-8"))
     print(f"{sum(p.size for p in model.parameters()):,} parameters; {len(data.train):,} training tokens, "
-          f"{data.tokenizer.vocab_size:,} different; micro-batches a step: {config.accumulation}", flush=True)
+          f"{data.tokenizer.vocab_size:,} different; micro-batches a step: {run.micros}"
+          + (f" on each of {group.size} ranks" if group.size > 1 else ""), flush=True)
     return run
 
 
@@ -218,6 +269,15 @@ def ended(state, config):
         return f"all its {config.steps} steps"
     best = state.get("best", Run.best)
     return f"{best[1]} validations after its best one" if out_of_patience(best, config) else ""
+
+
+def read(config, out):
+    """(checkpoint or None, state, model or None, its tokenizer or None), as --resume or --init wants them."""
+    if config.resume:
+        saved, state = checkpoint.newest(out)
+        return saved, state, *checkpoint.load(saved)
+    begun = checkpoint.load(config.init) if config.init else (None, None)
+    return None, {"step": 0, "position": 0, "metrics": None}, *begun
 
 
 def warn_of_slow(config):
@@ -272,10 +332,10 @@ def short_of_memory(run, error):
         return training(sizes, rows, *how) <= total
     rows = config.tokens_per_step // config.block_size       # of a step; micro-batches divide them
     most = max((n for n in range(1, min(rows, largest(fits)) + 1) if rows % n == 0), default=0)
-    hint = f"--device_batch {most}" if 0 < most < config.device_batch else ""
+    hint = f"--device_batch {most}" if 0 < most < run.rows else ""
     ways = [way for way in (hint, "" if config.recompute else "--recompute 1") if way] or ["a smaller model"]
-    return (f"out of memory: {error}\n{config.device_batch} rows of {config.block_size} tokens need about "
-            f"{training(sizes, config.device_batch, *how) / GIB:.1f} GiB; there are {total / GIB:.1f}, and others may "
+    return (f"out of memory: {error}\n{run.rows} rows of {config.block_size} tokens need about "
+            f"{training(sizes, run.rows, *how) / GIB:.1f} GiB; there are {total / GIB:.1f}, and others may "
             f"use some of it. Hint: {' or '.join(ways)}")
 
 
@@ -284,18 +344,19 @@ def train(run, interrupt):
 
     A GPU is never waited for but at these: what came out of a step is asked when the next one has been launched.
     """
-    config, rows = run.config, run.config.device_batch
+    config, group = run.config, run.group
     if run.step == 0 < config.steps:
         validate(run)
     settled = min(run.step + 3, config.steps - 1)        # the first steps find memory and caches cold
     profiled = range(settled, settled + config.profile)
-    micro, begun = run.windows.batches(run.position, rows), deque()
+    micro, begun = run.windows.batches(run.position, run.rows, group.rank, group.size), deque()
     if device_of(config) == "gpu":                       # on a CPU it saves nothing: a batch is 0.3 % of a step
-        micro = Ahead(micro, config.accumulation, backend.upload)
+        micro = Ahead(micro, run.micros, backend.upload)
     with log.progress(config.steps, run.step) as bar, closing(micro):
-        while run.step < config.steps and not interrupt.asked and not out_of_patience(run.best, config):
+        while (run.step < config.steps and not out_of_patience(run.best, config)
+               and not group.stops(interrupt.asked)):
             began = time.perf_counter()
-            batches = list(islice(micro, config.accumulation))
+            batches = list(islice(micro, run.micros))
             lr = cosine_with_warmup(run.step, config.lr, config.min_lr, min(config.warmup, config.steps), config.steps)
             asked = config.stats_every and (run.step + 1) % config.stats_every == 0
             before, scale = (stats.copies(run.model), run.scale.value) if asked else (None, None)
@@ -306,12 +367,13 @@ def train(run, interrupt):
                 bar.update(run.step)
                 continue
             begun.append(Begun(run.step, run.position, began, lr, outcome))
-            run.step, run.position = run.step + 1, run.position + config.accumulation * rows
+            run.step, run.position = run.step + 1, run.position + run.per_step
             validates = run.step % config.eval_every == 0 or run.step == config.steps
             saves = run.step % (config.save_every or config.eval_every) == 0
             while len(begun) > (run.late and not (validates or saves or asked)):
                 extra = hear(run, begun.popleft(), bar)
             if asked and "skipped" not in extra:
+                group.complete(run.opt)
                 run.log.write(step=run.step, stats=stats.statistics(run.model, before, scale))
             if run.step < config.steps:
                 if validates:
@@ -329,7 +391,7 @@ def attempt(run, batches, lr):
     """What Begun calls an outcome of the next step, or None if the run has gone back instead."""
     try:
         found = train_step(run.model, run.opt, batches, lr, run.step, run.config, run.scale,
-                           None if run.config.spike == "off" else run.spikes, run.late, run.graph)
+                           None if run.config.spike == "off" else run.spikes, run.late, run.graph, run.group)
     except Leap as leap:
         left_out = leap.loss, math.inf, {**({"scale": run.scale.value} if run.scale.moving else {}), "skipped": True}
         return None if go_back(run, leap) else lambda: left_out
@@ -373,6 +435,7 @@ def go_back(run, leap):
     if config.spike == "off" or bad_parameter(run.model) or len(run.leaps) > IN_A_ROW:
         raise leap
     run.writer.wait()
+    run.group.barrier()
     if config.spike == "skip" or not checkpoint.steps(run.out):
         tqdm.write(f"{leap}: its update is skipped", file=sys.stderr)
         return False
@@ -386,7 +449,7 @@ def go_back(run, leap):
         p.data[...] = backend.to_device(q.data, device_of(config))
     run.log.write(step=state["step"], back_from=run.step, spike=number(leap.loss))
     tqdm.write(f"{leap}: back to step {state['step']}, and on with other text", file=sys.stderr)
-    run.step, run.position = state["step"], run.position + config.accumulation * config.device_batch
+    run.step, run.position = state["step"], run.position + run.per_step
     run.scale, run.spikes = Scale.of(config.dtype, state["scale"]), Spikes(*state["spikes"])
     return True
 
@@ -394,7 +457,7 @@ def go_back(run, leap):
 def validate(run):
     """Score the validation text: nats per token, perplexity, bits per byte, and the share of next tokens that the model
     thought the likeliest; where the source is known, in bits per couplet beside it."""
-    loss, accuracy = evaluate(run.model, run.validation)
+    loss, accuracy = evaluate(run.model, run.validation, run.group)
     run.metrics = {"step": run.step, "epoch": round(run.position / run.windows.per_epoch, 3), "val_loss": loss,
                    "perplexity": math.exp(min(loss, 700)), "accuracy": accuracy,
                    "bits_per_byte": loss * run.validation.tokens / math.log(2) / max(1, run.bytes)}
@@ -408,7 +471,7 @@ def validate(run):
         run.metrics["gpu_bytes"] = held
     run.log.write(**run.metrics)
     lines = [f"step {run.step:,}: validation loss {loss:.4f}, perplexity {run.metrics['perplexity']:.2f}"]
-    if run.config.samples and 0 < run.step < run.config.steps:
+    if run.config.samples and 0 < run.step < run.config.steps and run.group.rank == 0:
         text, = write(run, 1)
         run.log.write(step=run.step, sample=text)
         lines += [f"    {line}" for line in text.splitlines()]
@@ -453,6 +516,9 @@ class Interrupt:
     """Ctrl-C or SIGTERM inside: the first asks the loop to stop after its step, the second one stops at once."""
     signals = signal.SIGINT, signal.SIGTERM
 
+    def __init__(self, loud=True):
+        self.loud = loud
+
     def __enter__(self):
         self.asked, self.before = None, [signal.signal(number, self.ask) for number in self.signals]
         return self
@@ -461,7 +527,8 @@ class Interrupt:
         self.asked = number
         for each in self.signals:
             signal.signal(each, signal.SIG_DFL)
-        os.write(2, b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")   # print may be in use just now
+        if self.loud:                                        # print may be in use just now
+            os.write(2, b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")
 
     def __exit__(self, *_):
         for number, handler in zip(self.signals, self.before):

@@ -8,14 +8,15 @@ import numpy as np
 from gpt.decode import evaluating
 from minigrad import Tensor
 from minigrad.backend import Later, device_of, moment, step_word
-from minigrad.fused.control import HOPELESS, LOSS, LR, NORM, SCALE, control
+from minigrad.fused.control import HOPELESS, LOSS, LR, NORM, SCALE, STOP, control
 from minigrad.fused.cross_entropy import ROWS, linear_cross_entropy
 from nn.optim import squares_of
 from train.finite import NotFinite, culprit, watched
+from train.parallel import ALONE
 from train.precision import Scale
 
 
-def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, late=False, graph=None):
+def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, late=False, graph=None, group=ALONE):
     """One update from the mean gradient of the micro-batches. Returns their mean loss and the gradient's norm, which is
     not finite if the step was left out because the loss scale was too high. A loss that is no number, or that spikes
     call a leap, raises; then nothing was updated.
@@ -23,7 +24,8 @@ def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, l
     late: return a function that gives the two, or raises. A GPU may have everything before it when this function
     returns; from a loss that is no number on it leaves out all updates, until that function has said so. Spikes, and
     config.check_finite, make the host wait here. graph: a backend.Repeated, for steps that differ in their batches, lr
-    and number only.
+    and number only. group: of ranks that make this step together, each with batches of its own; loss and norm are those
+    of all.
     """
     assert graph is None or scale is not None                # a graph knows where it lies
     scale, c = scale or Scale(), opt.control
@@ -31,40 +33,45 @@ def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, l
     c[LR] = lr
     arrays = [a for pair in batches for a in pair]
     if graph is None:
-        update(model, opt, step, config, scale, spikes, *arrays)
+        update(model, opt, step, config, scale, spikes, group, *arrays)
     else:
         step_word(step, gpu=True)
-        graph(functools.partial(update, model, opt, step, config, scale, spikes), *arrays)
-    found = functools.partial(judge, Later(c), model, opt, batches, step, config, scale)
+        graph(functools.partial(update, model, opt, step, config, scale, spikes, group), *arrays)
+    found = functools.partial(judge, Later(c), model, opt, batches, step, config, scale, group)
     return found if late else found()
 
 
-def update(model, opt, step, config, scale, spikes, *arrays):
+def update(model, opt, step, config, scale, spikes, group, *arrays):
     """What a step does on the device: arrays are x, y of the first micro-batch, x, y of the second, ..."""
-    c, many = opt.control, len(arrays) // 2
+    c, mine = opt.control, len(arrays) // 2
+    many, summing = mine * group.size, group.summing(opt)
     c[LOSS] = 0.0
     try:
         for micro, (x, y) in enumerate(zip(arrays[::2], arrays[1::2], strict=True)):
             where = f"step {step + 1}, micro-batch {micro}"
             # dropout masks are a function of these three; what overflows is found below, and needs no warning
-            with (moment(config.seed, step, micro), np.errstate(over="ignore", invalid="ignore"),
+            number = micro * group.size + group.rank
+            with (moment(config.seed, step, number), np.errstate(over="ignore", invalid="ignore"),
                   watched(model, where, not scale.moving) if config.check_finite else nullcontext()):
                 part = model.loss(x, y, label_smoothing=config.label_smoothing)
-                part.backward(scale.numbers[0] / many)                                       # [LS1]
+                part.backward(scale.numbers[0] / many, summing.done if micro == mine - 1 else None)          # [LS1]
             c[LOSS] += part.data.astype("float64") / many
-        squares = squares_of(opt)
+        summing.finish()
+        c[LOSS], squares, c[STOP] = group.sum(c[LOSS], squares_of(opt), group.asked)
         if spikes and math.isfinite(loss := float(c[LOSS])) and math.isfinite(float(squares)):
             spikes.check(loss, config.spike_size, step + 1)
         control(c, scale.numbers, squares, clip=config.clip or math.inf, rule=scale.rule)
         opt.apply()
+        group.spread(opt)
     finally:
         opt.zero_grad()
 
 
-def judge(later, model, opt, batches, step, config, scale):
+def judge(later, model, opt, batches, step, config, scale, group):
     """(loss, norm) of a step; NotFinite if it was hopeless."""
     numbers = later()
     loss, norm, scale.used = (float(numbers[k]) for k in (LOSS, NORM, SCALE))
+    group.stopped = numbers[STOP] > 0
     if numbers[HOPELESS]:
         opt.control[HOPELESS] = 0.0
         try:
@@ -77,15 +84,17 @@ def judge(later, model, opt, batches, step, config, scale):
     return loss, norm
 
 
-def evaluate(model, validation):
-    """(mean nats per validation token, share of tokens that the model thought the likeliest)."""
+def evaluate(model, validation, group=ALONE):
+    """(mean nats per validation token, share of tokens that the model thought the likeliest). Each rank scores a
+    part."""
     nats, right = 0.0, 0
     with evaluating(model):
-        for x, y in validation.batches():
+        for x, y in validation.batches(group.rank, group.size):
             y = model.integers(y)
             h, w = model.hidden(model.integers(x)), model.wte.weight
             nats += float(linear_cross_entropy(h, w, y)) * int((y >= 0).sum())
             rows, wanted = h.data[y >= 0], y[y >= 0]
             for i in range(0, len(rows), ROWS):              # never all logits
                 right += int(((Tensor(rows[i:i + ROWS]) @ w.T).argmax(-1) == wanted[i:i + ROWS]).sum())
+    nats, right = map(float, group.sum(nats, right))
     return nats / validation.tokens, right / validation.tokens

@@ -22,8 +22,9 @@ import numpy as np
 from minigrad.backend import xp_of
 from minigrad.kernels import kernel
 
-LR, STEPS, FACTOR, NORM, LOSS, SCALE, HOPELESS = range(7)        # entries of the vector c; SCALE: the S of this step
-SIZE = 7
+# Entries of the vector c. SCALE: the S of this step. STOP: how many ranks want no more steps; it only lies here.
+LR, STEPS, FACTOR, NORM, LOSS, SCALE, HOPELESS, STOP = range(8)
+SIZE = 8
 
 
 @kernel("gpu")

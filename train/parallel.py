@@ -1,0 +1,485 @@
+"""Many processes, called ranks, that train one model together. A group of one does nothing, at no cost.
+
+    mpiexec -n 4 python -m train.run ...              any MPI that mpi4py finds, on one machine or many; srun --mpi=...
+    torchrun --nproc-per-node 8 -m train.run --backend cupy ...
+                                                      or whatever else sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR
+                                                      and MASTER_PORT: NCCL without MPI
+
+Engines: MPI carries NumPy arrays, NCCL by way of CuPy those of GPUs, one to a rank. All ranks see the same folder for
+runs; texts and shards may be on each machine's own disk.
+
+The gradient of a step is the sum over ranks of what each has made of its micro-batches, which are weighted so that the
+sum is the mean of all. Each of n ranks holds all parameters, but moments and masters of one n-th (nn/optim.py):
+    backward      a bucket of the flat gradient buffer whose leaves are all complete is summed and dealt out
+                  (reduce-scatter), while backward goes on with the leaves below
+    norm          loss and sum of squares of every rank to every rank, added there in the order of the ranks: so all
+                  decide alike whether a step is clipped, made, or left out because of the loss scale
+    update        each rank its own part
+    afterwards    every rank gets the parameters of the others (all-gather)
+Together these carry as many bytes as summing all gradients everywhere would. With micro-batches only the last sends.
+
+A rank that waits for the others gives up after Group.limit seconds and ends the job; so does one in which anything goes
+wrong. mpiexec and torchrun end it themselves if a rank is killed. What all must know the same (settings, code, tokens)
+is compared in the beginning.
+
+Which rank adds what first is up to the engine: with 2 ranks there is one order only, with more the last bits of a sum
+may be others than one process's.
+"""
+import contextlib
+import json
+import math
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+
+import numpy as np
+
+from minigrad import backend, pool
+from minigrad.check import expect
+
+SPIN = 2000          # looks at a message before a rank that waits for it lets others have its processor
+NAP = 1e-3           # and then at most so many seconds between two
+
+
+class Lost(Exception):
+    """Another rank has not been heard of for too long."""
+
+
+class Group:
+    """One rank alone, and what all groups can do. Arrays are NumPy's, or CuPy's in a group of GPUs."""
+    rank, size, xp = 0, 1, np
+    limit = math.inf                 # seconds that a rank waits for another
+    asked = 0.0                      # is this rank to stop?
+    stopped = False                  # has one been asked to?
+    done = None                      # see summing()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def on(self, device):
+        """The group for arrays of "cpu" or "gpu"."""
+        return self
+
+    # what is computed together
+
+    def sum(self, *numbers):
+        """The sum of each over the ranks, in float64, the same bits on all."""
+        return numbers
+
+    def gather(self, array):
+        """(ranks, *shape): the arrays of all ranks."""
+        return array[None]
+
+    def collect(self, array):
+        """The same on the host of rank 0, and nothing on others."""
+        return backend.asnumpy(array)
+
+    def broadcast(self, array):
+        """Rank 0's array, in place of this one's content."""
+
+    def summing(self, opt):
+        """An object for one backward pass: done is to be told its leaves as they are complete, and when finish()
+        returns, the optimiser has the sum of its part of the gradients."""
+        return self
+
+    def finish(self):
+        pass
+
+    def spread(self, opt):
+        """Give all parameters to all, after each rank has updated its part."""
+
+    def complete(self, opt):
+        """Give the sums of all gradients to all, where somebody wants to look at them."""
+
+    def stops(self, asked):
+        """Is the run to stop here? asked: is this rank to? It is the same on all, and so perhaps a step later."""
+        return asked
+
+    # what is done together
+
+    def together(self, f):
+        """f() on every rank. If it is an error on one, it is on all."""
+        return f()
+
+    def words(self, text):
+        """The texts of all ranks."""
+        return [text]
+
+    def first(self, f):
+        """What f() is on rank 0, which alone runs it: numbers, words, lists."""
+        return f()
+
+    def in_turn(self, f):
+        """f() on every rank, on the others when rank 0 has done it: what it leaves behind need not be made again."""
+        return f()
+
+    def only_first(self, f):
+        """f() on rank 0, and something that takes every call and does nothing on others."""
+        return f()
+
+    def barrier(self):
+        """Until all are here."""
+
+    def same(self, **facts):
+        """An error on all ranks if a fact is not what it is on rank 0."""
+
+    def share_processors(self):
+        """Leave to each rank of a machine its share of the processors."""
+
+    def fail(self, message, status):
+        """End the job because of what happened on this rank. Returns the exit status, if it returns."""
+        print(f"error: {message}", file=sys.stderr)
+        return status
+
+
+ALONE = Group()
+
+
+class Silence:
+    """Stands on other ranks for what only rank 0 has."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: ""
+
+
+class Ranks(Group):
+    """More than one. A subclass moves arrays: gather, collect, broadcast, and
+        deal(array, out)     begin to sum an array over the ranks, and to put this rank's piece of the sum into out
+        arrive()             until all that was begun is there
+        look()               let what was begun go on
+        fill(array)          begin to put the pieces that other ranks have of it into an array that has this rank's
+        abort(status)        end all ranks
+    """
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+        self.quiet = contextlib.ExitStack()
+
+    def __enter__(self):
+        if self.rank:                                        # one of them talks
+            nothing = self.quiet.enter_context(open(os.devnull, "w"))
+            self.quiet.enter_context(contextlib.redirect_stdout(nothing))
+            self.quiet.enter_context(contextlib.redirect_stderr(nothing))
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.quiet.close()
+        if kind is not None and not issubclass(kind, SystemExit):
+            short = issubclass(kind, (Lost, KeyboardInterrupt))
+            self.fail(str(error) or kind.__name__ if short else "".join(traceback.format_exception(error)), 1)
+
+    def fail(self, message, status):
+        print(f"\nerror: rank {self.rank} of {self.size}: {message}", file=sys.__stderr__, flush=True)
+        self.abort(status)
+
+    def sum(self, *numbers):
+        rows = self.gather(self.xp.stack([self.xp.asarray(x, "float64") for x in numbers]))
+        total = rows[0].copy()
+        for row in rows[1:]:
+            total += row
+        return [total[k] for k in range(len(numbers))]
+
+    def summing(self, opt):
+        return Summing(self, opt)
+
+    def spread(self, opt):
+        for flat in opt.flats:
+            for lo, hi in flat.buckets:
+                self.fill(flat.data[lo:hi])
+        self.arrive()
+
+    def complete(self, opt):
+        for flat in opt.flats:
+            for (lo, hi), (a, b, at) in zip(flat.buckets, flat.pieces):
+                flat.grads[a:b] = flat.mine[at:at + b - a]
+                self.fill(flat.grads[lo:hi])
+        self.arrive()
+
+    def stops(self, asked):
+        self.asked = float(bool(asked))
+        return self.stopped
+
+    def words(self, text):
+        mine = np.frombuffer(text.encode(), np.uint8)
+        sizes = backend.asnumpy(self.gather(self.xp.asarray([mine.size]))).ravel().tolist()
+        padded = np.zeros(max(1, *sizes), np.uint8)
+        padded[:mine.size] = mine
+        rows = backend.asnumpy(self.gather(self.xp.asarray(padded)))
+        return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+
+    def together(self, f):
+        problem, result = "", None
+        try:
+            result = f()
+        except (ValueError, OSError) as e:
+            problem = str(e) or repr(e)
+        problems = self.words(problem)
+        rank = next((r for r, p in enumerate(problems) if p), None)
+        if rank is not None:
+            raise ValueError(problems[rank] if rank == 0 else f"rank {rank}: {problems[rank]}")
+        return result
+
+    def first(self, f):
+        found = self.together(f if self.rank == 0 else lambda: None)
+        return json.loads(self.words(json.dumps(found))[0])
+
+    def in_turn(self, f):
+        found = self.together(f if self.rank == 0 else lambda: None)
+        later = self.together(f if self.rank else lambda: None)
+        return later if self.rank else found
+
+    def only_first(self, f):
+        return self.together(Silence if self.rank else f)
+
+    def barrier(self):
+        self.words("")
+
+    def same(self, **facts):
+        found = [json.loads(text) for text in self.words(json.dumps(facts, default=str))]
+        for rank, theirs in enumerate(found):
+            for name, want in found[0].items():
+                expect(theirs[name] == want, f"rank {rank}", f"{name} {theirs[name]!r}", f"{want!r}, as on rank 0",
+                       "the same command, code and data on all ranks")
+
+    def share_processors(self):
+        if not hasattr(os, "sched_setaffinity"):
+            return
+        mine = sorted(os.sched_getaffinity(0))
+        here = [socket.gethostname(), mine]
+        found = [json.loads(text) for text in self.words(json.dumps(here))]
+        beside = [rank for rank, theirs in enumerate(found) if theirs[0] == here[0]]
+        if any(found[rank] != here for rank in beside):      # the launcher has shared them out already
+            return
+        k, n, many = beside.index(self.rank), len(beside), len(mine)
+        share = mine[k * many // n:(k + 1) * many // n] or [mine[k % many]]
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), share)
+        if "MINIGRAD_THREADS" not in os.environ:
+            pool.set_size(len(share))
+
+
+class Summing:
+    """The gradients of one backward pass, summed over the ranks bucket by bucket.
+
+    All ranks run the same graph, so their buckets are complete in the same order.
+    """
+
+    def __init__(self, group, opt):
+        self.group, self.opt, self.buckets, self.of = group, opt, [], {}
+        for flat in opt.flats:
+            for (lo, hi), (a, b, at) in zip(flat.buckets, flat.pieces):
+                inside = [p for p, s in zip(flat.params, flat.starts) if s < hi and s + p.size > lo]
+                for p in inside:
+                    self.of.setdefault(id(p), []).append(len(self.buckets))
+                self.buckets.append([len(inside), flat.grads[lo:hi], flat.mine[at:at + b - a]])
+
+    def done(self, leaf):
+        """All that this rank adds to the gradient of a leaf has been added."""
+        if leaf.slot.empty:
+            leaf.slot.add(0)
+        for k in self.of.get(id(leaf), ()):
+            self.buckets[k][0] -= 1
+            if self.buckets[k][0] == 0:
+                self.group.deal(*self.buckets[k][1:])
+        self.group.look()
+
+    def finish(self):
+        for flat in self.opt.flats:
+            flat.fill_gaps()
+        for missing, grads, mine in self.buckets:
+            if missing:                                      # something in it has no gradient
+                self.group.deal(grads, mine)
+        self.group.arrive()
+
+
+# ---------------------------------------------------------------------------------------------------------- engines
+
+class MPI(Ranks):
+    """Ranks that mpiexec or srun has started, and their NumPy arrays."""
+
+    def __init__(self, mpi):
+        self.mpi, self.world, self.begun = mpi, mpi.COMM_WORLD, []
+        super().__init__(self.world.rank, self.world.size)
+
+    def on(self, device):
+        if device == "cpu":
+            return self
+        hosts = self.words(socket.gethostname())
+        return NCCL(self.rank, self.size, hosts[:self.rank].count(hosts[self.rank]), self)
+
+    def abort(self, status):
+        self.world.Abort(status)
+        os._exit(status)
+
+    def wait(self, request):
+        """Look, then look less often: ranks may have to share a processor, with each other or with a thread."""
+        began, looks = time.monotonic(), 0
+        while not request.Test():
+            looks += 1
+            if looks > SPIN:
+                time.sleep(min(NAP, 1e-5 * (looks - SPIN)))
+                if time.monotonic() - began > self.limit:
+                    raise Lost(LOST.format(self.limit))
+            elif hasattr(os, "sched_yield"):
+                os.sched_yield()
+
+    def gather(self, array):
+        array = np.ascontiguousarray(array)
+        found = np.empty((self.size, *array.shape), array.dtype)
+        self.wait(self.world.Iallgather(_bytes(array), _bytes(found)))
+        return found
+
+    def collect(self, array):
+        found = np.empty((0 if self.rank else self.size, *array.shape), array.dtype)
+        self.wait(self.world.Igather(_bytes(array), None if self.rank else _bytes(found), 0))
+        return found
+
+    def broadcast(self, array):
+        whole = np.ascontiguousarray(array)
+        self.wait(self.world.Ibcast(_bytes(whole), 0))
+        if whole is not array:
+            array[...] = whole
+
+    def fill(self, array):
+        self.begun.append(self.world.Iallgather(self.mpi.IN_PLACE, _bytes(array)))
+
+    def deal(self, array, out):
+        self.begun.append(self.world.Ireduce_scatter_block(array, out))
+
+    def look(self):
+        if self.begun:                                       # a look at one lets MPI go on with all
+            self.begun[0].Test()
+
+    def arrive(self):
+        for request in self.begun:
+            self.wait(request)
+        self.begun.clear()
+
+
+class NCCL(Ranks):
+    """Ranks with a GPU each. host: the group of MPI that started them, if one did.
+
+    All goes through one stream beside the one that computes, so the host waits for nothing; a thread looks whether what
+    was begun comes to an end in time.
+    """
+
+    def __init__(self, rank, size, here, host=None, address=None):
+        super().__init__(rank, size)
+        self.host, self.xp = host, backend.cupy()
+        self.device = self.xp.cuda.Device(here % self.xp.cuda.runtime.getDeviceCount())
+        self.device.use()
+        self.comm = backend.nccl(size, rank, address)
+        self.stream, self.events = self.xp.cuda.Stream(non_blocking=True), deque()
+        self.thread = threading.Thread(target=self.watch, daemon=True, name="watchdog")
+        self.thread.start()
+
+    def on(self, device):
+        expect(device == "gpu", "--backend numpy", "ranks that were started without MPI", "MPI for ranks on CPUs",
+               "mpiexec -n N python -m train.run ..., or --backend cupy")
+        return self
+
+    def abort(self, status):
+        if self.host:
+            self.host.abort(status)
+        os._exit(status)
+
+    def watch(self):
+        with self.device:
+            while True:
+                time.sleep(0.5)
+                while self.events and self.events[0][0].done:
+                    self.events.popleft()
+                if self.events and time.monotonic() - self.events[0][1] > self.limit:
+                    self.fail(LOST.format(self.limit), 1)
+
+    def issue(self, call, *args):
+        """Behind what has been computed so far."""
+        self.stream.wait_event(self.xp.cuda.get_current_stream().record())
+        call(*args, stream=self.stream)
+
+    def arrive(self):
+        event = self.stream.record()
+        self.events.append((event, time.monotonic()))
+        self.xp.cuda.get_current_stream().wait_event(event)
+
+    def look(self):
+        pass
+
+    def gather(self, array):
+        array = self.xp.ascontiguousarray(array)
+        found = self.xp.empty((self.size, *array.shape), array.dtype)
+        self.issue(self.comm.all_gather, _bytes(array), _bytes(found), array.nbytes)
+        self.arrive()
+        return found
+
+    def collect(self, array):
+        found = self.xp.empty((self.size, array.nbytes), np.uint8)
+        self.issue(self.comm.gather, _bytes(array), found, 0)
+        self.arrive()
+        return np.empty((0, array.size), array.dtype) if self.rank else backend.asnumpy(found).view(array.dtype)
+
+    def broadcast(self, array):
+        whole = self.xp.ascontiguousarray(array)
+        self.issue(self.comm.broadcast, _bytes(whole), 0)
+        self.arrive()
+        if whole is not array:
+            array[...] = whole
+
+    def fill(self, array):
+        array, n = _bytes(array), array.nbytes // self.size
+        self.issue(self.comm.all_gather, array[self.rank * n:(self.rank + 1) * n], array, n)
+
+    def deal(self, array, out):
+        self.issue(self.comm.reduce_scatter, array, out, out.size, "sum")
+
+
+LOST = ("no word from another rank for {:g} s. Hint: --resume goes on from the last checkpoint; --lost_after S waits "
+        "longer")
+
+
+def _bytes(array):
+    return array.reshape(-1).view(np.uint8)
+
+
+def launched():
+    """(the launcher's word for it, rank, size) of this process, as far as the environment tells: mpi, env or alone."""
+    e = os.environ
+    for rank, size in (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+                       ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"), ("RANK", "WORLD_SIZE")):
+        if rank in e and size in e and int(e[size]) > 1:
+            return "env" if rank == "RANK" else "mpi", int(e[rank]), int(e[size])
+    expect(int(e.get("SLURM_STEP_NUM_TASKS", 1)) == 1 or "SLURM_PROCID" not in e, "srun",
+           f"{e.get('SLURM_STEP_NUM_TASKS')} tasks that know of each other neither by MPI nor by RANK and WORLD_SIZE",
+           "one of these", "srun --mpi=pmi2 or --mpi=pmix, as the MPI under mpi4py wants it")
+    return "alone", 0, 1
+
+
+def world():
+    """The group of all processes that a launcher has started beside this one."""
+    how, rank, size = launched()
+    if how == "alone":
+        return ALONE
+    if how == "env":
+        expect(backend.cupy(), "RANK and WORLD_SIZE", "no GPU that CuPy can use", "one for every rank",
+               "on CPUs: mpiexec -n N python -m train.run ...")
+        address = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", 29500)) + 1
+        return NCCL(rank, size, int(os.environ.get("LOCAL_RANK", rank)), None, address)
+    try:
+        import mpi4py
+        mpi4py.rc.thread_level = "funneled"
+        from mpi4py import MPI as mpi
+    except (ImportError, RuntimeError) as e:
+        raise ValueError(f"{size} ranks: got {e}; expected mpi4py. Hint: pip install mpi4py, and mpich or the MPI of "
+                         "this cluster (this package's extra mpi)") from None
+    found = mpi.COMM_WORLD.size
+    expect(found == size, "mpi4py", f"{found} rank(s) where the launcher has started {size}",
+           "the MPI that mpiexec belongs to", "python -m mpi4py --mpi-lib-version says which one it uses")
+    return MPI(mpi)
