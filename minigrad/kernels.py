@@ -14,6 +14,7 @@ import os
 import re
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,10 +146,17 @@ class Program:
 
 class Launcher:
     """launcher[grid, block, shared bytes](*arguments). Python's int and float become CUDA's int and float; a grid with
-    no blocks in it does nothing. The arrays decide whether a GPU or the emulator runs it."""
+    no blocks in it does nothing. The arrays decide whether a GPU or the emulator runs it.
 
-    def __init__(self, program, name):
-        self.program, self.name, self.functions = program, name, {}
+    launcher.together[...](...): all blocks run at once, or it is an error; for blocks that wait for each other.
+    """
+
+    def __init__(self, program, name, at_once=False):
+        self.program, self.name, self.at_once, self.functions = program, name, at_once, {}
+
+    @functools.cached_property
+    def together(self):
+        return Launcher(self.program, self.name, at_once=True)
 
     def __getitem__(self, where):
         def launch(*arguments):
@@ -161,6 +169,9 @@ class Launcher:
                 function = (self.program.on_gpu if on_gpu else self.program.emulated).get_function(self.name)
                 if shared > 48 << 10:                   # more has to be asked for
                     function.max_dynamic_shared_size_bytes = shared
+                if self.at_once:
+                    function = partial(function.kernel, enable_cooperative_groups=True) if on_gpu else partial(
+                        function, together=True)
                 self.functions[on_gpu, shared] = function
             given = tuple(backend.step_word(a, on_gpu) if type(a) is Step else number(a) for a in arguments)
             self.functions[on_gpu, shared](grid, (block,), given, shared_mem=shared)
