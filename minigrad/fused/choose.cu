@@ -27,7 +27,7 @@ __device__ __forceinline__ unsigned key_of(float v) {
 }
 __device__ __forceinline__ float of_key(unsigned key) { return __uint_as_float(key >> 31 ? key & ~(1u << 31) : ~key); }
 
-template<class F> __device__ double total(int V, F weight) {
+template<class F> __device__ __forceinline__ double total(int V, F weight) {
     double s = 0.0;
 #pragma unroll 8
     for (int i = threadIdx.x; i < V; i += THREADS) s += weight(i);
@@ -36,7 +36,7 @@ template<class F> __device__ double total(int V, F weight) {
 
 // The first id at which the weights of ids up to it come to more than the goal. If rounding has it that none does, the
 // last with a weight. Each warp adds up the ids of one part of the row; the one in whose part it happens looks for it.
-template<class F> __device__ int locate(int V, F weight, double goal, Found& found) {
+template<class F> __device__ __forceinline__ int locate(int V, F weight, double goal, Found& found) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, span = (V + THREADS - 1) / THREADS * 32;
     int begin = warp * span, end = min(V, begin + span), owner = 0, id = 0;
     double s = 0.0, sum = 0.0, before = 0.0;
@@ -79,7 +79,7 @@ struct Left {
     __device__ bool operator()(unsigned key, int i) const { return key > lowest || (key == lowest && i <= last); }
 };
 
-template<class F> __device__ double mass(int V, const Logits& z, Left left, F weight) {
+template<class F> __device__ __forceinline__ double mass(int V, const Logits& z, Left left, F weight) {
     return total(V, [&](int i) {
         float v = z(i);
         return left(key_of(v), i) ? weight(v) : 0.0;
@@ -87,7 +87,8 @@ template<class F> __device__ double mass(int V, const Logits& z, Left left, F we
 }
 
 // Of those that are left, the fewest and likeliest that have enough weight together. weight: of a logit.
-template<class F> __device__ Left narrow(int V, const Logits& z, Left left, double enough, F weight, Found& found) {
+template<class F> __device__ __forceinline__ Left narrow(int V, const Logits& z, Left left, double enough, F weight,
+                                                         Found& found) {
     auto sum = [&](unsigned least) {
         return mass(V, z, Left{max(least, left.lowest), least > left.lowest ? V : left.last}, weight);
     };
@@ -102,13 +103,12 @@ template<class F> __device__ Left narrow(int V, const Logits& z, Left left, doub
     return {lowest, locate(V, equal, many - 1.0, found)};
 }
 
-// Block b chooses from logits (B, V) for row rows[b]: seen (., V), if there is one, has the ids that are in its text, and
-// uniform (.) its number in [0, 1). k, top_p, min_p are 0 where there is no such setting. ids (B,): the tokens; told
-// (2, B): the tokens, and the logarithms of their probabilities under the logits as they are.
-extern "C" __global__ void __launch_bounds__(THREADS) choose(const float* logits, const long long* rows, int V,
-                                                             float temperature, int k, float top_p, float min_p,
-                                                             float penalty, unsigned char* seen, const double* uniform,
-                                                             long long* ids, double* told) {
+// Block b chooses from logits (B, V) for row rows[b]: seen (., V), if there is one, has the ids that are in its text,
+// and uniform (.) its number in [0, 1). k, top_p, min_p are 0 where there is no such setting. ids (B,): the tokens;
+// told (2, B): the tokens, and the logarithms of their probabilities under the logits as they are.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) choose(
+        const float* logits, const long long* rows, int V, float temperature, int k, float top_p, float min_p,
+        float penalty, unsigned char* seen, const double* uniform, long long* ids, double* told) {
     __shared__ Found found;
     const float* own = logits + (long long)blockIdx.x * V;
     long long row = rows[blockIdx.x];
@@ -140,7 +140,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) choose(const float* logits
             id = narrow(V, z, left, fmax(goal, 1e-300), weight, found).last;
         } else {                                            // in the order of ids, but for those of the lowest key
             auto above = [&](int i) { return key_of(z(i)) > left.lowest ? weight(z(i)) : 0.0; };
-            auto equal = [&](int i) { return key_of(z(i)) == left.lowest && i <= left.last ? weight(z(i)) : 0.0; };
+            auto equal = [&](int i) {
+                return key_of(z(i)) == left.lowest && i <= left.last ? weight(z(i)) : 0.0;
+            };
             double upper = total(V, above);
             id = goal < upper ? locate(V, above, goal, found) : locate(V, equal, goal - upper, found);
         }
