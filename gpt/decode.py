@@ -18,7 +18,7 @@ class Decoder:
 
     Steps are taken by decode_cpu.py (in float32 or bfloat16) or decode_gpu.py, with copies of the weights that are made
     here: a model that is trained on needs another Decoder. On a CPU, with int8, those copies have a byte for each
-    weight, and prompts are read by them too; without it by the model's own layers if they are longer than a few tokens.
+    weight, and prompts are read by them too; else by the model's own layers if they are longer than a few tokens.
     """
 
     def __init__(self, model, int8=False):

@@ -143,6 +143,30 @@ def test_a_step_is_one_launch_and_waits_for_nothing(pre_norm, monkeypatch):
                     theirs.keep(kept)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("prompts", [[[3]], [[1, 2, 3], [4, 5, 6]], [[1], [*range(2, 14)], [4, 5]]])
+def test_short_prompts_are_read_by_steps(dtype, prompts, monkeypatch):
+    """A row that is full is as good as any."""
+    monkeypatch.setattr(decode_gpu, "WARPS", 4)
+    model = wide_model(24, 3).to(dtype=dtype)
+    with kernels.using("reference"):
+        theirs = Decoder(model)
+        want = theirs.read(prompts)
+    with kernels.using("emulated"):
+        ours = Decoder(model)
+        monkeypatch.setattr(model, "hidden", None)
+        found = ours.read(prompts)
+        monkeypatch.undo()
+    assert np.abs(found - want).max() <= TOLERANCE[dtype] * max(1, np.abs(want).max())
+    kept = [b for b, ids in enumerate(prompts) if len(ids) < 12]
+    if len(kept) < len(prompts):
+        ours.keep(kept)
+        theirs.keep(kept)
+    close(ours, theirs, np.arange(len(kept)), dtype)
+    with kernels.using("emulated"), pytest.raises(ValueError, match="embedding: got id 50"):
+        ours.read([[1], [2, 50]])
+
+
 def test_models_that_take_no_such_step():
     with kernels.using("emulated"):
         assert Decoder(wide_model(24, 3).to(dtype="float64")).compiled is None
