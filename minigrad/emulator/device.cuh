@@ -24,13 +24,20 @@ template<int LEFT> void wait_copies() { cuemu::wait_copies(LEFT); }
 // others want is done between arriving and waiting is not seen.)
 struct GridBarrier {
     uint32_t* count;
+    bool arrived = false;
 
     GridBarrier(uint32_t* count) : count(count) {}
     void arrive() {
+        if (arrived) cuemu::fault("arrives at a barrier of the grid before it has waited for the last");
+        arrived = true;
         if (threadIdx.x == 0) cuemu::touch(count, 4, cuemu::ATOMIC);
         __syncthreads();
     }
-    void wait() { cuemu::wait_for_grid(); }
+    void wait() {
+        if (!arrived) cuemu::fault("waits in a barrier of the grid at which it has not arrived");
+        arrived = false;
+        cuemu::wait_for_grid();
+    }
 };
 inline void prefetch(const void*) {}
 
