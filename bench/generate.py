@@ -40,6 +40,7 @@ class Text(NamedTuple):
     first: float            # seconds until the first token was there
     rest: float             # seconds a step, from then on
     limit: float = 0.0      # seconds in which the memory delivers what a step reads
+    host: float = 0.0       # seconds of a step in which the host does not wait for a GPU
 
 
 def ours(folder, batch, new, threads, dtype="float32", int8=False):

@@ -268,8 +268,9 @@ def write(desk, sizes, dtype, batch, new):
     found, failed = desk.turns({name: (name, "write", batch, new) for name in desk.makers}, 3)
     sides, texts = {}, {name: answers[-1].ids for name, answers in found.items()}
     for name, answers in found.items():
-        first, rest = (turns.quartiles([getattr(text, what) for text in answers[1:]]) for what in ("first", "rest"))
-        sides[name] = {"first": first, "rest": rest, "tokens_per_s": batch / rest[1],
+        first, rest, host = (turns.quartiles([getattr(text, what) for text in answers[1:]])
+                             for what in ("first", "rest", "host"))
+        sides[name] = {"first": first, "rest": rest, "host": host, "tokens_per_s": batch / rest[1],
                        "as_ours": gpu_generate.agreement(texts["ours"], texts[name]) if "ours" in texts else None}
     return {"what": "write", "dtype": dtype, "batch": batch, "new": new, "sides": sides, **problems(failed),
             "floor": gpu_generate.writing_floor(sizes, dtype, batch, new, desk.part.ceilings["copy"])}

@@ -6,6 +6,7 @@ bench/torch_gpt2.py with a cache of fixed size, eager, and compiled with CUDA gr
 the host reads every token, as one does who shows the text.
 """
 import time
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -27,11 +28,12 @@ class Ours:
         from gpt import stream
         ids = prompts(self.model.config.vocab_size, batch, PROMPT)
         times, rows = [time.perf_counter()], ids.tolist()
-        for tokens in stream(self.model, ids, new, temperature=0, decoder=self.decoder):
-            times.append(time.perf_counter())
-            for token in tokens:
-                rows[token.row].append(token.id)
-        return Text(rows, *first_and_rest(times))
+        with waits_for_copies() as waits:
+            for tokens in stream(self.model, ids, new, temperature=0, decoder=self.decoder):
+                times.append(time.perf_counter())
+                for token in tokens:
+                    rows[token.row].append(token.id)
+        return written(rows, times, waits)
 
     def read(self, batch, length, repeats):
         """Seconds of every time until the logits of whole prompts are there."""
@@ -65,20 +67,48 @@ class PyTorch:
                 self.caches[batch, new] = self.model.empty_cache(batch, PROMPT + new)
                 torch._dynamo.mark_static_address(self.caches[batch, new])
             cache = self.caches[batch, new]
-            times, rows = [time.perf_counter()], ids.tolist()
+            times, rows, waits = [time.perf_counter()], ids.tolist(), []
             token = self.next_token(torch.from_numpy(ids).to(device), torch.arange(PROMPT, device=device), cache)
             for position in range(PROMPT, PROMPT + new):
-                for row, (found,) in zip(rows, token.tolist()):
+                start = time.perf_counter()
+                ids = token.tolist()
+                waits.append(time.perf_counter() - start)
+                for row, (found,) in zip(rows, ids):
                     row.append(found)
                 times.append(time.perf_counter())
                 if position < PROMPT + new - 1:
                     token = self.step(token.clone(), torch.tensor([position], device=device), cache)
-        return Text(rows, *first_and_rest(times))
+        return written(rows, times, waits)
 
     def read(self, batch, length, repeats):
         ids = self.torch.from_numpy(prompts(self.vocab_size, batch, length)).to(self.clock.device)
         with self.torch.inference_mode():
             return waited(self.clock, repeats, lambda: self.forward(ids))
+
+
+@contextmanager
+def waits_for_copies():
+    """A list that grows by the seconds of every wait for what the card sends."""
+    from minigrad.backend import Later
+    seen, wait = [], Later.__call__
+
+    def timed(later):
+        start = time.perf_counter()
+        value = wait(later)
+        seen.append(time.perf_counter() - start)
+        return value
+
+    Later.__call__ = timed
+    try:
+        yield seen
+    finally:
+        Later.__call__ = wait
+
+
+def written(rows, times, waits):
+    """The Text, from when each token was there, and how long the host waited for it."""
+    first, rest = first_and_rest(times)
+    return Text(rows, first, rest, host=rest - sum(waits[1:]) / max(1, len(waits) - 1))
 
 
 def waited(clock, repeats, work):

@@ -178,13 +178,14 @@ def curves(entries):
 
 def write(entries):
     yield "New tokens after a prompt of 16, greedy, every token read by the host. floor: all weights, keys and values"
-    yield "from memory once; as ours: share of the text up to the first token that differs"
+    yield "from memory once; host ms: of a step, when the host did not wait for the card; as ours: share of the text up"
+    yield "to the first token that differs"
     yield ""
-    yield from rows_of(("dtype", "rows", "new", "side", "tokens/s", "ms a step", "floor ms", "of floor", "first ms",
-                        "as ours"),
+    yield from rows_of(("dtype", "rows", "new", "side", "tokens/s", "ms a step", "floor ms", "of floor", "host ms",
+                        "first ms", "as ours"),
                        [(e["dtype"], e["batch"], e["new"], title, f"{side['tokens_per_s']:,.0f}", ms(side["rest"][1]),
-                         ms(e["floor"]), f"{e['floor'] / side['rest'][1]:.0%}", ms(side["first"][1]),
-                         "-" if side["as_ours"] is None else f"{side['as_ours']:.0%}")
+                         ms(e["floor"]), f"{e['floor'] / side['rest'][1]:.0%}", ms(side["host"][1]),
+                         ms(side["first"][1]), "-" if side["as_ours"] is None else f"{side['as_ours']:.0%}")
                         for e in entries for title, side in e["sides"].items()])
 
 

@@ -16,8 +16,8 @@ from minigrad.check import expect
 from minigrad.emulator import emulator
 from minigrad.kernels import instances
 
-TESTS = ("test_cuda_ops", "test_cuda_attention", "test_cuda_rows", "test_cuda_sm90",
-         "test_cuda_mlp_sm90", "test_decode_gpu", "test_gpu_step")
+TESTS = ("test_cuda_ops", "test_cuda_attention", "test_cuda_rows", "test_cuda_sm90", "test_cuda_mlp_sm90",
+         "test_decode_gpu", "test_generate_gpu", "test_gpu_step")
 # Words in the names of the tests nearest to a file; the name of the file itself if it is not here.
 NEAREST = {"common": "", "columns": "layer_norm or columns", "embedding": "embedding or ids or sorting",
            "philox": "dropout or attention", "tiles": "attention",

@@ -30,13 +30,17 @@ class Cache:
         self.k, self.v = (xp_of(like).zeros(shape, like.dtype) for _ in range(2))        # (L, B, H, N, D)
         self.lengths, self.size = np.zeros(rows, np.int64), c.block_size                 # (B,)
 
-    def positions(self, T):
-        """The numbers of T new positions, (B, T), for which room is made; an error if there can be none."""
+    def make_room(self, T):
+        """For T new positions; an error if there can be none."""
         seen = int(self.lengths.max(initial=0))
         expect(seen + T <= self.size, "Cache", f"{T} tokens after {seen}", f"at most block_size = {self.size} in all",
                "begin a new cache with the last tokens")
         if seen + T > self.k.shape[3]:
             self.take(slice(None), min(self.size, max(2 * self.k.shape[3], seen + T, ROOM)))
+
+    def positions(self, T):
+        """The numbers of T new positions, (B, T), for which room is made."""
+        self.make_room(T)
         return xp_of(self.k).asarray(self.lengths[:, None] + np.arange(T))
 
     def take(self, rows, room):

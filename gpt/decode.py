@@ -1,4 +1,7 @@
-"""Read prompts, then take one token of every row at a time: logits of what may come next, and nothing else."""
+"""Read prompts, then take one token of every row at a time: logits of what may come next, and nothing else.
+
+Logits lie where the model does, in its sums' dtype. A GPU has been asked for them then; who looks at them waits.
+"""
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +18,7 @@ class Decoder:
 
     Steps are taken by decode_cpu.py (in float32 or bfloat16) or decode_gpu.py, with copies of the weights that are made
     here: a model that is trained on needs another Decoder. On a CPU, with int8, those copies have a byte for each
-    weight, and prompts are read by them too; without it by the model's own layers if they are longer than a few tokens.
+    weight, and prompts are read by them too; else by the model's own layers if they are longer than a few tokens.
     """
 
     def __init__(self, model, int8=False):
@@ -40,7 +43,8 @@ class Decoder:
             return self._head(x[np.arange(len(prompts)), lengths - 1])
 
     def step(self, tokens):
-        """One more token of every row.  (B,) -> logits (B, V) after it"""
+        """One more token of every row.  (B,) -> logits (B, V) after it; on a GPU the next step writes them over.
+        Tokens that lie on the model's device are taken as they are: the host has not looked at them."""
         if self.compiled:
             return self.compiled(tokens, self.cache)
         with evaluating(self.model):
@@ -51,7 +55,7 @@ class Decoder:
         self.cache.keep(rows)
 
     def _head(self, x):                                                                  # (B, C) -> (B, V)
-        return backend.wide(backend.asnumpy((x @ self.model.wte.weight.T).data))
+        return backend.wide((x @ self.model.wte.weight.T).data)
 
 
 @contextmanager

@@ -1,139 +1,139 @@
-r"""A step of gpt.decode on a GPU: one new token of every row, by the kernels of minigrad/fused/decode.cu.
+r"""A step of gpt.decode on a GPU: one new token of every row, by the kernel of minigrad/fused/decode.cu.
 
-Five launches for a layer (queries, keys and values; attention; its projection; the two halves of the MLP), one for the
-embeddings and one for the head: more than a host can ask for in the time that they take. So the second step with the
-same rows and caches captures them in a CUDA graph, and from then on one launch is a step. Tokens and positions are read
-from the device's memory, where the graph looks for them. Nothing waits until the host reads the logits.
+One launch is a step, with a block on each multiprocessor and five barriers of all blocks in a layer. Tokens are read
+from the device's memory, logits are left there, and nothing waits until the host reads them.
 
-A step reads every matrix once for each 8 rows, and what the cache holds of every row. With s bytes in a stored number,
-L layers of width C, V tokens, and n_b positions that row b has seen, these are
+A step reads every matrix once for each `rows` rows, up to 8, and what the cache holds of every row. With s bytes in a
+stored number, L layers of width C, V tokens, and n_b positions that row b has seen, these are
 
     s (12 L C^2 + V C) + 2 L C s sum_b n_b     bytes
 
-and no step takes less time than the memory takes for them: GPT-2's matrices are 247 MB in bfloat16, 74 microseconds at
-3.35 TB/s.
+and no step takes less time than the memory takes for them: GPT-2's matrices are 247 MB in bfloat16, 59 microseconds at
+4.2 TB/s.
 """
-import math
+import numpy as np
 
-from minigrad.backend import asnumpy, on_gpu, wide, xp_of
+from minigrad.backend import on_gpu, wide, xp_of
+from minigrad.emulator import emulator
 from minigrad.fused.embedding import check
 from minigrad.kernels import cuda, has_instance
 
-THREADS, WARPS, KEYS = 128, 4, 128          # of a block, for attention
-MOST, OUTPUTS, ROWS = 512, 4, 8             # threads at most, outputs and rows of a block, for products
-BLOCKS = 1056                               # eight for each multiprocessor of an H100: outputs beyond that take turns
-SET, ADD, GELU, RELU = range(4)             # what is done with a product
+WARPS, ROWS = 16, 8                         # of a block; that meet a weight at one time
+DEPTH, KEYS = 4, 32                         # of a warp: units of weights in shared memory, keys that it attends to
+EMULATED = 3                                # blocks, where there are no multiprocessors
+GELU, RELU = 2, 3
 INNER = {"gelu": GELU, "relu": RELU}
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-NO_NORM = None, None
+NORMS = ("ln_1", "ln_2")
 
 
 class Step:
     """The weights of a model as a step wants them, and the step."""
 
-    SHORT = 0                               # prompts are all read by the model's own layers
+    SHORT = 32                              # tokens of prompts that take fewer steps than the layers take launches
 
     @staticmethod
     def takes(model, int8):
         """Can a step be made of this model?"""
         like, c = model.wte.weight.data, model.config
-        return not int8 and has_instance(like) and c.n_embd // c.n_head * like.itemsize <= 32 * 16
+        return (not int8 and has_instance(like) and c.n_embd // c.n_head * like.itemsize <= 32 * 16
+                and shared(c, like, 1) <= room(xp_of(like)))
 
     def __init__(self, model, int8=False):
         c = self.config = model.config
-        parameters = {name: p.data for name, p in model.named_parameters()}
-        self.wte, self.wpe, xp = parameters["wte.weight"], parameters["wpe.weight"], xp_of(model.wte.weight.data)
-        self.layers = []
-        for i in range(c.n_layer):
-            of = {name.removeprefix(f"h.{i}."): p for name, p in parameters.items() if name.startswith(f"h.{i}.")}
-            self.layers.append([(xp.ascontiguousarray(of[name + ".weight"].T), wide(of[name + ".bias"]))
-                                for name in MATRICES] + [_norm(of, name) for name in ("ln_1", "ln_2")])
-        self.last = _norm(parameters, "ln_f") if c.pre_norm else NO_NORM
+        of = {name: p.data for name, p in model.named_parameters()}
+        like, L, C = of["wte.weight"], c.n_layer, c.n_embd
+        xp, self.wpe = xp_of(like), of["wpe.weight"]
+        self.wte, self.vocabulary = padded([like], like), len(like)
+        self.matrices = [padded([of[f"h.{i}.{name}.weight"].T for i in range(L)], like) for name in MATRICES]
+        self.biases = xp.stack([xp.concatenate([wide(of[f"h.{i}.{name}.bias"]) for name in MATRICES])
+                                for i in range(L)])                                      # (L, 9C)
+        names = [f"h.{i}.{name}" for i in range(L) for name in NORMS]
+        self.norms = xp.zeros((2 * L + 1, 2, C), self.biases.dtype)                      # GPT-1 has none at first
+        for n, name in enumerate([*names, "ln_f"] if c.pre_norm else ["", *names]):
+            if name:
+                self.norms[n, 0], self.norms[n, 1] = (wide(of[f"{name}.{part}"]) for part in ("weight", "bias"))
         self.work = None
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
         """The next token of every row."""
-        check(tokens, self.wte)
-        at = cache.positions(1)[:, 0]                        # an error if there is no room for it
+        if not on_gpu(tokens):
+            check(tokens, self.wte[0, :self.vocabulary])
+        cache.make_room(1)
         if self.work is None or self.work.k is not cache.k:
-            self.work = Work(self, cache.k, cache.v)
-        self.work.tokens[...], self.work.at[...] = xp_of(self.wte).asarray(tokens), at
-        self.work()
+            self.work = Work(self, cache)
+        self.work(xp_of(self.wte).asarray(tokens, "int64"))
         cache.lengths = cache.lengths + 1
-        logits = asnumpy(self.work.logits)
-        return logits if on_gpu(self.wte) else logits.copy()                             # the next step writes there
+        return self.work.logits
+
+    def read(self, prompts, cache):                                                      # -> (B, V)
+        """Short prompts, a token of each at a time. What a row reads behind its last token is nobody's."""
+        xp, lengths = xp_of(self.wte), np.array([len(ids) for ids in prompts])
+        padded_ids = np.zeros((lengths.max(), len(prompts)), np.int64)
+        for b, ids in enumerate(prompts):
+            padded_ids[:len(ids), b] = ids
+        check(padded_ids, self.wte[0, :self.vocabulary])
+        found = xp.empty((len(prompts), self.vocabulary), "float32")
+        for t, tokens in enumerate(xp.asarray(padded_ids), 1):
+            logits = self(tokens, cache)
+            for b in np.flatnonzero(lengths == t).tolist():
+                found[b] = logits[b]
+        if lengths.min() < lengths.max():
+            cache.lengths, self.work = lengths, None         # whose positions are others
+        return found
 
 
 class Work:
-    """What a step does for so many rows and these caches: with arrays of its own, which stay where they are."""
+    """What a step does for so many rows and these caches, with arrays of its own."""
 
-    def __init__(self, step, k, v):
-        (_, B, H, room, _), c, xp = k.shape, step.config, xp_of(k)
-        self.step, self.k, self.v, self.calls, self.graph = step, k, v, 0, None
-        self.program = cuda("decode", step.wte.dtype)
-        self.tokens, self.at = xp.zeros(B, "int64"), xp.zeros(B, "int64")
-        self.x, self.qkv, self.inside, self.logits = (
-            xp.empty((B, n), "float32") for n in (c.n_embd, 3 * c.n_embd, 4 * c.n_embd, c.vocab_size))
-        splits = -(-room // KEYS)
-        self.parts, self.sums = xp.empty((splits, B, c.n_embd), "float32"), xp.empty((splits, B, H, 2), "float32")
+    def __init__(self, step, cache):
+        (_, B, H, positions, D), c, xp = cache.k.shape, step.config, xp_of(cache.k)
+        self.k, self.steps = cache.k, 0
+        self.launch = cuda("decode", self.k.dtype).next_token.together
+        self.logits, begins = xp.empty((B, c.vocab_size), "float32"), xp.array(cache.lengths)
+        x, y, inside = (xp.zeros((B, -(-n // 4) * 4), "float32") for n in (c.n_embd, c.n_embd, 4 * c.n_embd))
+        qkv, splits = xp.empty((B, 3 * c.n_embd), "float32"), -(-positions // KEYS)
+        parts, sums = (xp.empty((splits, B, H, n), "float32") for n in (D, 2))
+        rows = max(n for n in range(1, min(B, ROWS) + 1) if shared(c, self.k, n) <= room(xp))
+        self.where = multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows)
+        self.before = begins, step.wte, step.wpe, *step.matrices, step.biases, step.norms
+        self.after = (self.k, cache.v, x, y, qkv, inside, parts, sums, self.logits, xp.zeros(1, "uint32"))
+        self.sizes = (B, c.n_embd, H, c.n_layer, c.vocab_size, positions, rows, INNER[c.activation],
+                      int(not c.pre_norm), float(c.eps))
 
-    def __call__(self):
-        """The launches: as they are at first, when kernels may have to be loaded; then as a graph."""
-        self.calls += 1
-        if self.calls == 1 or not on_gpu(self.k):
-            return self.launches()
-        if self.graph is None:
-            with xp_of(self.k).cuda.Stream(non_blocking=True) as stream:
-                stream.begin_capture()
-                self.launches()
-                self.graph = stream.end_capture()
-        self.graph.launch()
-
-    def launches(self):
-        step, c, pre_norm = self.step, self.step.config, self.step.config.pre_norm
-        self.program.embed[len(self.x), THREADS](self.tokens, self.at, step.wte, step.wpe, c.n_embd, self.x)
-        for layer, (attn, proj, fc, back, ln_1, ln_2) in enumerate(step.layers):
-            self.product(self.x, ln_1 if pre_norm else NO_NORM, attn, SET, self.qkv)
-            self.attend(self.k[layer], self.v[layer])
-            self.project(proj)
-            if not pre_norm:
-                self.normalise(ln_1)
-            self.product(self.x, ln_2 if pre_norm else NO_NORM, fc, INNER[c.activation], self.inside)
-            self.product(self.inside, NO_NORM, back, ADD, self.x)
-            if not pre_norm:
-                self.normalise(ln_2)
-        self.product(self.x, step.last, (step.wte, None), SET, self.logits)
-
-    def product(self, x, norm, matrix, what, out):
-        """out = what is made of x, through the layer norm, times (w, bias)."""
-        (B, n_in), n_out, (w, bias) = x.shape, out.shape[1], matrix
-        self.program.product[self.where(n_in, n_out, 2)](
-            x, *norm, float(self.step.config.eps), w, bias, n_in, n_out, B, what, out)
-
-    def attend(self, k, v):
-        """The new token's key and value, stored; what attention is, in parts of KEYS positions."""
-        (B, H, room, D), pack = k.shape, 16 // k.itemsize
-        lanes = 1 << (-(-D // pack) - 1).bit_length()        # that share a key: a power of two
-        self.program.attend[(B * H, len(self.parts)), THREADS, 4 * WARPS * lanes * pack](
-            self.qkv, self.at, H, D, room, lanes, 1 / math.sqrt(D), k, v, self.parts, self.sums)
-
-    def project(self, matrix):
-        """x += the parts, put together, times (w, bias)."""
-        (splits, B, C), H = self.parts.shape, self.sums.shape[2]
-        self.program.project[self.where(C, C, H * splits)](
-            self.parts, self.sums, self.at, H, C // H, splits, *matrix, C, B, ADD, self.x)
-
-    def normalise(self, norm):
-        B, C = self.x.shape
-        self.program.normalise[B, THREADS, 8](self.x, *norm, C, float(self.step.config.eps))
-
-    def where(self, n_in, n_out, room):
-        """(grid, block, bytes of shared memory) of a product that takes so many numbers for each row of its input."""
-        packs = -(-n_in * self.k.itemsize // 16)
-        threads = min(MOST, -(-packs // 32) * 32)
-        grid = min(-(-n_out // OUTPUTS), BLOCKS), -(-len(self.x) // ROWS)
-        return grid, threads, 4 * ROWS * (room + threads // 32 * OUTPUTS)
+    def __call__(self, tokens):
+        self.launch[self.where](tokens, *self.before, *self.after, self.steps, *self.sizes)
+        self.steps += 1
 
 
-def _norm(parameters, name):
-    return tuple(wide(parameters[f"{name}.{part}"]) for part in ("weight", "bias"))
+def padded(matrices, like):
+    """(n_out, n_in) each -> (number, n_out, K), rows padded with zeros to whole packs of 16 bytes; as they are, if
+    that is what they are."""
+    (n_out, n_in), pack, xp = matrices[0].shape, 16 // like.itemsize, xp_of(like)
+    if len(matrices) == 1 and n_in % pack == 0:
+        return xp.ascontiguousarray(matrices[0])[None]
+    found = xp.zeros((len(matrices), n_out, -(-n_in // pack) * pack), like.dtype)
+    for own, matrix in zip(found, matrices, strict=True):
+        own[:, :n_in] = matrix
+    return found
+
+
+def shared(c, like, rows):
+    """Bytes of shared memory of a block that takes so many rows at one time."""
+    unit = 32 * 16 // like.itemsize
+    width = -(-4 * c.n_embd // unit) * unit
+    return WARPS * DEPTH * 2 * 32 * 16 + 4 * (rows * width + WARPS * KEYS + 2 * c.n_embd + WARPS * 2 * ROWS)
+
+
+def room(xp):
+    """Bytes of shared memory that a block may ask for."""
+    if xp is np:
+        return emulator.MOST_SHARED
+    runtime = xp.cuda.runtime
+    return runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice())
+
+
+def multiprocessors(xp):
+    """As many blocks run at once."""
+    return EMULATED if xp is np else xp.cuda.runtime.getDeviceProperties(
+        xp.cuda.runtime.getDevice())["multiProcessorCount"]

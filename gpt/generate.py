@@ -14,13 +14,16 @@ A model knows block_size positions. When a row has filled them, the last half of
 and so on: the model always sees between half and all of block_size tokens, and a token costs the same on average.
 
 Row b of a batch draws from the stream of seed + b. So it is what its prompt gives alone with that seed.
+
+On a GPU tokens are chosen there (generate_gpu.py), and the host hears of them one step late: the device has begun with
+the next by then. Only a row that begins anew waits for it, and `allowed`, which is asked on the host.
 """
 from typing import NamedTuple
 
 import numpy as np
 
 from gpt.decode import Decoder
-from minigrad import backend
+from minigrad import backend, kernels
 from minigrad.check import expect
 
 
@@ -65,40 +68,85 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
         expect(value is None or 0 < value <= 1, "generate", f"{name} {value}", "None, or a number in (0, 1]")
     expect(repetition_penalty > 0, "generate", f"repetition_penalty {repetition_penalty}", "a number above 0")
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    return _stream(decoder or Decoder(model), rows, max_new_tokens, repetition_penalty, set(stop), allowed, seed, how)
+    decoder, streams = decoder or Decoder(model), [backend.stream("generate", seed + b) for b in range(len(rows))]
+    like = model.wte.weight.data
+    on_device = kernels.compiled("gpt.generate", "gpu", "Chooser") if kernels.device_for([like], "generate") == "gpu" \
+        and kernels.has_instance(like) and allowed is None else None
+    if on_device:
+        choose_all = on_device(rows, model.config.vocab_size, streams, like, repetition_penalty, **how)
+    else:
+        choose_all = Chooser(rows, streams, allowed, repetition_penalty, how)
+    return _stream(decoder, rows, max_new_tokens, set(stop), choose_all)
 
 
-def _stream(decoder, rows, max_new_tokens, repetition_penalty, stop, allowed, seed, how):
-    size = decoder.model.config.block_size
-    streams, going = [backend.stream("generate", seed + b) for b in range(len(rows))], list(range(len(rows)))
+def _stream(decoder, rows, max_new_tokens, stop, choose_all):
+    size, going = decoder.model.config.block_size, list(range(len(rows)))
     begins = [max(0, len(row) - size) for row in rows]       # what the model sees of each
-    logits = None
-    for _ in range(max_new_tokens):
-        if logits is None or any(len(rows[b]) - begins[b] > size for b in going):
-            for b in going:
-                if len(rows[b]) - begins[b] > size:
-                    begins[b] = len(rows[b]) - max(1, size // 2)
-            logits = decoder.read([rows[b][begins[b]:] for b in going])                  # (B, V)
-        else:
-            logits = decoder.step(np.array([rows[b][-1] for b in going]))
-        z = logits
-        if repetition_penalty != 1:
-            z = penalised(z, [rows[b] for b in going], repetition_penalty)
-        if allowed is not None:
-            so_far = [rows[b] for b in going]
-            even = len(set(map(len, so_far))) == 1
-            z = np.where(allowed(np.array(so_far) if even else so_far), z, -np.inf)
-            expect((z > -np.inf).any(-1).all(), "generate", "no token allowed", "at least one in every row")
-        chosen = [choose(z[i], streams[b], **how) for i, b in enumerate(going)]
-        yield [Token(b, t, logprob(logits[i], t)) for i, (b, t) in enumerate(zip(going, chosen))]
-        for b, t in zip(going, chosen):
+
+    def full(more):
+        return any(len(rows[b]) + more - begins[b] > size for b in going)
+
+    def next_logits(begin=False):
+        if not begin and not full(0):
+            return decoder.step(np.array([rows[b][-1] for b in going]))
+        for b in going:
+            if len(rows[b]) - begins[b] > size:
+                begins[b] = len(rows[b]) - max(1, size // 2)
+        return decoder.read([rows[b][begins[b]:] for b in going])
+
+    chosen = choose_all(next_logits(begin=True), going) if max_new_tokens else None
+    for left in reversed(range(max_new_tokens)):             # how many come after these
+        following = None
+        if choose_all.ahead and left and not full(1):        # if rows end here, their part of it was in vain
+            following = choose_all(decoder.step(chosen.tokens), going)
+        ids, logprobs = chosen.told()
+        ids = ids.tolist()
+        yield [Token(b, t, p) for b, t, p in zip(going, ids, logprobs.tolist(), strict=True)]
+        for b, t in zip(going, ids, strict=True):
             rows[b].append(t)
-        kept = [i for i, t in enumerate(chosen) if t not in stop]
-        if not kept:
+        kept = [i for i, t in enumerate(ids) if t not in stop]
+        if not kept or not left:
             return
         if len(kept) < len(going):
             decoder.keep(kept)
-            going = [going[i] for i in kept]
+            going, following = [going[i] for i in kept], following and following.of(kept)
+        chosen = following or choose_all(next_logits(), going)
+
+
+class Chosen(NamedTuple):
+    """The tokens of a step."""
+    tokens: object          # (B,), as Decoder.step() takes them: the host may not have heard of them
+    told: object            # a function: their ids and the logprobs, (B,) each, on the host, which waits for them
+
+    def of(self, rows):
+        """Those of some rows."""
+        return Chosen(self.tokens[rows], lambda: [a[rows] for a in self.told()])
+
+
+class Chooser:
+    """The tokens of rows, from their logits (B, V) and the rows' numbers.
+
+    ahead: can it be asked for the next tokens before the host has heard of the last? Not this one: it looks at texts.
+    """
+
+    ahead = False
+
+    def __init__(self, rows, streams, allowed, repetition_penalty, how):
+        self.rows, self.streams, self.allowed, self.repetition_penalty, self.how = (
+            rows, streams, allowed, repetition_penalty, how)
+
+    def __call__(self, logits, going):
+        z = logits = backend.asnumpy(logits)
+        rows = [self.rows[b] for b in going]
+        if self.repetition_penalty != 1:
+            z = penalised(z, rows, self.repetition_penalty)
+        if self.allowed is not None:
+            even = len(set(map(len, rows))) == 1
+            z = np.where(self.allowed(np.array(rows) if even else rows), z, -np.inf)
+            expect((z > -np.inf).any(-1).all(), "generate", "no token allowed", "at least one in every row")
+        ids = np.array([choose(row, self.streams[b], **self.how) for row, b in zip(z, going, strict=True)])
+        logprobs = np.array([logprob(row, i) for row, i in zip(logits, ids, strict=True)])
+        return Chosen(ids, lambda: (ids, logprobs))
 
 
 def prompts_of(ids):
@@ -162,7 +210,7 @@ def beam_search(model, ids, max_new_tokens, beams=4, length_penalty=1.0, stop=()
     expect(len(row) + max_new_tokens - 1 <= size, "beam_search", f"{len(row)} tokens and {max_new_tokens} new ones",
            f"room for them in block_size = {size}")
     decoder, ended = Decoder(model), []
-    logits, alive, sums = decoder.read([row]), [[]], np.zeros(1)
+    logits, alive, sums = backend.asnumpy(decoder.read([row])), [[]], np.zeros(1)
     for n in range(1, max_new_tokens + 1):
         z = logits.astype(np.float64) - logits.max(-1, keepdims=True)
         totals = sums[:, None] + z - np.log(np.exp(z).sum(-1, keepdims=True))            # (B, V)
@@ -176,5 +224,5 @@ def beam_search(model, ids, max_new_tokens, beams=4, length_penalty=1.0, stop=()
             break
         alive, sums = [new for new, _, _ in going], np.array([total for _, _, total in going])
         decoder.keep([parent for _, parent, _ in going])
-        logits = decoder.step(np.array([new[-1] for new in alive]))
+        logits = backend.asnumpy(decoder.step(np.array([new[-1] for new in alive])))
     return [(row + new, float(score)) for new, score in ended]

@@ -14,6 +14,7 @@ import os
 import re
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,14 +146,21 @@ class Program:
 
 class Launcher:
     """launcher[grid, block, shared bytes](*arguments). Python's int and float become CUDA's int and float; a grid with
-    no blocks in it does nothing. The arrays decide whether a GPU or the emulator runs it."""
+    no blocks in it does nothing. The arrays decide whether a GPU or the emulator runs it.
 
-    def __init__(self, program, name):
-        self.program, self.name = program, name
+    launcher.together[...](...): all blocks run at once, or it is an error; for blocks that wait for each other.
+    """
+
+    def __init__(self, program, name, at_once=False):
+        self.program, self.name, self.at_once = program, name, at_once
         self.functions, self.shared = {}, {True: 0, False: 0}          # the most bytes that were asked for
 
+    @functools.cached_property
+    def together(self):
+        return Launcher(self.program, self.name, at_once=True)
+
     def __getitem__(self, where):
-        def launch(*arguments):
+        def start(*arguments):
             grid, block, shared = (*where, 0)[:3]
             grid = grid if isinstance(grid, tuple) else (grid,)
             if 0 in grid:
@@ -161,11 +169,15 @@ class Launcher:
             if on_gpu not in self.functions:
                 program = self.program.on_gpu if on_gpu else self.program.emulated
                 self.functions[on_gpu] = program.get_function(self.name)
+            launch = self.functions[on_gpu]
             if shared > self.shared[on_gpu]:            # a limit of the function, not of this launch
-                self.functions[on_gpu].max_dynamic_shared_size_bytes = self.shared[on_gpu] = shared
+                launch.max_dynamic_shared_size_bytes = self.shared[on_gpu] = shared
+            if self.at_once:
+                launch = partial(launch.kernel, enable_cooperative_groups=True) if on_gpu else partial(
+                    launch, together=True)
             given = tuple(backend.step_word(a, on_gpu) if type(a) is Step else number(a) for a in arguments)
-            self.functions[on_gpu](grid, (block,), given, shared_mem=shared)
-        return launch
+            launch(grid, (block,), given, shared_mem=shared)
+        return start
 
 
 class Step(int):

@@ -252,6 +252,20 @@ def test_a_run_goes_on_after_a_failure_and_says_so(tmp_path, monkeypatch, capsys
     assert gpu.measure("kernels", gpu.Part(gpu.REHEARSAL, ABOUT, seconds=1), results, "one")       # no time: left out
 
 
+@needs_emulator
+def test_a_text_and_the_time_that_the_host_has_for_it(monkeypatch):
+    from gpt import generate
+    monkeypatch.setattr("gpt.decode_gpu.WARPS", 2)
+    with fake_cupy.installed():
+        side = gpu_generate.Ours({**TINY, "block_size": 32}, "float32")
+        text = side.write(2, 4)
+        want = generate(side.model, np.array(text.ids)[:, :gpu_generate.PROMPT], 4, temperature=0)
+    assert text.ids == want.tolist() and 0 < text.host < text.rest
+    rows = [[9] * 20]
+    text = gpu_generate.written(rows, [0.0, 5.0, 6.0, 9.0], [4.0, 0.5, 1.5])
+    assert text.first == 5 and text.rest == 2 and text.host == 1
+
+
 def test_without_a_gpu_it_says_what_to_install(capsys, tmp_path):
     if backend.cupy() is not None:
         pytest.skip("there is a GPU")

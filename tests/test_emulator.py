@@ -63,6 +63,61 @@ def test_warps_exchange_values(backwards, early):
     np.testing.assert_allclose(y[4, 16:24], x[16:24].sum(), rtol=1e-5)
 
 
+GRID = """
+    __shared__ float own[64];
+    int n = gridDim.x * 64, i = blockIdx.x * 64 + threadIdx.x;
+    GridBarrier all(count);
+    own[threadIdx.x] = x[i];
+    for (int t = 0; t < 3; t++) {
+        copy4_async(&own[threadIdx.x], t % 2 ? y + i : x + i);
+        commit_copies();
+        if (BEFORE) all.arrive();
+        if (BEFORE) all.wait();
+        wait_copies<0>();
+        AFTER
+        (t % 2 ? x : y)[(i + 64) % n] = own[threadIdx.x] + 1;
+        all.arrive();
+        all.wait();
+    }"""
+
+
+def grid(before="true", after=""):
+    return kernel(GRID.replace("BEFORE", before).replace("AFTER", after), "float* x, float* y, uint32_t* count")
+
+
+@in_every_schedule
+def test_blocks_that_run_together_wait_for_each_other(backwards, early):
+    """What a block has in shared memory, and on its way there, is its own."""
+    x, y = np.arange(256, dtype="f"), np.zeros(256, "f")
+    with schedule(backwards, early):
+        grid()((4,), (64,), (x, y, np.zeros(1, "u4")), together=True)
+    np.testing.assert_array_equal(y, np.roll(np.arange(256), 192) + 3)
+
+
+@pytest.mark.parametrize("how, says", [
+    (dict(after="if (blockIdx.x == 1) return;"), r"block \(1, 0, 0\).*: has left without a barrier of the grid"),
+    (dict(after="if (blockIdx.x == 0) return;"), r"block \(1, 0, 0\).*: waits in a barrier of the grid, and other"),
+    (dict(after="if (threadIdx.x == 9) return;"), r"waits in __syncthreads for ever: thread \(9, 0, 0\) has left"),
+    (dict(after="all.wait();"), "waits in a barrier of the grid at which it has not arrived"),
+    (dict(after="all.arrive();"), "arrives at a barrier of the grid before it has waited for the last"),
+    (dict(after="x[threadIdx.x] = 1;"), "race at byte .* of the array of argument 0"),
+    (dict(before="t == 0", after="own[threadIdx.x] = (t % 2 ? y : x)[(i + 192) % n]; (t % 2 ? y : x)[i] = 0;"),
+     "race at byte .* of the array of argument"),
+    (dict(after="own[threadIdx.x ^ 1] = 0;"), "byte 4 of the __shared__ arrays is being written by an asynchronous"),
+])
+def test_blocks_that_do_not_are_named(how, says):
+    with pytest.raises(Fault, match=says):
+        grid(**how)((4,), (64,), (np.zeros(256, "f"), np.zeros(256, "f"), np.zeros(1, "u4")), together=True)
+
+
+def test_only_who_was_launched_to_run_together_may_wait():
+    arguments = np.zeros(256, "f"), np.zeros(256, "f"), np.zeros(1, "u4")
+    with pytest.raises(Fault, match="waits for the grid, whose blocks were not launched to run together"):
+        grid()((4,), (64,), arguments)
+    with pytest.raises(Fault, match="100000 blocks of 64 threads at once"):
+        grid()((100000,), (64,), arguments, together=True)
+
+
 @in_every_schedule
 def test_lanes_that_run_ahead_do_not_overwrite_what_others_have_yet_to_hear(backwards, early):
     ahead = kernel("""

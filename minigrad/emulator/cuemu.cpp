@@ -1,5 +1,8 @@
 // The runtime behind cuemu.h: one block after the other, one fiber per thread, every access checked.
 //
+// Blocks that are launched to run together take turns: each goes on until all its threads wait for the grid, or have
+// left. Its fibers and what it holds in shared memory are put aside then, until its next turn.
+//
 // A fiber runs until it has to wait: at a barrier for its block, or for other lanes of its warp. A warp runs until all
 // its lanes wait; then the next warp's turn comes. Nothing is left to chance, so what fails once fails again.
 //
@@ -103,7 +106,7 @@ struct Fiber {
 };
 
 struct Warp {
-    unsigned present, runnable, in_warp, in_block, done;    // a bit per lane
+    unsigned present, runnable, in_warp, in_block, in_grid, done;       // a bit per lane
     unsigned synced;                                        // when its __syncwarp() was last complete
     Words told[33][32];                                     // what the lanes said; a lane may be slow to hear it
     int unheard[33];
@@ -157,6 +160,8 @@ struct Machine {
     Context scheduler;
     Fiber* current = nullptr;
     uint32_t now = 0, launched, started, synced;            // a clock that ticks at barriers
+    uint32_t resumed;                                       // when this turn of the block began
+    bool together;                                          // are all blocks there at once?
     uint64_t patience;
 
     bool failed;
@@ -280,7 +285,7 @@ void one_of_several(Record& r, unsigned warp, unsigned other_warp) {
 // Did what happened at time `then`, done by thread (or threads) `who`, surely end before what this thread does now?
 inline bool ordered(const Array& a, uint32_t who, uint32_t then, uint32_t me, unsigned my_warp, uint32_t several = 0) {
     if (then < (a.shared ? m.started : m.launched) || who == me) return true;
-    if (then < m.started) return false;                     // another block's
+    if (then < m.resumed) return a.shared;                  // this block's, in an earlier turn, or another block's
     if (then < m.synced || (m.clocks && seen(who, then, several))) return true;
     unsigned n_warps = (m.threads + 31) / 32;
     uint32_t its_warp = who >= LANDED ? ~0u
@@ -457,6 +462,18 @@ void wait_for_block(const void* where) {
     me->waits_in = nullptr;
 }
 
+void wait_for_grid() {
+    Fiber* me = m.current;
+    Warp& w = m.warps[me->number / 32];
+    unsigned bit = 1u << me->number % 32;
+    if (!m.together)
+        stop(__builtin_return_address(0), "waits for the grid, whose blocks were not launched to run together");
+    w.in_grid |= bit, w.runnable &= ~bit;
+    me->waits_in = "a barrier of the grid", me->where = __builtin_return_address(0);
+    wait();
+    me->waits_in = nullptr;
+}
+
 // ------------------------------------------------------------------------------------------------ asynchronous copies
 
 void copy_async(void* to, const void* from, int bytes) {
@@ -515,7 +532,7 @@ void explain() {
         const Warp& w = m.warps[f.number / 32];
         unsigned bit = 1u << f.number % 32;
         if (w.done & bit) gone = gone ? gone : &f;
-        else if (w.in_block & bit) waiting = waiting ? waiting : &f;
+        else if ((w.in_block | w.in_grid) & bit) waiting = waiting ? waiting : &f;
         else in_warp = in_warp ? in_warp : &f;
     }
     const Fiber* me = in_warp ? in_warp : waiting;
@@ -531,26 +548,31 @@ void explain() {
          other->waits_in ? "waits in " : "has left", other->waits_in ? other->waits_in : "");
 }
 
-void run_block() {
+void start_block() {
     unsigned n = m.threads, n_warps = (n + 31) / 32;
-    m.started = m.synced = ++m.now;
+    m.started = m.synced = m.resumed = ++m.now;
     forget_block();
     for (unsigned i = 0; i < n_warps; i++) {
         Warp& w = m.warps[i];
         w.present = n - i * 32 < 32 ? (1u << (n - i * 32)) - 1 : ~0u;
-        w.runnable = w.present, w.in_warp = w.in_block = w.done = 0, w.synced = m.now;
+        w.runnable = w.present, w.in_warp = w.in_block = w.in_grid = w.done = 0, w.synced = m.now;
         std::fill(w.unheard, w.unheard + 33, 0);
     }
     for (unsigned i = 0; i < n; i++) {
         Fiber& f = m.fibers[i];
         f.number = i, f.index = {i % m.block.x, i / m.block.x % m.block.y, i / (m.block.x * m.block.y)};
-        f.stack = m.arena + MIDDLE + i * STRIDE;
+        f.stack = m.arena + MIDDLE + ((m.together ? m.block_number * n : 0) + i) * STRIDE;
         f.waits_in = nullptr, f.group = 0;
         f.copies.clear();
         f.context.start(f.stack, STACK);
     }
+}
+
+// Until all threads have left (true), or wait for the grid (false).
+bool run_block() {
+    unsigned n_warps = (m.threads + 31) / 32;
     for (;;) {
-        bool moved = false, all_done = true, all_there = true;
+        bool moved = false, all_done = true, all_there = true, all_in_grid = true;
         for (unsigned k = 0; k < n_warps; k++) {
             unsigned i = m.reversed ? n_warps - 1 - k : k;
             Warp& w = m.warps[i];
@@ -558,18 +580,98 @@ void run_block() {
                 moved = true;
                 m.current = &m.fibers[i * 32 + next_lane(w)];
                 m.scheduler.leave_for(m.current->context);
-                if (m.failed) return;
+                if (m.failed) return true;
             }
             all_done &= w.done == w.present;
             all_there &= w.in_block == w.present;
+            all_in_grid &= w.in_grid == w.present;
         }
-        if (all_done) return check_end();
+        if (all_done) {
+            check_end();
+            return true;
+        }
+        if (all_in_grid) return false;
         if (all_there) {
             m.synced = ++m.now;
             for (Warp& w : m.warps) w.in_block = 0, w.runnable = w.present;
         } else if (!moved && !land_one()) {
-            return explain();
+            explain();
+            return true;
         }
+    }
+}
+
+void be_block(size_t k) {
+    m.block_number = unsigned(k);
+    m.block_at = {unsigned(k % m.grid.x), unsigned(k / m.grid.x % m.grid.y), unsigned(k / m.grid.x / m.grid.y)};
+}
+
+void clear_shared() {                                       // NaN, if a kernel trusts what it finds
+    for (Array* a : {&m.arrays[DYNAMIC], &m.fixed}) if (a->bytes) memset(a->begin, 0xff, a->bytes);
+}
+
+// A block that waits for its turn: shared memory of both kinds, and the records of it.
+struct Aside {
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    std::vector<char> bytes[2];
+    std::vector<Record> records[2];
+    uint32_t started;
+    bool gone = false;
+
+    void put() {
+        Array* arrays[2] = {&m.arrays[DYNAMIC], &m.fixed};
+        for (int i = 0; i < 2; i++) {
+            size_t n = (arrays[i]->bytes + arrays[i]->granule - 1) / arrays[i]->granule;
+            bytes[i].assign(arrays[i]->begin, arrays[i]->begin + arrays[i]->bytes);
+            records[i].assign(arrays[i]->records.begin(), arrays[i]->records.begin() + n);
+            std::fill_n(arrays[i]->records.begin(), n, Record());            // copies may be under way there
+        }
+        fibers.swap(m.fibers), warps.swap(m.warps);
+        started = m.started;
+    }
+    void take() {
+        Array* arrays[2] = {&m.arrays[DYNAMIC], &m.fixed};
+        for (int i = 0; i < 2; i++) {
+            std::copy(bytes[i].begin(), bytes[i].end(), arrays[i]->begin);
+            std::copy(records[i].begin(), records[i].end(), arrays[i]->records.begin());
+        }
+        fibers.swap(m.fibers), warps.swap(m.warps);
+        m.started = started, m.resumed = m.synced = ++m.now;
+        for (Warp& w : m.warps) w.in_grid = 0, w.runnable = w.present;
+    }
+};
+
+// All blocks, in turns that end where they wait for the grid. Who waits after others have left waits for ever.
+void run_together(size_t blocks) {
+    std::vector<Aside> aside(blocks);
+    size_t left = blocks;
+    for (bool first = true; left; first = false) {
+        size_t waiting = 0;
+        for (size_t i = 0; i < blocks; i++) {
+            size_t k = m.reversed ? blocks - 1 - i : i;
+            be_block(k);
+            if (first) {
+                m.fibers.resize(m.threads), m.warps.resize((m.threads + 31) / 32);
+                clear_shared();
+                start_block();
+            } else {
+                aside[k].take();
+            }
+            bool gone = run_block();
+            if (m.failed) return;
+            m.current = &m.fibers[0];
+            if (gone ? waiting : waiting < i) {
+                fail(m.current->where, "%s a barrier of the grid, and other blocks %s", gone ? "has left without" :
+                     "waits in", gone ? "wait in one" : "have left");
+                return;
+            }
+            m.current = nullptr;
+            waiting += !gone;
+            aside[k].put();
+        }
+        left = waiting;
+        m.launched = ++m.now;
     }
 }
 
@@ -597,13 +699,13 @@ struct Argument {
 // Run the kernel on the first n_arguments of what is given; the others are what tensor maps speak of. 0, or 1 with the
 // message and the address in the code that it is about.
 int cuemu_launch(const char* name, void (*body)(void**), const unsigned* grid, const unsigned* block, size_t shared,
-                 int n, int n_arguments, const Argument* given, int reversed, int early, char* message,
+                 int n, int n_arguments, const Argument* given, int together, int reversed, int early, char* message,
                  const void** where) {
     using namespace cuemu;
     m.kernel = name, m.body = body, m.message = message, m.where = where, m.failed = false, m.current = nullptr;
     m.n_arguments = n_arguments;
     m.grid = {grid[0], grid[1], grid[2]}, m.block = {block[0], block[1], block[2]};
-    m.reversed = reversed, m.early = early, m.threads = block[0] * block[1] * block[2];
+    m.together = together, m.reversed = reversed, m.early = early, m.threads = block[0] * block[1] * block[2];
     auto refuse = [&](const char* format, ...) {
         va_list list;
         va_start(list, format);
@@ -657,7 +759,9 @@ int cuemu_launch(const char* name, void (*body)(void**), const unsigned* grid, c
     }
 
     Array& dynamic = m.arrays[DYNAMIC];
-    commit(STACKS, MOST_THREADS * STRIDE);
+    size_t blocks = size_t(grid[0]) * grid[1] * grid[2], stacks = together ? blocks * m.threads : MOST_THREADS;
+    if (stacks * STRIDE > REGION / 2) return refuse("%zu blocks of %u threads at once", blocks, m.threads);
+    commit(STACKS, stacks * STRIDE);
     commit(DYNAMIC, shared);
     dynamic.begin = m.arena + DYNAMIC * REGION + MIDDLE, dynamic.shared = m.fixed.shared = true;
     dynamic.size(shared, 2);
@@ -674,13 +778,11 @@ int cuemu_launch(const char* name, void (*body)(void**), const unsigned* grid, c
     m.launched = ++m.now;
     {
         Arithmetic as_on_a_gpu;
-        size_t blocks = size_t(grid[0]) * grid[1] * grid[2];
-        for (size_t i = 0; i < blocks && !m.failed; i++) {
-            size_t k = reversed ? blocks - 1 - i : i;
-            m.block_number = unsigned(k);
-            m.block_at = {unsigned(k % grid[0]), unsigned(k / grid[0] % grid[1]), unsigned(k / grid[0] / grid[1])};
-            memset(dynamic.begin, 0xff, shared);            // NaN, if a kernel trusts what it finds
-            if (m.fixed.bytes) memset(m.fixed.begin, 0xff, m.fixed.bytes);
+        if (together) run_together(blocks);
+        for (size_t i = 0; i < blocks && !together && !m.failed; i++) {
+            be_block(reversed ? blocks - 1 - i : i);
+            clear_shared();
+            start_block();
             run_block();
             m.current = nullptr;
         }

@@ -44,6 +44,8 @@ const Words* meet(unsigned mask, const char* what, const void* mine = nullptr, i
 enum Kind { READ, WRITE, ATOMIC };
 void touch(const void* address, size_t bytes, Kind kind);
 
+void wait_for_grid();                                       // until all threads of all blocks do
+
 void copy_async(void* to, const void* from, int bytes);
 void commit_copies();
 void wait_copies(int groups_left);

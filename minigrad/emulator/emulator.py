@@ -77,7 +77,7 @@ class Module:
 
 
 class Kernel:
-    """Called as cupy.RawKernel is: kernel(grid, block, arguments, shared_mem=0)."""
+    """Called as cupy.RawKernel is: kernel(grid, block, arguments, shared_mem=0). together: all blocks run at once."""
 
     def __init__(self, module, name):
         self.module, self.name, self.max_dynamic_shared_size_bytes = module, name, 0
@@ -86,7 +86,7 @@ class Kernel:
         self.signature = describe().decode().split()
         self.run = ctypes.cast(module.library[name + "__run"], ctypes.c_void_p)
 
-    def __call__(self, grid, block, arguments, shared_mem=0):
+    def __call__(self, grid, block, arguments, shared_mem=0, together=False):
         library, sizes = self.module.library, [tuple(t) + (1,) * (3 - len(t)) for t in (grid, block)]
         who = f"kernel {self.name}"
         expect(min(sizes[0]) > 0 and sizes[0][0] < 2 ** 31 and max(sizes[0][1:]) < 2 ** 16, who, f"grid {grid}",
@@ -108,7 +108,7 @@ class Kernel:
         with _one_at_a_time:
             failed = library.cuemu_launch(self.name.encode(), self.run, three(*sizes[0]), three(*sizes[1]),
                                           ctypes.c_size_t(shared_mem), len(given), len(arguments), given,
-                                          *map(int, _schedule.get()), message, ctypes.byref(where))
+                                          int(together), *map(int, _schedule.get()), message, ctypes.byref(where))
         if failed:
             raise Fault(message.value.decode(errors="replace") + self.module_line(where.value))
 

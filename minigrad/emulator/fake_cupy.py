@@ -541,19 +541,24 @@ class RawModule:
 
 
 class Kernel:
+    """CuPy's RawKernel, and as its .kernel CuPy's Function, which alone can be told to launch all blocks at once."""
+
     def __init__(self, kernel):
-        self.kernel, self.name = kernel, kernel.name
+        self.raw, self.name = kernel, kernel.name
 
     max_dynamic_shared_size_bytes = property(
-        lambda self: self.kernel.max_dynamic_shared_size_bytes,
-        lambda self, size: setattr(self.kernel, "max_dynamic_shared_size_bytes", size))
+        lambda self: self.raw.max_dynamic_shared_size_bytes,
+        lambda self, size: setattr(self.raw, "max_dynamic_shared_size_bytes", size))
 
-    def __call__(self, grid, block, args, *, shared_mem=0, stream=None, enable_cooperative_groups=False):
+    def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
+        self.kernel(grid, block, args, shared_mem, stream)
+
+    def kernel(self, grid, block, args, shared_mem=0, stream=None, enable_cooperative_groups=False):
         for a in args:
             if isinstance(a, np.ndarray) and a.size != 1:
                 raise TypeError(f"Unsupported type {type(a)}")
         args = [unwrapped(a, index=True) for a in args]
-        act(lambda: self.kernel(grid, block, args, shared_mem))
+        act(lambda: self.raw(grid, block, args, shared_mem, enable_cooperative_groups))
 
 
 class Products(cublaslt.Library):
@@ -588,7 +593,7 @@ runtime = _module("cuda.runtime", getDeviceCount=lambda: 1, getDevice=lambda: 0,
                   memGetInfo=lambda: (POOL.limit - POOL.used if POOL.limit else 1 << 40, POOL.limit or 1 << 40),
                   cudaDevAttrMaxSharedMemoryPerBlockOptin=97, deviceGetAttribute=lambda *_: emulator.MOST_SHARED,
                   deviceSynchronize=lambda: Device().synchronize(), streamCaptureModeRelaxed=2,
-                  getDeviceProperties=lambda _: {"name": b"no GPU, but NumPy", "multiProcessorCount": 132,
+                  getDeviceProperties=lambda _: {"name": b"no GPU, but NumPy", "multiProcessorCount": 3,
                                                  "totalGlobalMem": 1 << 40, "major": 9, "minor": 0})
 memory = _module("cuda.memory", OutOfMemoryError=OutOfMemoryError, MemoryPool=MemoryPool)
 cuda = _module("cuda", runtime=runtime, memory=memory, Stream=Stream, Event=Event, Device=Device, Graph=Graph,

@@ -1,102 +1,238 @@
-// One token of every row through a GPT, launched by gpt/decode_gpu.py. Formulas and numbers: linear.py, layer_norm.py,
-// gelu.py, attention.py.
+// One token of every row through a GPT in one launch, by gpt/decode_gpu.py. Formulas and numbers: linear.py,
+// layer_norm.py, gelu.py, attention.py.
 //
-// Each weight meets one number per row and is not needed again, so all that matters is to have as many bytes of weights
-// as possible on their way at any time. Matrices lie as (out, in). A block has OUTPUTS outputs for up to ROWS rows, and
-// about as many threads as their inputs have packs, so that it asks for all its weights at once, and before it looks at
-// the input. What comes before a product (layer norm, the end of attention) is computed again by every block. What
-// comes after it is done by who has the sum at hand. Entries are stored as T; what goes from kernel to kernel is float.
+// Each weight meets one number per row and is not needed again, so a step should take as long as the memory takes to
+// deliver the weights. Which weights a warp wants, and in what order, is known from the start. So every lane has copies
+// of its next weights under way to shared memory all the time, through the phases of all layers and across the barriers
+// of the grid between them: those only hold up who waits for numbers.
+//
+// There is a block on each multiprocessor. Matrices lie as (out, in), their rows padded to whole packs. Two outputs
+// that are next to each other are a pair; block b has the pairs b, b + gridDim.x, ..., and its warps share them: a warp
+// has a pair, or, where there are too few of them, a part of its inputs. What comes before a product (layer norm, the
+// end of attention) every block computes for itself, into shared memory. Entries are stored as T; what goes from phase
+// to phase is float.
 #include "common.cuh"
 
-constexpr int MOST = 512, OUTPUTS = 4, ROWS = 8;            // MOST threads of a block, for products
-constexpr int THREADS = 128, WARPS = THREADS / 32;          // of a block, for attention
-constexpr int KEYS = 128;                                   // of one head, that it attends to
+constexpr int MOST = 512;                                   // threads of a block
+constexpr int ROWS = 8;                                     // rows that meet a weight at one time, at most
+constexpr int DEPTH = 4;                                    // units of weights that a warp has room for
+constexpr int UNIT = 32 * PACK;                             // inputs of a unit: a pack for each lane, of each of a pair
+constexpr int KEYS = 32;                                    // of one head, that a warp attends to
+enum { QKV, PROJECT, UP, DOWN };                            // the products of a layer; and the head is one more QKV
 enum { SET, ADD, GELU, RELU };                              // what is done with a product
 
-// x (B, C): the rows of the two tables, added up.
-extern "C" __global__ void embed(const long long* tokens, const long long* at, const T* wte, const T* wpe, int C,
-                                 float* x) {
-    wte += tokens[blockIdx.x] * C;
-    wpe += at[blockIdx.x] * C;
-    x += (long long)blockIdx.x * C;
-    for (int i = threadIdx.x; i < C; i += blockDim.x) x[i] = float(wte[i]) + float(wpe[i]);
-}
+struct Model {
+    const long long *tokens, *begins;                       // (B,): what is new, and where, but for `more`
+    const T *wte, *wpe, *attn, *proj, *up, *down;           // (V, K), (room, C), (L, 3C, K), (L, C, K), (L, 4C, K), ...
+    const float *biases, *norms;                            // (L, 9C): of the four products; (2L + 1, 2, C)
+    T *k, *v;                                               // (L, B, H, room, D)
+    float *x, *y;                                           // (B, C4): the sum on the residual path
+    float *qkv, *inside, *parts, *sums, *logits;            // (B, 3C), (B, 4C), (splits, B, H, D), (splits, B, H, 2)
+    int more, B, C, H, L, V, room, rows, what, post_norm;   // rows: at one time. what: GELU or RELU
+    float eps;
+
+    __device__ int padded(int n, int to) const { return (n + to - 1) / to * to; }
+    __device__ int width() const { return padded(4 * C, UNIT); }                         // of a row in shared memory
+    __device__ int at(int row) const { return int(begins[row]) + more; }
+    // The residual path as norm n leaves it. GPT-1 normalises the path itself: from one array to the other.
+    __device__ float* path(int n) const { return post_norm && n % 2 ? y : x; }
+};
+
+// Product q of a step, as the warps of this block share it.
+struct Product {
+    const T* w;                                             // (n_out, K)
+    const float* bias;
+    int n_in, n_out, K, units;                              // of a row
+    int parts, log, items;                                  // of a pair, 2^log; of this block
+
+    __device__ Product(const Model& m, int q) {
+        int C = m.C, layer = q / 4, warps = blockDim.x / 32;
+        long long l = layer;
+        n_in = C, n_out = C, bias = m.biases + 9 * l * C;
+        if (layer == m.L) w = m.wte, n_out = m.V, bias = nullptr;
+        else if (q % 4 == QKV) w = m.attn, n_out = 3 * C;
+        else if (q % 4 == PROJECT) w = m.proj, bias += 3 * C;
+        else if (q % 4 == UP) w = m.up, n_out = 4 * C, bias += 4 * C;
+        else w = m.down, n_in = 4 * C, bias += 8 * C;
+        K = m.padded(n_in, PACK), units = (n_in + UNIT - 1) / UNIT;
+        if (layer < m.L) w += l * n_out * K;
+        int pairs = (n_out + 1) / 2, most = (pairs + gridDim.x - 1) / gridDim.x, block = blockIdx.x;
+        for (log = 0; 2 << log <= units && (2 << log) * most <= warps;) log++;
+        parts = 1 << log, items = (most - (block + (most - 1) * int(gridDim.x) >= pairs)) << log;
+    }
+    __device__ int part(int item) const { return item & (parts - 1); }
+    __device__ int first_output(int item) const { return 2 * (blockIdx.x + gridDim.x * (item >> log)); }
+    __device__ int unit(int item, int more) const { return units * (part(item) + more) >> log; }
+};
+
+// The weights of this warp, unit by unit in the order in which it multiplies them. DEPTH - 1 units are under way.
+struct Weights {
+    const Model& m;
+    uint4* room;                                            // (DEPTH, 2, 32) of this warp
+    Product p;
+    int q = 0, first = 0, item, unit = 0, asked = 0, taken = 0;
+
+    __device__ Weights(const Model& model, uint4* room) : m(model), room(room), p(model, 0), item(threadIdx.x / 32) {
+        settle();
+        for (int i = 0; i < DEPTH - 1; i++) ask();
+    }
+    // The item is this warp's, or the next that is, of the same product for other rows or of one that follows.
+    __device__ void settle() {
+        while (item >= p.items && q <= 4 * m.L) {
+            item = threadIdx.x / 32, first += m.rows;
+            if (first < m.B) continue;
+            first = 0;
+            if (++q <= 4 * m.L) p = Product(m, q);
+        }
+        unit = p.unit(item, 0);
+    }
+    __device__ void ask() {
+        if (q <= 4 * m.L) {
+            int lane = threadIdx.x % 32, i = unit * UNIT + lane * PACK, j = p.first_output(item);
+            for (int o = 0; o < 2; o++) {
+                bool there = i < p.K && j + o < p.n_out;
+                const T* from = p.w + (there ? (long long)(j + o) * p.K + i : 0);
+                copy16_async(room + (asked * 2 + o) * 32 + lane, from, there);
+            }
+            if (++unit == p.unit(item, 1)) {
+                item += blockDim.x / 32;
+                settle();
+            }
+        }
+        commit_copies();
+        asked = (asked + 1) % DEPTH;
+    }
+    // The next unit; and the place of the one before goes to another that is asked for.
+    __device__ void take(float (&w)[2][PACK]) {
+        wait_copies<DEPTH - 2>();
+        for (int o = 0; o < 2; o++) {
+            uint4 raw = room[(taken * 2 + o) * 32 + threadIdx.x % 32];
+            const T* e = (const T*)&raw;
+#pragma unroll
+            for (int k = 0; k < PACK; k++) w[o][k] = float(e[k]);
+        }
+        taken = (taken + 1) % DEPTH;
+        ask();
+    }
+};
 
 // ------------------------------------------------------------------------------------------------ inputs of products
 
-// Rows of x (B, n), through a layer norm if there is a w. stats: room for mu and rstd of ROWS rows.
-struct Rows {
-    const float *x, *w, *b;
-    int n;
-    float eps, *stats;
+// Where entry i of a row lies: four in a row, so that lanes who read their packs four at a time use all banks.
+__device__ __forceinline__ int place(int i) {
+    return i / UNIT * UNIT + i % PACK / 4 * 128 + i % UNIT / PACK * 4 + i % 4;
+}
 
-    __device__ __forceinline__ void prepare(int first, int rows) const {
-        if (!w) return;
-        for (int r = threadIdx.x / 32; r < rows; r += blockDim.x / 32) {
-            const float* row = x + (long long)(first + r) * n;
-            float m = 0.0f, s = 0.0f;
-            for (int i = threadIdx.x % 32; i < n; i += 32) m += row[i];
-            m = warp_sum(m) / n;                                                         // [LN1]
-            for (int i = threadIdx.x % 32; i < n; i += 32) s += (row[i] - m) * (row[i] - m);
-            s = 1.0f / sqrtf(warp_sum(s) / n + eps);                                     // [LN2]
-            if (threadIdx.x % 32 == 0) stats[2 * r] = m, stats[2 * r + 1] = s;
+__device__ __forceinline__ void quad(float (&v)[4], const float* p) {
+    float4 four = *(const float4*)p;
+    v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+}
+
+// Entries i.. of what attention is, which the warps have left in parts: sums of values, each weighted as if its part
+// were all, and the largest score and the sum of weights of each.
+template<int N> __device__ void attended(const Model& m, int row, int i, float (&v)[N]) {
+    int D = m.C / m.H, many = m.at(row) / KEYS + 1;
+    long long head = (long long)row * m.H + i / D, next = (long long)m.B * m.H;
+    float most = -INFINITY, total = 0.0f, all[N] = {};
+    int s0 = 0, last = (m.room + KEYS - 1) / KEYS - 1;
+    do {                                                    // eight are asked for before it is known how many there are
+        float part[8][N], best[8], sum[8], highest = most;
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            long long from = min(s0 + k, last) * next + head;
+            best[k] = m.sums[2 * from], sum[k] = m.sums[2 * from + 1];
+            if constexpr (N == 4)
+                quad(part[k], m.parts + from * D + i % D);
+            else
+                part[k][0] = m.parts[from * D + i % D];
         }
-        __syncthreads();
-    }
-
-    // Entries i.. of row first + r.
-    __device__ __forceinline__ void get(float (&v)[PACK], int first, int r, int i) const {
-        load(v, x + (long long)(first + r) * n + i, n - i);
-        if (!w) return;
-        float scale[PACK], shift[PACK], m = stats[2 * r], s = stats[2 * r + 1];
-        load(scale, w + i, n - i);
-        load(shift, b + i, n - i);
-        for (int k = 0; k < PACK; k++) v[k] = (v[k] - m) * s * scale[k] + shift[k];      // [LN3,4]
-    }
-};
-
-// What attend() has left: parts (splits, B, H D) of y, each of which counts as its share of all weights, and sums
-// (splits, B, H, 2), from which the shares come. share: room for ROWS H splits of them.
-struct Attended {
-    const float *parts, *sums;
-    const long long* at;
-    int B, H, D, splits;
-    float* share;
-
-    __device__ __forceinline__ void prepare(int first, int rows) const {
-        for (int k = threadIdx.x; k < rows * H; k += blockDim.x) {
-            int row = first + k / H, many = int(at[row] / KEYS) + 1;
-            const float* own = sums + 2LL * (row * H + k % H);
-            float m = -INFINITY, total = 0.0f;
-            long long next = 2LL * B * H;
-            for (int s = 0; s < many; s++) m = fmaxf(m, own[s * next]);
-            for (int s = 0; s < many; s++) total += expf(own[s * next] - m) * own[s * next + 1];     // [AT2]
-            for (int s = 0; s < many; s++) share[k * splits + s] = expf(own[s * next] - m) / total;  // [AT3]
+#pragma unroll
+        for (int k = 0; k < 8; k++) if (s0 + k < many) highest = fmaxf(highest, best[k]);
+        float before = expf(most - highest);
+        total *= before;
+        for (int j = 0; j < N; j++) all[j] *= before;
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            if (s0 + k >= many) break;
+            float share = expf(best[k] - highest);
+            total += share * sum[k];                                                     // [AT2]
+            for (int j = 0; j < N; j++) all[j] += share * part[k][j];
         }
-        __syncthreads();
-    }
+        most = highest, s0 += 8;
+    } while (s0 < many);
+    for (int j = 0; j < N; j++) v[j] = all[j] / total;                                   // [AT3,5]
+}
 
-    __device__ __forceinline__ void get(float (&v)[PACK], int first, int r, int i) const {
-        float part[PACK];
-        for (int k = 0; k < PACK; k++) v[k] = 0.0f;
-        for (int s = 0; s <= at[first + r] / KEYS; s++) {
-            load(part, parts + ((long long)s * B + first + r) * H * D + i, H * D - i);
-            for (int k = 0; k < PACK; k++)
-                if (i + k < H * D) v[k] += share[(r * H + (i + k) / D) * splits + s] * part[k];      // [AT5]
+// Entries i to i + 3 of what product q takes from a row; 0 beyond its n inputs.
+__device__ void input(const Model& m, int q, int row, int i, int n, float (&v)[4]) {
+    for (int j = 0; j < 4; j++) v[j] = 0.0f;
+    if (i >= n) return;
+    if (q == 0) {
+        const T* token = m.wte + m.tokens[row] * m.padded(n, PACK) + i;
+        const T* position = m.wpe + (long long)m.at(row) * n + i;
+        for (int j = 0; j < 4; j++) if (i + j < n) v[j] = float(token[j]) + float(position[j]);
+    } else if (q % 4 == PROJECT) {
+        attended(m, row, i, v);
+    } else {
+        const float* from = q % 4 == DOWN ? m.inside : m.path(q / 2 + 1);
+        load(v, from + (long long)row * m.padded(n, 4) + i, n - i);
+    }
+}
+
+// Into shared memory: rows first.. of what product q takes, (rows, width), normalised with g (2, C) if it has a norm.
+__device__ void stage(const Model& m, int q, int first, int rows, int n, const float* g, float* x) {
+    int width = m.width(), used = m.padded(n, UNIT), quads = used / 4;
+    bool first_norm = q == 0, has_norm = q % 2 == 0 && !(m.post_norm && first_norm);
+    __syncthreads();                                        // what was there has been used
+    if (q % 4 == PROJECT && n / m.H % 4) {                  // four entries may be of two heads
+        for (int k = threadIdx.x; k < rows * used; k += blockDim.x) {
+            float v[1] = {};
+            int r = k / used, i = k % used;
+            if (i < n) attended(m, first + r, i, v);
+            x[r * width + place(i)] = v[0];
+        }
+    } else {
+        for (int k = threadIdx.x; k < rows * quads; k += blockDim.x) {
+            float v[4];
+            int r = k / quads, i = k % quads * 4;
+            input(m, q, first + r, i, n, v);
+            *(float4*)(x + r * width + place(i)) = {v[0], v[1], v[2], v[3]};
         }
     }
-};
-
-// Rows x (B, n) through a layer norm: GPT-1's, which stand on the residual path.
-extern "C" __global__ void __launch_bounds__(THREADS) normalise(float* x, const float* w, const float* b, int n,
-                                                                float eps) {
-    Rows rows{x, w, b, n, eps, (float*)dynamic_shared()};
-    rows.prepare(blockIdx.x, 1);
-    float v[PACK];
-    for (PACKS(i, n)) {
-        rows.get(v, blockIdx.x, 0, i);
-        store(x + (long long)blockIdx.x * n + i, v, n - i);
+    __syncthreads();
+    if (q % 2) return;
+    int start = threadIdx.x % 32 * 4;
+    for (int r = threadIdx.x / 32; r < rows; r += blockDim.x / 32) {
+        float *own = x + r * width, *path = m.path(q / 2) + (long long)(first + r) * m.padded(n, 4);
+        bool keeps = blockIdx.x == 0 && (m.post_norm || first_norm);
+        float mu = 0.0f, rstd = 0.0f, v[4], scale[4], shift[4];
+        if (keeps && first_norm)
+            for (int i = start; i < n; i += 128) {
+                quad(v, own + place(i));
+                store(path + i, v, n - i);
+            }
+        if (!has_norm) continue;
+        for (int i = start; i < n; i += 128) {
+            quad(v, own + place(i));
+            mu += (v[0] + v[1]) + (v[2] + v[3]);
+        }
+        mu = warp_sum(mu) / n;                                                           // [LN1]
+        for (int i = start; i < n; i += 128) {
+            quad(v, own + place(i));
+            for (int j = 0; j < 4; j++) if (i + j < n) rstd += (v[j] - mu) * (v[j] - mu);
+        }
+        rstd = 1.0f / sqrtf(warp_sum(rstd) / n + m.eps);                                 // [LN2]
+        for (int i = start; i < n; i += 128) {
+            quad(v, own + place(i));
+            load(scale, g + i, n - i);
+            load(shift, g + n + i, n - i);
+            for (int j = 0; j < 4; j++)
+                if (i + j < n) v[j] = (v[j] - mu) * rstd * scale[j] + shift[j];          // [LN3,4]
+            *(float4*)(own + place(i)) = {v[0], v[1], v[2], v[3]};
+            if (keeps && !first_norm) store(path + i, v, n - i);
+        }
     }
+    __syncthreads();
 }
 
 // ------------------------------------------------------------------------------------------------ products
@@ -105,130 +241,195 @@ __device__ __forceinline__ float gelu(float v) {
     return v / (1.0f + expf(-2.0f * 0.7978845608028654f * (v + 0.044715f * (v * v * v))));      // [GE3,4]
 }
 
-// The weights of outputs j0.. for inputs i..; 0 beyond n_out and n_in.
-__device__ __forceinline__ void fetch(float (&weights)[OUTPUTS][PACK], const T* w, int j0, int i, int n_in, int n_out) {
+// Product q of rows first.. whose inputs are x. sums: (warps, 2, ROWS).
+__device__ void multiply(const Model& m, int q, const Product& p, int first, int rows, Weights& weights, const float* x,
+                         float* sums) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, width = m.width();
+    int what = q % 4 == UP ? m.what : q % 2 ? ADD : SET;
+    float* out = q == 4 * m.L ? m.logits : q % 4 == QKV ? m.qkv : q % 4 == UP ? m.inside : m.path(q / 2);
+    int stride = q % 2 ? m.padded(m.C, 4) : p.n_out;
+    for (int t = 0; t < p.items; t += warps) {
+        int item = t + warp, o = lane / ROWS, r = lane % ROWS, j = p.first_output(item) + o;
+        bool mine = item < p.items, ends = mine && p.part(item) == 0 && o < 2 && r < rows && j < p.n_out;
+        float* to = out + (long long)(first + r) * stride + j;
+        float more = ends && p.bias ? p.bias[j] : 0.0f, before = ends && what == ADD ? *to : 0.0f;
+        if (mine) {
+            float s[2][ROWS] = {}, w[2][PACK];
+            for (int u = p.unit(item, 0); u < p.unit(item, 1); u++) {
+                weights.take(w);
 #pragma unroll
-    for (int o = 0; o < OUTPUTS; o++)
-        load(weights[o], w + (long long)(j0 + o) * n_in + i, j0 + o < n_out ? n_in - i : 0);
-}
-
-// out (B, n_out) = what is made of the input times w (n_out, n_in), plus bias if there is one. sums: room for OUTPUTS
-// ROWS numbers of each warp.
-template<class Input> __device__ __forceinline__ void multiply(const Input& input, const T* w, const float* bias,
-                                                               int n_in, int n_out, int B, int what, float* out,
-                                                               float* sums) {
-    int first = blockIdx.y * ROWS, rows = min(ROWS, B - first), step = gridDim.x * OUTPUTS;
-    float weights[OUTPUTS][PACK];
-    fetch(weights, w, blockIdx.x * OUTPUTS, threadIdx.x * PACK, n_in, n_out);
-    input.prepare(first, rows);
-    for (int j0 = blockIdx.x * OUTPUTS; j0 < n_out; j0 += step) {
-        float s[OUTPUTS][ROWS] = {};
-        for (PACKS(i, n_in)) {
-            float v[PACK];
+                for (int b = 0; b < ROWS; b++) {
+                    if (b >= rows) break;
+                    const float* own = x + b * width + u * UNIT + lane * 4;
 #pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                if (r >= rows) break;
-                input.get(v, first, r, i);
+                    for (int k = 0; k < PACK; k += 4) {
+                        float4 v = *(const float4*)(own + k / 4 * 128);
 #pragma unroll
-                for (int o = 0; o < OUTPUTS; o++)
-                    for (int k = 0; k < PACK; k++) s[o][r] += weights[o][k] * v[k];      // [LI1]
+                        for (int a = 0; a < 2; a++)
+                            s[a][b] += w[a][k] * v.x + w[a][k + 1] * v.y + w[a][k + 2] * v.z + w[a][k + 3] * v.w;
+                    }
+                }
             }
-            int next = i + blockDim.x * PACK;
-            fetch(weights, w, next < n_in ? j0 : j0 + step, next < n_in ? next : threadIdx.x * PACK, n_in, n_out);
-        }
-        __syncthreads();                                    // the sums of the last outputs have been read
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            if (r >= rows) break;
+            for (int b = 0; b < ROWS; b++) {
+                if (b >= rows) break;
 #pragma unroll
-            for (int o = 0; o < OUTPUTS; o++) {
-                float all = warp_sum(s[o][r]);
-                if (threadIdx.x % 32 == 0) sums[(threadIdx.x / 32 * OUTPUTS + o) * ROWS + r] = all;
+                for (int a = 0; a < 2; a++) {
+                    float all = warp_sum(s[a][b]);
+                    if (lane == 0) sums[(warp * 2 + a) * ROWS + b] = all;                // [LI1]
+                }
             }
         }
-        __syncthreads();
-        int o = threadIdx.x / ROWS, r = threadIdx.x % ROWS, j = j0 + o;
-        if (o >= OUTPUTS || r >= rows || j >= n_out) continue;
-        float v = bias ? bias[j] : 0.0f;
-        for (int k = 0; k < blockDim.x / 32; k++) v += sums[(k * OUTPUTS + o) * ROWS + r];
-        float* to = out + (long long)(first + r) * n_out + j;
-        *to = what == ADD ? *to + v : what == GELU ? gelu(v) : what == RELU ? v <= 0.0f ? 0.0f : v : v;
+        p.parts > 1 ? __syncthreads() : __syncwarp();
+        if (ends) {
+            float v = 0.0f;
+            for (int part = 0; part < p.parts; part++) v += sums[((warp + part) * 2 + o) * ROWS + r];
+            v += more;
+            *to = what == ADD ? before + v : what == GELU ? gelu(v) : what == RELU ? fmaxf(v, 0.0f) : v;
+        }
+        p.parts > 1 ? __syncthreads() : __syncwarp();       // the sums have been read
     }
-}
-
-// Of rows x (B, n_in), through the layer norm ln_w, ln_b where that is given.
-extern "C" __global__ void __launch_bounds__(MOST) product(const float* x, const float* ln_w, const float* ln_b,
-                                                              float eps, const T* w, const float* bias, int n_in,
-                                                              int n_out, int B, int what, float* out) {
-    float* shared = (float*)dynamic_shared();
-    multiply(Rows{x, ln_w, ln_b, n_in, eps, shared}, w, bias, n_in, n_out, B, what, out, shared + 2 * ROWS);
-}
-
-// Of what attend() gives.
-extern "C" __global__ void __launch_bounds__(MOST) project(const float* parts, const float* weights,
-                                                              const long long* at, int H, int D, int splits, const T* w,
-                                                              const float* bias, int n_out, int B, int what,
-                                                              float* out) {
-    float* shared = (float*)dynamic_shared();
-    multiply(Attended{parts, weights, at, B, H, D, splits, shared}, w, bias, H * D, n_out, B, what, out,
-             shared + ROWS * H * splits);
 }
 
 // ------------------------------------------------------------------------------------------------ attention
 
-// Block (b H + h, split): head h of row b, whose new token, at position at[b], is qkv (B, 3 H D), with KEYS of the keys
-// and values that it sees, k and v (B, H, room, D); its own are stored first. So many lanes, a power of two, share the
-// D entries of a key. Written: into parts (splits, B, H D) the sum of the values, weighted with exp(s - m), and into
-// sums (splits, B, H, 2) m and the sum of those weights.
-extern "C" __global__ void __launch_bounds__(THREADS, 8) attend(const float* qkv, const long long* at, int H, int D,
-                                                             int room, int lanes, float scale, T* k, T* v, float* parts,
-                                                             float* sums) {
-    __shared__ float s[KEYS];
-    float* total = (float*)dynamic_shared();                // (WARPS, lanes PACK)
-    int head = blockIdx.x, B = gridDim.x / H, b = head / H, h = head % H, first = blockIdx.y * KEYS;
-    int seen = int(at[b]) + 1, many = min(KEYS, seen - first), groups = THREADS / lanes, group = threadIdx.x / lanes;
-    int c = threadIdx.x % lanes * PACK;
-    if (many <= 0) return;
-    qkv += 3LL * b * H * D + (long long)h * D;
-    k += (long long)head * room * D;
-    v += (long long)head * room * D;
-    if (seen == first + many)                               // the new token is among those of this block
-        for (int d = threadIdx.x; d < D; d += THREADS) {
-            k[(seen - 1LL) * D + d] = T(qkv[(long long)H * D + d]);
-            v[(seen - 1LL) * D + d] = T(qkv[2LL * H * D + d]);
+// KEYS of the keys and values that the new token of a row sees with one head, by one warp.
+struct Unit {
+    int head, split, seen, first, many;                     // head: of all rows'
+
+    __device__ Unit(const Model& m, int n) {
+        head = n % (m.B * m.H), split = n / (m.B * m.H), first = split * KEYS;
+        seen = m.at(head / m.H) + 1, many = min(KEYS, seen - first);
+    }
+};
+
+// Its own key and value are stored first. So many lanes, a power of two, share the D entries of a key. Written: into
+// parts (splits, B, H, D) the sum of the values, weighted with exp(s - m), and into sums (splits, B, H, 2) m and the
+// sum of those weights. s: room for KEYS numbers. WHOLE: D is a number of packs.
+template<bool WHOLE> __device__ void attend(const Model& m, int layer, const Unit& u, float* s) {
+    auto fetch = [](float (&v)[PACK], const T* p, int n) {
+        if constexpr (WHOLE) {
+#pragma unroll
+            for (int i = 0; i < PACK; i++) v[i] = 0.0f;
+            if (n <= 0) return;
+            uint4 raw = load16(p);
+            const T* e = (const T*)&raw;
+#pragma unroll
+            for (int i = 0; i < PACK; i++) v[i] = float(e[i]);
+        } else {
+            load(v, p, n);
         }
-    __syncthreads();
-    float q[PACK], row[PACK], m = -INFINITY, sum = 0.0f;
-    load(q, qkv + c, D - c);
-    for (int j0 = 0; j0 < many; j0 += groups) {
+    };
+    int D = m.C / m.H, lane = threadIdx.x % 32, lanes = 1;
+    while (lanes * PACK < D) lanes *= 2;
+    int groups = 32 / lanes, group = lane / lanes, c = lane % lanes * PACK;
+    long long start = ((long long)layer * m.B * m.H + u.head) * m.room * D;
+    const float* own = m.qkv + 3LL * (u.head / m.H) * m.C + (long long)(u.head % m.H) * D;
+    T *k = m.k + start, *v = m.v + start;
+    if (u.seen == u.first + u.many)
+        for (int d = lane; d < D; d += 32) {
+            k[(u.seen - 1LL) * D + d] = T(own[m.C + d]);
+            v[(u.seen - 1LL) * D + d] = T(own[2 * m.C + d]);
+        }
+    __syncwarp();
+    float q[PACK], row[PACK], most = -INFINITY, sum = 0.0f, scale = 1.0f / sqrtf(float(D));
+    load(q, own + c, D - c);
+#pragma unroll (WHOLE ? 8 : 1)
+    for (int j0 = 0; j0 < u.many; j0 += groups) {
         int j = j0 + group;
         float score = 0.0f;
-        load(row, k + (long long)(first + j) * D + c, j < many ? D - c : 0);
+        fetch(row, k + (long long)(u.first + j) * D + c, j < u.many ? D - c : 0);
         for (int i = 0; i < PACK; i++) score += q[i] * row[i];
         for (int n = lanes / 2; n; n /= 2) score += __shfl_xor_sync(~0u, score, n);
-        if (c == 0 && j < many) s[j] = score * scale;                                    // [AT1]
+        if (c == 0 && j < u.many) s[j] = score * scale;                                  // [AT1]
     }
-    __syncthreads();
-    for (int j = threadIdx.x; j < many; j += THREADS) m = fmaxf(m, s[j]);
-    m = block_max(m);
-    for (int j = threadIdx.x; j < many; j += THREADS) sum += s[j] = expf(s[j] - m);
-    sum = block_sum(sum);
+    __syncwarp();
+    for (int j = lane; j < u.many; j += 32) most = fmaxf(most, s[j]);
+    most = warp_reduce(most, Max());
+    for (int j = lane; j < u.many; j += 32) sum += s[j] = expf(s[j] - most);
+    sum = warp_sum(sum);
+    __syncwarp();
     float y[PACK] = {};
-    for (int j = group; j < many; j += groups) {
-        load(row, v + (long long)(first + j) * D + c, D - c);
+#pragma unroll (WHOLE ? 8 : 1)
+    for (int j = group; j < u.many; j += groups) {
+        fetch(row, v + (long long)(u.first + j) * D + c, D - c);
         for (int i = 0; i < PACK; i++) y[i] += s[j] * row[i];
     }
+    long long part = (long long)u.split * m.B * m.H + u.head;
 #pragma unroll
     for (int i = 0; i < PACK; i++) {
         for (int n = lanes; n < 32; n *= 2) y[i] += __shfl_xor_sync(~0u, y[i], n);
-        if (threadIdx.x % 32 < lanes) total[threadIdx.x / 32 * lanes * PACK + c + i] = y[i];
+        if (group == 0 && c + i < D) m.parts[part * D + c + i] = y[i];                   // [AT5], undivided
     }
-    __syncthreads();
-    long long part = (long long)blockIdx.y * B * H + head;
-    for (int d = threadIdx.x; d < D; d += THREADS) {
-        float all = 0.0f;
-        for (int n = 0; n < WARPS; n++) all += total[n * lanes * PACK + d];
-        parts[part * D + d] = all;                                                       // [AT5], undivided
+    if (lane == 0) m.sums[2 * part] = most, m.sums[2 * part + 1] = sum;
+    __syncwarp();                                           // s has been read
+}
+
+// What the cache holds for a unit, brought near.
+__device__ void prefetch_keys(const Model& m, int layer, const Unit& u) {
+    int D = m.C / m.H;
+    long long start = (((long long)layer * m.B * m.H + u.head) * m.room + u.first) * D;
+#pragma unroll 1
+    for (int i = threadIdx.x % 32 * 128; i < u.many * D * (int)sizeof(T); i += 32 * 128) {
+        prefetch((const char*)(m.k + start) + i);
+        prefetch((const char*)(m.v + start) + i);
     }
-    if (threadIdx.x == 0) sums[2 * part] = m, sums[2 * part + 1] = sum;
+}
+
+// ------------------------------------------------------------------------------------------------ a step
+
+// Into g (2, C) the norm before product q; and nearer what is wanted soon: biases that this block adds, the next norm.
+__device__ void prepare(const Model& m, int q, const Product& p, float* g) {
+    const float* norm = m.norms + (q + 1) / 2 * 2LL * m.C;
+    int warp = threadIdx.x / 32;
+    if (q % 2 == 0)
+        for (int i = threadIdx.x; i < 2 * m.C; i += blockDim.x) g[i] = norm[i];
+    else
+        for (int i = threadIdx.x * 32; i < 2 * m.C; i += blockDim.x * 32) prefetch(norm + i);
+    if (p.bias && threadIdx.x % 32 == 0 && warp < p.items) prefetch(p.bias + p.first_output(warp));
+}
+
+extern "C" __global__ void __launch_bounds__(MOST, 1) next_token(
+        const long long* tokens, const long long* begins, const T* wte, const T* wpe, const T* attn, const T* proj,
+        const T* up, const T* down, const float* biases, const float* norms, T* k, T* v, float* x, float* y, float* qkv,
+        float* inside, float* parts, float* sums, float* logits, uint32_t* count, int more, int B, int C, int H, int L,
+        int V, int room, int rows, int what, int post_norm, float eps) {
+    const Model m{tokens, begins, wte, wpe, attn, proj, up, down, biases, norms, k, v, x, y, qkv, inside, parts, sums,
+                  logits, more, B, C, H, L, V, room, rows, what, post_norm, eps};
+    int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    uint4* ring = (uint4*)dynamic_shared();                 // (warps, DEPTH, 2, 32)
+    float* inputs = (float*)(ring + warps * DEPTH * 64);    // (rows, width)
+    float* scores = inputs + rows * m.width();              // (warps, KEYS)
+    float* g = scores + warps * KEYS;                       // (2, C)
+    float* totals = g + 2 * C;                              // (warps, 2, ROWS)
+    Weights weights(m, ring + warp * DEPTH * 64);
+    GridBarrier all(count);
+    Product p(m, 0);
+    prepare(m, 0, p, g);
+    for (int q = 0; q <= 4 * L; q++) {
+        for (int first = 0; first < B; first += rows) {
+            int some = min(rows, B - first);
+            stage(m, q, first, some, p.n_in, g, inputs);
+            multiply(m, q, p, first, some, weights, inputs, totals);
+        }
+        if (q == 4 * L) break;
+        all.arrive();
+        if (q % 4 == QKV) {
+            int n = blockIdx.x + gridDim.x * warp, units = B * H * ((room + KEYS - 1) / KEYS);
+            Unit u(m, n);
+            if (n < units) prefetch_keys(m, q / 4, u);
+            all.wait();
+            while (n < units) {
+                if (u.many > 0 && C / H % PACK == 0) attend<true>(m, q / 4, u, scores + warp * KEYS);
+                else if (u.many > 0) attend<false>(m, q / 4, u, scores + warp * KEYS);
+                n += gridDim.x * warps;
+                u = Unit(m, n);
+            }
+            all.arrive();
+        }
+        p = Product(m, q + 1);
+        prepare(m, q + 1, p, g);
+        all.wait();
+    }
+    wait_copies<0>();
 }
