@@ -331,7 +331,7 @@ template<bool WHOLE> __device__ void attend(const Model& m, int layer, const Uni
             k[(u.seen - 1LL) * D + d] = T(own[m.C + d]);
             v[(u.seen - 1LL) * D + d] = T(own[2 * m.C + d]);
         }
-    __syncwarp();
+    __syncwarp();                                           // and the scores of an earlier unit have been read
     float q[PACK], row[PACK], most = -INFINITY, sum = 0.0f, scale = 1.0f / sqrtf(float(D));
     load(q, own + c, D - c);
 #pragma unroll (WHOLE ? 8 : 1)
@@ -362,7 +362,6 @@ template<bool WHOLE> __device__ void attend(const Model& m, int layer, const Uni
         if (group == 0 && c + i < D) m.parts[part * D + c + i] = y[i];                   // [AT5], undivided
     }
     if (lane == 0) m.sums[2 * part] = most, m.sums[2 * part + 1] = sum;
-    __syncwarp();                                           // s has been read
 }
 
 // What the cache holds for a unit, brought near.
