@@ -311,7 +311,7 @@ class Vocabulary:
         strings = sorted({token for token in self.tokens if token})
         place = {string: n for n, string in enumerate(strings)}
         self.strings, self.number = len(strings), np.array([place.get(token, -1) for token in self.tokens])
-        self.bytes_to, self.begun = _characters({*strings})
+        self.bytes_to, self.begun = _characters()
         whole, parts = [], []                               # most tokens are whole characters, of which there are fewer
         for n, string in enumerate(strings):
             text = string.decode(errors="replace")
@@ -349,8 +349,11 @@ def _tree(numbered):
     return tuple(np.array(column, kind) for column, kind in zip((byte, depth, past, string), kinds))
 
 
-def _characters(strings):
-    """bytes_to (U, 256) of composer_cpu, and begun (U, alphabet): may so begun characters be ended, byte by byte?"""
+def _characters():
+    """bytes_to (U, 256) of composer_cpu, and begun (U, alphabet): does a character begin so?
+
+    Only byte pairs have tokens that are parts of characters; and they have all bytes, so that any can be ended.
+    """
     begins = [b"", *sorted({char.encode()[:n] for char in ALPHABET for n in range(1, len(char.encode()))})]
     to, begun = np.full((len(begins), 256), -1, np.int16), np.zeros((len(begins), len(ALPHABET)), bool)
     for a, char in enumerate(ALPHABET):
@@ -358,7 +361,7 @@ def _characters(strings):
         for n in range(len(data)):
             u = begins.index(data[:n])
             to[u, data[n]] = -2 - a if n + 1 == len(data) else begins.index(data[:n + 1])
-            begun[u, a] = all(bytes([b]) in strings for b in data[n:])
+            begun[u, a] = True
     return to, begun
 
 
