@@ -1,9 +1,10 @@
 r"""One model on many ranks: what a step costs beside what it costs without messages, and what that says of many GPUs.
 
-On this machine, with one processor to a rank: a step with messages on the way while backward goes on, a step that sends
-when backward has ended, and one that sends nothing, in turns; weak scaling (each rank has as many rows as one alone)
-and strong (all together have). Beside it the two collectives alone, at many sizes. On a machine that is busy with other
-things the fastest turns say most.
+On this machine, with one processor to a rank, in turns: a step with messages on the way while backward goes on; one
+that sends when backward has ended; one whose ranks only meet where they would have to wait for messages; and one in
+which they know nothing of each other. Weak scaling (each rank has as many rows as one alone) and strong (all together
+have). Beside it the two collectives alone, at many sizes. On a machine that is busy with other things ranks wait for
+the one that was held up, whatever they send: what messages cost is the difference to meetings.
 
 The model. A ring of n ranks sums m bytes and deals them out, or gathers them, in n - 1 messages of m / n bytes to the
 neighbour, each of which takes a latency a and the time at bandwidth b:
@@ -40,7 +41,7 @@ from train.config import Config
 from train.step import train_step
 
 SIZES = [1 << k for k in range(10, 25, 2)]                   # bytes of a collective
-VARIANTS = ("overlapped", "afterwards", "no messages")
+VARIANTS = ("overlapped", "afterwards", "meetings", "nothing")
 MEASURED = 0.115, 64, 1024                                   # seconds of a step, rows, tokens: gpt2 on an H200
 NODE = 8                                                     # GPUs that NVLink connects
 
@@ -48,8 +49,8 @@ NODE = 8                                                     # GPUs that NVLink 
 # ------------------------------------------------------------------------------------------------ on each rank
 
 def variants(group):
-    """The group, and what it is without overlap, and without messages."""
-    late, mute = copy.copy(group), copy.copy(group)
+    """The group, and what it is without overlap, without messages, and without the others."""
+    late, meeting, mute = copy.copy(group), copy.copy(group), copy.copy(group)
 
     def summing(opt):
         found = parallel.Summing(late, opt)
@@ -57,9 +58,11 @@ def variants(group):
         found.finish = lambda real=found.finish: ([told(p) for flat in opt.flats for p in flat.params], real())
         return found
     late.summing = summing
-    mute.deal = mute.arrive = mute.look = mute.fill = lambda *_: None
+    for some in meeting, mute:
+        some.deal = some.arrive = some.look = some.fill = lambda *_: None
+    meeting.arrive = lambda: group.gather(np.zeros(1))
     mute.sum = lambda *numbers: numbers
-    return dict(zip(VARIANTS, (group, late, mute)))
+    return dict(zip(VARIANTS, (group, late, meeting, mute)))
 
 
 def work(name, rows, rounds, steps):
@@ -168,7 +171,7 @@ def show(name, rows, counts, rounds, steps):
     c = GPTConfig(**CONFIGS[name][0])
     print(f"\n{name}: {parameters(c):,} parameters in float32, {rows} rows of {c.block_size} on one rank; ms of a "
           f"step, the fastest of {rounds} turns of {steps}, and their median")
-    print(f"{'':8}{'ranks':>6}{'rows':>6}" + "".join(f"{v:>21}" for v in VARIANTS) + f"{'messages cost':>18}"
+    print(f"{'':8}{'ranks':>6}{'rows':>6}" + "".join(f"{v:>18}" for v in VARIANTS) + f"{'messages cost':>18}"
           f"{'model':>8}{'moments, MB':>13}")
     for kind in "weak", "strong":
         for n in counts:
@@ -177,14 +180,14 @@ def show(name, rows, counts, rounds, steps):
                 continue
             found = launch(n, name, each, rounds, steps)
             q = {v: np.quantile(found["times"][v], (0, 0.5)) * 1e3 for v in VARIANTS}
-            cost = ", ".join(f"{a / b - 1:.1%}" for a, b in zip(q["overlapped"], q["no messages"]))
+            cost = ", ".join(f"{a / b - 1:.1%}" for a, b in zip(q["overlapped"], q["meetings"]))
             said = "-"
             if n > 1:
                 add, gather = (fit([(m, t) for which, m, t in found["collectives"] if which == w], n)
                                for w in ("sum", "gather"))
-                parts = step(c, q["no messages"][0] / 1e3, n, add, gather, hides=0.0)
+                parts = step(c, q["meetings"][0] / 1e3, n, add, gather, hides=0.0)
                 said = f"{sum(parts.values()) / parts['compute'] - 1:.1%}"
-            print(f"{kind:8}{n:6}{each:6}" + "".join(f"{a:12.1f} ({b:6.1f})" for a, b in q.values())
+            print(f"{kind:8}{n:6}{each:6}" + "".join(f"{a:9.1f} ({b:6.1f})" for a, b in q.values())
                   + f"{cost:>18}{said:>8}{found['moments'] / 1e6:13.2f}")
             if n > 1 and kind == "weak":
                 print(f"{'':8}sum: {add[0] * 1e6:.0f} us + {add[1] / 1e9:.2f} GB/s; gather: {gather[0] * 1e6:.0f} us + "
