@@ -13,6 +13,7 @@ and no step takes less time than the memory takes for them: GPT-2's matrices are
 """
 import numpy as np
 
+from minigrad import backend
 from minigrad.backend import on_gpu, wide, xp_of
 from minigrad.emulator import emulator
 from minigrad.fused.embedding import check
@@ -20,7 +21,6 @@ from minigrad.kernels import cuda, has_instance
 
 WARPS, ROWS = 16, 8                         # of a block; that meet a weight at one time
 DEPTH, KEYS = 4, 32                         # of a warp: units of weights in shared memory, keys that it attends to
-EMULATED = 3                                # blocks, where there are no multiprocessors
 GELU, RELU = 2, 3
 INNER = {"gelu": GELU, "relu": RELU}
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -95,7 +95,7 @@ class Work:
         qkv, splits = xp.empty((B, 3 * c.n_embd), "float32"), -(-positions // KEYS)
         parts, sums = (xp.empty((splits, B, H, n), "float32") for n in (D, 2))
         rows = max(n for n in range(1, min(B, ROWS) + 1) if shared(c, self.k, n) <= room(xp))
-        self.where = multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows)
+        self.where = backend.multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows)
         self.before = begins, step.wte, step.wpe, *step.matrices, step.biases, step.norms
         self.after = (self.k, cache.v, x, y, qkv, inside, parts, sums, self.logits, xp.zeros(1, "uint32"))
         self.sizes = (B, c.n_embd, H, c.n_layer, c.vocab_size, positions, rows, INNER[c.activation],
@@ -131,9 +131,3 @@ def room(xp):
         return emulator.MOST_SHARED
     runtime = xp.cuda.runtime
     return runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice())
-
-
-def multiprocessors(xp):
-    """As many blocks run at once."""
-    return EMULATED if xp is np else xp.cuda.runtime.getDeviceProperties(
-        xp.cuda.runtime.getDevice())["multiProcessorCount"]

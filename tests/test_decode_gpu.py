@@ -57,7 +57,8 @@ def test_a_step_is_what_the_model_says(dtype, made, data, schedule):
             ours.keep(kept)
             theirs.keep(kept)
         with emulator.schedule(*schedule), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(decode_gpu, "EMULATED", data.draw(st.integers(1, 4)))
+            many = data.draw(st.integers(1, 4))
+            patch.setattr(backend, "multiprocessors", lambda xp, many=many: many)
             patch.setattr(decode_gpu, "WARPS", data.draw(st.sampled_from([1, 2, 4])))
             close(ours, theirs, rng.integers(0, model.config.vocab_size, len(ours.cache.lengths)), dtype)
 
@@ -93,7 +94,7 @@ def test_what_comes_out_for_a_row_does_not_depend_on_the_others(dtype):
 @pytest.mark.parametrize("blocks, warps, room", [(1, 1, 1), (2, 16, 1), (5, 4, 3), (60, 2, 1), (60, 4, 3)])
 def test_however_products_are_shared(dtype, blocks, warps, room, monkeypatch):
     """Warps take turns with pairs of outputs, or share one; some have none. There may be room for one row at a time."""
-    monkeypatch.setattr(decode_gpu, "EMULATED", blocks)
+    monkeypatch.setattr(backend, "multiprocessors", lambda xp: blocks)
     monkeypatch.setattr(decode_gpu, "WARPS", warps)
     model = wide_model(75, 3).to(dtype=dtype)                                            # 4 * 75 > 32 * 8
     ours, theirs = decoders(model, [[1, 2], [3], [4]])

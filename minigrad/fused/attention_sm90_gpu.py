@@ -1,8 +1,6 @@
 """Launches attention_sm90.cu. Formula, names and [AT] numbers: attention.py."""
 import functools
 
-import numpy as np
-
 from minigrad import backend
 from minigrad.backend import xp_of
 from minigrad.fused.attention_common_gpu import grid, told
@@ -18,11 +16,6 @@ def takes(qkv, n_head):
     size = qkv.shape[-1] // 3 // n_head
     return (backend.on_gpu(qkv) and is_hopper() and qkv.dtype.name in TYPES and size % 8 == 0 and size <= HEADS[-1]
             and qkv.size > 0)
-
-
-@backend.kept
-def multiprocessors(xp):
-    return xp.cuda.Device().attributes["MultiProcessorCount"] if xp is not np else 2
 
 
 def forward(qkv, n_head, dropout):
@@ -43,7 +36,7 @@ def backward(dy, qkv, y, lse, n_head, dropout):
     maps, given = (_map(qkv, 3 * n_head), _map(dy, n_head)), told(qkv, n_head, dropout)
     rooms, tile_q, tile_kv = 128 // head, 128 if head == 64 else 64, 64
     together, _, others = grid(B * n_head, T, ROWS)
-    blocks = together, shares(B * n_head, T, multiprocessors(xp)), others
+    blocks = together, shares(B * n_head, T, backend.multiprocessors(xp)), others
     shared = _bytes(head, 3 * rooms * ROWS + 2 * STAGES_Q * tile_q, 2 * rooms + 2 * STAGES_Q)
     program.backward_q[blocks, 3 * GROUP, shared](*maps, _map(y, n_head), *given, lse, delta, dx)
     shared = _bytes(head, 2 * rooms * ROWS + 2 * STAGES_KV * tile_kv, 2 * rooms + 2 * STAGES_KV)

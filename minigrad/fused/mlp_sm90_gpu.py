@@ -1,5 +1,4 @@
 """Launches mlp_sm90.cu. Formula, names and [ML] numbers: mlp.py."""
-import numpy as np
 
 from minigrad import backend
 from minigrad.backend import xp_of
@@ -44,12 +43,7 @@ def backward(dy, w, u):
 
 def blocks(xp, M, N):
     """One for each multiprocessor, if there are tiles for them."""
-    return min(multiprocessors(xp), -(-M // ROWS) * -(-N // (GROUPS * COLUMNS)))
-
-
-@backend.kept
-def multiprocessors(xp):
-    return 2 if xp is np else xp.cuda.Device().attributes["MultiProcessorCount"]
+    return min(backend.multiprocessors(xp), -(-M // ROWS) * -(-N // (GROUPS * COLUMNS)))
 
 
 def regular(x):
