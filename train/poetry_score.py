@@ -109,8 +109,8 @@ class Rows:
                 begin, done = max(end - max(1, block // 2), 0), end
         self.tokens = sum(len(ids) - first for ids, first in self.windows)
 
-    def batches(self):
-        for at in range(0, len(self.windows), ROWS):
+    def batches(self, rank=0, ranks=1):
+        for at in range(rank * ROWS, len(self.windows), ranks * ROWS):
             some = self.windows[at:at + ROWS]
             x = np.zeros((len(some), self.block), np.int64)
             y = np.full_like(x, -1)
