@@ -33,6 +33,9 @@ EXEMPT = [
     (r".*\b(warp_of|group_of)\(\) \{.*", "tells the compiler that all lanes have the same"),
     (r"^constexpr float SLACK = .*", "how much larger exponentials may be than they need to be"),
     (r"(?<=\bif \()[^;]*(?=\) hide<)", "spares tiles in which nothing is to be hidden"),
+    (r"\battend<\w+>", "which loads are quick enough"),
+    (r"^ *float part\[K / 8\]\[4\];", "room in registers"),
+    (r"(?<=k < )32(?=; k \*= 2)", "a shuffle from 32 lanes away reaches nobody"),
     (r"^#define (ARGUMENTS|UNPACK).*(\\\n.*)*", "names in an order"),
 ]
 SYMMETRIC = {"min", "max", "fmaxf", "fminf", "combine", "__umulhi"}

@@ -309,13 +309,7 @@ struct Unit {
 template<bool WHOLE> __device__ void attend(const Model& m, int layer, const Unit& u, float* s) {
     auto fetch = [](float (&v)[PACK], const T* p, int n) {
         if constexpr (WHOLE) {
-#pragma unroll
-            for (int i = 0; i < PACK; i++) v[i] = 0.0f;
-            if (n <= 0) return;
-            uint4 raw = load16(p);
-            const T* e = (const T*)&raw;
-#pragma unroll
-            for (int i = 0; i < PACK; i++) v[i] = float(e[i]);
+            unpack<T>(n > 0 ? load16(p) : make_uint4(0, 0, 0, 0), v);
         } else {
             load(v, p, n);
         }
