@@ -18,6 +18,7 @@ constexpr int ROWS = 8;                                     // rows that meet a 
 constexpr int DEPTH = 4;                                    // units of weights that a warp has room for
 constexpr int UNIT = 32 * PACK;                             // inputs of a unit: a pack for each lane, of each of a pair
 constexpr int KEYS = 32;                                    // of one head, that a warp attends to
+constexpr int AHEAD = 4;                                    // parts of attention that are asked for at one time
 enum { QKV, PROJECT, UP, DOWN };                            // the products of a layer; and the head is one more QKV
 enum { SET, ADD, GELU, RELU };                              // what is done with a product
 
@@ -135,10 +136,10 @@ template<int N> __device__ void attended(const Model& m, int row, int i, float (
     long long head = (long long)row * m.H + i / D, next = (long long)m.B * m.H;
     float most = -INFINITY, total = 0.0f, all[N] = {};
     int s0 = 0, last = (m.room + KEYS - 1) / KEYS - 1;
-    do {                                                    // eight are asked for before it is known how many there are
-        float part[8][N], best[8], sum[8], highest = most;
+    do {                                                    // asked for before it is known how many there are
+        float part[AHEAD][N], best[AHEAD], sum[AHEAD], highest = most;
 #pragma unroll
-        for (int k = 0; k < 8; k++) {
+        for (int k = 0; k < AHEAD; k++) {
             long long from = min(s0 + k, last) * next + head;
             best[k] = m.sums[2 * from], sum[k] = m.sums[2 * from + 1];
             if constexpr (N == 4)
@@ -147,18 +148,18 @@ template<int N> __device__ void attended(const Model& m, int row, int i, float (
                 part[k][0] = m.parts[from * D + i % D];
         }
 #pragma unroll
-        for (int k = 0; k < 8; k++) if (s0 + k < many) highest = fmaxf(highest, best[k]);
+        for (int k = 0; k < AHEAD; k++) if (s0 + k < many) highest = fmaxf(highest, best[k]);
         float before = expf(most - highest);
         total *= before;
         for (int j = 0; j < N; j++) all[j] *= before;
 #pragma unroll
-        for (int k = 0; k < 8; k++) {
+        for (int k = 0; k < AHEAD; k++) {
             if (s0 + k >= many) break;
             float share = expf(best[k] - highest);
             total += share * sum[k];                                                     // [AT2]
             for (int j = 0; j < N; j++) all[j] += share * part[k][j];
         }
-        most = highest, s0 += 8;
+        most = highest, s0 += AHEAD;
     } while (s0 < many);
     for (int j = 0; j < N; j++) v[j] = all[j] / total;                                   // [AT3,5]
 }
@@ -328,7 +329,7 @@ template<bool WHOLE> __device__ void attend(const Model& m, int layer, const Uni
     __syncwarp();                                           // and the scores of an earlier unit have been read
     float q[PACK], row[PACK], most = -INFINITY, sum = 0.0f, scale = 1.0f / sqrtf(float(D));
     load(q, own + c, D - c);
-#pragma unroll (WHOLE ? 8 : 1)
+#pragma unroll (WHOLE ? 4 : 1)
     for (int j0 = 0; j0 < u.many; j0 += groups) {
         int j = j0 + group;
         float score = 0.0f;
@@ -344,7 +345,7 @@ template<bool WHOLE> __device__ void attend(const Model& m, int layer, const Uni
     sum = warp_sum(sum);
     __syncwarp();
     float y[PACK] = {};
-#pragma unroll (WHOLE ? 8 : 1)
+#pragma unroll (WHOLE ? 4 : 1)
     for (int j = group; j < u.many; j += groups) {
         fetch(row, v + (long long)(u.first + j) * D + c, D - c);
         for (int i = 0; i < PACK; i++) y[i] += s[j] * row[i];
