@@ -147,8 +147,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) choose(
             id = goal < upper ? locate(V, above, goal, found) : locate(V, equal, goal - upper, found);
         }
     }
-    __syncthreads();                                        // all have read what was seen
-    if (threadIdx.x) return;
+    if (threadIdx.x) return;                                // all have read what was seen, and met since
     ids[blockIdx.x] = id;
     told[blockIdx.x] = id, told[gridDim.x + blockIdx.x] = own[id] - m - log(s);
     if (seen) seen[id] = 1;

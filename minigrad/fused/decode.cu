@@ -286,7 +286,7 @@ __device__ void multiply(const Model& m, int q, const Product& p, int first, int
             float v = 0.0f;
             for (int part = 0; part < p.parts; part++) v += sums[((warp + part) * 2 + o) * ROWS + r];
             v += more;
-            *to = what == ADD ? before + v : what == GELU ? gelu(v) : what == RELU ? fmaxf(v, 0.0f) : v;
+            *to = what == GELU ? gelu(v) : what == RELU ? fmaxf(v, 0.0f) : before + v;
         }
         p.parts > 1 ? __syncthreads() : __syncwarp();       // the sums have been read
     }
