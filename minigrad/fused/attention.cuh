@@ -1,7 +1,5 @@
 // What attention.cu and attention_sm90.cu share. Formula, names and [AT] numbers: attention.py.
 
-constexpr float LOG2_E = 1.44269504f;
-
 struct Shape { int T, H, D; };                                          // qkv is (B, T, 3 H D)
 struct Drop { float grow; Mask mask; };                                 // grow = 1 / (1 - rate), 0 for no dropout
 

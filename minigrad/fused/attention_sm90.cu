@@ -14,6 +14,7 @@
 #include "tiles.cuh"
 #include "attention.cuh"
 #include "hopper.cuh"
+#include "ring.cuh"
 
 constexpr int ROWS = 128, BOX = 64;                         // of a block; of a copy
 constexpr int GROUPS = 2;                                   // warpgroups that multiply
@@ -21,27 +22,7 @@ constexpr int ACROSS = 64, PARTS = HEAD / ACROSS;           // entries of a row 
 
 template<int N> struct Tile { T part[PARTS][N][ACROSS]; };
 
-// Places for tiles, in which one of every N is at a time. Round t of a barrier that stands for each N-th tile is over
-// when its phase of parity t / N % 2 is.
-template<int N> struct Ring {
-    Barrier full[N], empty[N];
-    static __device__ __forceinline__ int place(int t) { return (unsigned)t % N; }
-    static __device__ __forceinline__ int parity(int t) { return (unsigned)t / N % 2; }
-    __device__ __forceinline__ void begin(int fillers) {
-        for (int i = 0; i < N; i++) {
-            barrier_init(&full[i], fillers);
-            barrier_init(&empty[i], 4 * GROUPS);
-        }
-    }
-    __device__ __forceinline__ void wait_full(int t) { barrier_wait(&full[place(t)], parity(t)); }
-    __device__ __forceinline__ void wait_empty(int t) { barrier_wait(&empty[place(t)], parity(t) ^ 1); }
-    __device__ __forceinline__ void leave(int t) {          // a thread of each warp says that its warp has done with it
-        if (threadIdx.x % 32 == 0) barrier_arrive(&empty[place(t)]);
-    }
-};
-
 __device__ __forceinline__ int warp_of() { return __shfl_sync(~0u, threadIdx.x / 32, 0); }       // one for all lanes
-__device__ __forceinline__ int group_of() { return warp_of() / 4; }
 __device__ __forceinline__ int first_of_warp() { return threadIdx.x / 32 * 16; }         // of the block's 128 rows
 
 // A tile = the rows from `first` on of the head's q (0), k (1) or v (2), or of dy (0).
@@ -215,7 +196,7 @@ extern "C" __global__ void __launch_bounds__(128 * GROUPS, HEAD == 64 ? 2 : 1) f
     int first = first_row<ROWS, true>(), all = first / KEYS + GROUPS;
     if (fetches && first_lane) {
         barrier_init(&shared.q_full, 1);
-        shared.ring.begin(1);
+        shared.ring.begin(1, 4 * GROUPS);
         fence_async();
         barrier_expect(&shared.q_full, sizeof shared.q);
         fetch(shared.q, qkv, &shared.q_full, 0, first, s);
@@ -317,8 +298,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward_q(
     int group = group_of();
     BackwardQ& shared = *(BackwardQ*)aligned_shared();
     if (threadIdx.x == 0) {
-        shared.rows.begin(1);
-        shared.ring.begin(1);
+        shared.rows.begin(1, 4 * GROUPS);
+        shared.ring.begin(1, 4 * GROUPS);
         fence_async();
     }
     __syncthreads();
@@ -437,8 +418,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward_kv(
     int group = group_of();
     BackwardKV& shared = *(BackwardKV*)aligned_shared();
     if (threadIdx.x == 0) {
-        shared.rows.begin(1);
-        shared.ring.begin(1 + 32);
+        shared.rows.begin(1, 4 * GROUPS);
+        shared.ring.begin(1 + 32, 4 * GROUPS);
         fence_async();
     }
     __syncthreads();

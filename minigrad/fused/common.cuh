@@ -3,6 +3,7 @@
 
 typedef REAL T;                        // how entries are stored: kernels.cuda() says float, __half or __nv_bfloat16
 constexpr int PACK = 16 / sizeof(T);
+constexpr float LOG2_E = 1.4426950408889634f;              // powers of two are cheapest: e^x = 2^(x log2 e)
 
 // The entries of a pack, and a pack of these entries.
 template<class E> __device__ __forceinline__ void unpack(uint4 raw, float* v) {

@@ -1,7 +1,7 @@
 // cross_entropy and its head on a GPU. Formula, names and [CE] numbers: cross_entropy.py.
 #include "common.cuh"
 
-constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+constexpr float LN_2 = 0.6931471805599453f;
 
 // For a row whose largest logit is m, 2^power(z) is e^(z - m) but for 2^rest, the same for all of the row.
 struct Exponents {

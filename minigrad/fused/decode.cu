@@ -12,6 +12,7 @@
 // end of attention) every block computes for itself, into shared memory. Entries are stored as T; what goes from phase
 // to phase is float.
 #include "common.cuh"
+#include "gelu.cuh"
 
 constexpr int MOST = 512;                                   // threads of a block
 constexpr int ROWS = 8;                                     // rows that meet a weight at one time, at most
@@ -238,10 +239,6 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, const f
 
 // ------------------------------------------------------------------------------------------------ products
 
-__device__ __forceinline__ float gelu(float v) {
-    return v / (1.0f + expf(-2.0f * 0.7978845608028654f * (v + 0.044715f * (v * v * v))));      // [GE3,4]
-}
-
 // Product q of rows first.. whose inputs are x. sums: (warps, 2, ROWS).
 __device__ void multiply(const Model& m, int q, const Product& p, int first, int rows, Weights& weights, const float* x,
                          float* sums) {
@@ -286,7 +283,7 @@ __device__ void multiply(const Model& m, int q, const Product& p, int first, int
             float v = 0.0f;
             for (int part = 0; part < p.parts; part++) v += sums[((warp + part) * 2 + o) * ROWS + r];
             v += more;
-            *to = what == GELU ? gelu(v) : what == RELU ? fmaxf(v, 0.0f) : before + v;
+            *to = what == GELU ? v * gate(v) : what == RELU ? fmaxf(v, 0.0f) : before + v;
         }
         p.parts > 1 ? __syncthreads() : __syncwarp();       // the sums have been read
     }

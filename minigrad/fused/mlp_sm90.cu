@@ -12,6 +12,7 @@
 #include "gelu.cuh"
 #include "tiles.cuh"
 #include "hopper.cuh"
+#include "ring.cuh"
 
 constexpr int ROWS = 128, COLUMNS = 128;                    // of a warpgroup's half of a tile
 constexpr int DEEP = 64, LEFT = 6, RIGHT = 3;               // entries of a sum that a step adds; pieces of the factors
@@ -23,7 +24,6 @@ constexpr int ACROSS = 64, CHUNKS = 4;                      // its sums end in c
 struct Problem { int M, N, K; };                            // (M, K) times (K, N)
 struct Chunk { T row[ACROSS][ACROSS]; };
 struct Piece { Chunk half[2]; };                            // 128 rows of 64 entries, or 64 of 128
-template<int N> struct Ring { Barrier full[N], empty[N]; };
 
 struct Shared {
     Piece left[LEFT], right[GROUPS][RIGHT], end[GROUPS];
@@ -32,30 +32,8 @@ struct Shared {
     Ring<1> of_end[GROUPS];
 };
 
-__device__ __forceinline__ int group_of() { return __shfl_sync(~0u, threadIdx.x / 128, 0); }     // one for the warp
 __device__ __forceinline__ int warp_of() { return threadIdx.x / 32 % 4; }                // in its group
 __device__ __forceinline__ int lane_of() { return threadIdx.x % 32; }
-
-// All that is to come, for a ring whose pieces this many warps leave.
-template<int N> __device__ __forceinline__ void make(Ring<N>& ring, int warps) {
-    for (int i = 0; i < N; i++) {
-        barrier_init(&ring.full[i], 1);
-        barrier_init(&ring.empty[i], warps);
-    }
-}
-
-// Piece t of a ring has come; there is room for it, and so many bytes are expected; this warp has done with it.
-template<int N> __device__ __forceinline__ void wait_for(Ring<N>& ring, int t) {
-    barrier_wait(&ring.full[t % N], t / N % 2);
-}
-template<int N> __device__ __forceinline__ Barrier* expect(Ring<N>& ring, int t, int bytes) {
-    barrier_wait(&ring.empty[t % N], t / N % 2 ^ 1);
-    barrier_expect(&ring.full[t % N], bytes);
-    return &ring.full[t % N];
-}
-template<int N> __device__ __forceinline__ void leave(Ring<N>& ring, int t) {
-    if (lane_of() == 0) barrier_arrive(&ring.empty[t % N]);
-}
 
 struct Place { int i, j; };                                 // the first row and column of a tile
 
@@ -90,10 +68,10 @@ __device__ __forceinline__ uint32_t* pair_at(Chunk& chunk, int first, int e) {
 __device__ __forceinline__ Shared& begin() {
     Shared& shared = *(Shared*)aligned_shared();
     if (threadIdx.x == 0) {
-        make(shared.of_left, 4 * GROUPS);
+        shared.of_left.begin(1, 4 * GROUPS);
         for (int g = 0; g < GROUPS; g++) {
-            make(shared.of_right[g], 4);
-            make(shared.of_end[g], 4);
+            shared.of_right[g].begin(1, 4);
+            shared.of_end[g].begin(1, 4);
         }
         fence_async();
     }
@@ -110,7 +88,7 @@ __device__ __forceinline__ void fetch_left(Shared& shared, const TensorMap& left
     int t = 0;                                              // counts steps of all tiles
     for (TILES(tile, p))
         for (int k = 0; k < p.K; k += DEEP, t++) {
-            Barrier* full = expect(shared.of_left, t, sizeof(Piece));
+            Barrier* full = shared.of_left.expect(t, sizeof(Piece));
             load_box(&shared.left[t % LEFT], left, full, k, place_of(tile, 0, p).i);
         }
 }
@@ -123,13 +101,13 @@ template<bool BY_COLUMNS> __device__ __forceinline__ void fetch_right(Shared& sh
     for (TILES(tile, p)) {
         Place half = place_of(tile, group, p);
         for (int k = 0; k < p.K; k += DEEP, t++) {
-            Barrier* full = expect(shared.of_right[group], t, sizeof(Piece));
+            Barrier* full = shared.of_right[group].expect(t, sizeof(Piece));
             Piece& to = shared.right[group][t % RIGHT];
             if (BY_COLUMNS) load_box(&to, right, full, k, half.j);
             else for (int c = 0; c < 2; c++) load_box(&to.half[c], right, full, half.j + c * ACROSS, k);
         }
         if (u) {
-            Barrier* full = expect(shared.of_right[group], t, sizeof(Piece));
+            Barrier* full = shared.of_right[group].expect(t, sizeof(Piece));
             fetch_half(shared.right[group][t++ % RIGHT], *u, full, half, true);
         }
     }
@@ -144,8 +122,8 @@ __device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& sha
     if (group == 1 && steps >= LEAD) group_sync(1, 256);
     wgmma_fence(d[0], d[1]);
     for (int step = 0; step < steps; step++, t++, r++) {
-        wait_for(shared.of_left, t);
-        wait_for(shared.of_right[group], r);
+        shared.of_left.wait_full(t);
+        shared.of_right[group].wait_full(r);
         const Piece &left = shared.left[t % LEFT], &right = shared.right[group][r % RIGHT];
         wgmma_fence();
 #pragma unroll
@@ -158,14 +136,14 @@ __device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& sha
         wgmma_commit();
         wgmma_wait<1>();
         if (step > 0) {
-            leave(shared.of_left, t - 1);
-            leave(shared.of_right[group], r - 1);
+            shared.of_left.leave(t - 1);
+            shared.of_right[group].leave(r - 1);
         }
         if (group == 0 && step == LEAD - 1) group_arrive(1, 256);
     }
     wgmma_wait<0>(d[0], d[1]);
-    leave(shared.of_left, t - 1);
-    leave(shared.of_right[group], r - 1);
+    shared.of_left.leave(t - 1);
+    shared.of_right[group].leave(r - 1);
 }
 
 // Rows of x that are this warp's = its rows of a chunk. Here and in sum_rows nothing branches: so the compiler can mix
@@ -239,7 +217,7 @@ __device__ __forceinline__ void fetch_upper(Shared& shared, const TensorMap& u, 
     int n = 0;                                              // counts tiles
     for (TILES(tile, p)) {
         for (int group = 0; group < GROUPS; group++)
-            fetch_half(shared.end[group], u, expect(shared.of_end[group], n, sizeof(Piece)), place_of(tile, group, p),
+            fetch_half(shared.end[group], u, shared.of_end[group].expect(n, sizeof(Piece)), place_of(tile, group, p),
                        false);
         n++;
     }
@@ -294,11 +272,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward(const __grid_c
             put(du, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);
             sum_rows(parts, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);           // [ML6]
             __syncwarp();                                   // all lanes have read it
-            if (c == 1) leave(shared.of_end[group], n);
-            if (c == 3) leave(shared.of_right[group], r);
+            if (c == 1) shared.of_end[group].leave(n);
+            if (c == 3) shared.of_right[group].leave(r);
         };
-        wait_for(shared.of_end[group], n);
-        wait_for(shared.of_right[group], r);
+        shared.of_end[group].wait_full(n);
+        shared.of_right[group].wait_full(r);
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             Chunk& chunk = pieces[c / 2]->half[c % 2];

@@ -5,7 +5,6 @@
 #include "common.cuh"
 
 constexpr int ENTRIES = 32, HELD = ENTRIES / PACK;          // of a row, that a thread holds
-constexpr float LOG2_E = 1.4426950408889634f;
 
 // The packs of a row that are this thread's, of a team's: for (MINE(k, i)) ... is the k-th, from entry i on.
 #define MINE(k, i) int k = 0, i = threadIdx.x % team * PACK; k < HELD; k++, i += team * PACK
