@@ -54,19 +54,31 @@ def title(module):
     return module.__name__.split(".")[-1].replace("_", " ")
 
 
+def path_of(module):
+    return module.__name__.replace(".", "/") + ".py"
+
+
+def kernels_of(module):
+    """The files of the faster implementations that stand beside a module's."""
+    file = Path(module.__file__)
+    names = f"{file.stem}_cpu.py", f"{file.stem}.cu", f"{file.stem}_sm90.cu"
+    return [path for path in map(file.with_name, names) if path.exists()]
+
+
+def who(kernel):
+    """Whom the implementation in this file is for."""
+    hopper = ", with the instructions of Hopper alone" if kernel.stem.endswith("_sm90") else ""
+    return f"For a GPU, CUDA C++{hopper}" if kernel.suffix == ".cu" else "For the CPU, compiled by Numba"
+
+
 def chapter(module, functions, known):
-    path = Path(module.__file__)
-    rest = [file for file in (path.with_name(f"{path.stem}_cpu.py"), path.with_suffix(".cu")) if file.exists()]
-    parts = [f"<h2>{title(module)} <small>{'/'.join(path.parts[-3:])}</small></h2>",
+    parts = [f"<h2>{title(module)} <small>{path_of(module)}</small></h2>",
              prose(inspect.cleandoc(module.__doc__), known, set())]
     parts += [entry(f, known) for f in functions]
-    if rest:
-        parts.append('<div class="three">' + "".join(source(WHO[file.suffix], file.read_text(encoding="utf-8"), known)
-                                                     for file in rest) + "</div>")
+    if kernels := kernels_of(module):
+        parts.append('<div class="three">' + "".join(source(who(file), file.read_text(encoding="utf-8"), known)
+                                                     for file in kernels) + "</div>")
     return "\n".join(parts)
-
-
-WHO = {".py": "For the CPU, compiled by Numba", ".cu": "For a GPU, CUDA C++"}
 
 
 def entry(f, known):

@@ -34,14 +34,9 @@ def chapters():
     return found
 
 
-def path_of(module):
-    return module.__name__.replace(".", "/") + ".py"
-
-
-def kernels_of(module):
-    """The names of the faster implementations that stand beside this file."""
-    file = Path(module.__file__)
-    return [k.name for k in (file.with_name(f"{file.stem}_cpu.py"), file.with_suffix(".cu")) if k.exists()]
+def names_of(module):
+    """The name of its file, and those of the faster implementations that stand beside it."""
+    return "   ".join([book.path_of(module), *(file.name for file in book.kernels_of(module))])
 
 
 def entry(f):
@@ -57,7 +52,7 @@ def entry(f):
 
 def chapter(module, functions):
     """A file: what it says about itself, then its ops."""
-    title = "   ".join([path_of(module), *kernels_of(module)])
+    title = names_of(module)
     about = inspect.cleandoc(module.__doc__)
     return "\n\n".join([f"{title}\n{'=' * len(title)}", about, *map(entry, functions)])
 
@@ -66,7 +61,7 @@ def contents(found):
     lines = ["Contents", "========", ""]
     for module, functions in found.items():
         names = ", ".join(f.__name__ for f in functions)
-        lines.append(textwrap.fill(names, 110, initial_indent=f"{path_of(module):34}", subsequent_indent=" " * 34))
+        lines.append(textwrap.fill(names, 110, initial_indent=f"{book.path_of(module):34}", subsequent_indent=" " * 34))
     return "\n".join(lines)
 
 
@@ -76,7 +71,7 @@ def page(name):
     for module, functions in found.items():
         for f in functions:
             if f.__name__ == name:
-                parts = [entry(f), "  ".join(["In", path_of(module), *kernels_of(module)])]
+                parts = [entry(f), f"In   {names_of(module)}"]
                 if ".fused." in module.__name__:
                     parts.append(inspect.cleandoc(module.__doc__))
                 return "\n\n".join(parts)

@@ -75,6 +75,7 @@ def test_every_numbered_formula_is_drawn_and_its_implementations_stand_beside_it
         for number in book.numbered(module):
             assert re.search(rf'<div class="equation" id="{number}"><div><math', text), number
     norm = text[text.index('id="layer_norm"'):text.index('id="linear"')]
+    assert text.count("with the instructions of Hopper alone") == 2       # attention, mlp
     assert all(what in norm for what in ("def layer_norm(", "jit_cpu", "__global__", 'href="#LN6">[LN6]</a>'))
 
 
