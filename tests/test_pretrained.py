@@ -2,7 +2,9 @@
 import json
 import math
 import struct
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -405,3 +407,14 @@ def test_the_full_size_agrees_with_transformers(tmp_path):
         want = model(torch.tensor(ids)).logits.numpy()
         found = ours(ids).numpy()
     assert want.std() > 0.5 and np.abs(found - want).max() < 2e-4
+
+
+def test_bfloat16_is_read_by_a_process_that_has_not_met_it(tmp_path):
+    model = make("bfloat16")
+    model.save(tmp_path)
+    program = ("import sys; from gpt import GPT; from minigrad.backend import wide\n"
+               "print(sum(float(abs(wide(p.data)).sum()) for p in GPT.from_pretrained(sys.argv[1]).parameters()))")
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True,
+                          cwd=Path(pretrained.__file__).parents[1])
+    want = sum(float(np.abs(p.data.astype("f4")).sum()) for p in model.parameters())
+    assert done.returncode == 0 and float(done.stdout) == pytest.approx(want, rel=1e-5), done.stderr
