@@ -171,6 +171,7 @@ def test_columns_are_added_up(N, D):
        C=st.sampled_from([1, 8, 19]), dtype=st.sampled_from(list(TOL)), seed=st.integers(0, 99),
        empty=st.booleans(), schedule=st.sampled_from(emulator.SCHEDULES))
 @example(lengths=[31, 1, 32], V=7000, C=8, dtype="float32", seed=0, empty=False, schedule=(False, False))  # none is cut
+@example(lengths=[8300], V=1, C=1, dtype="float32", seed=0, empty=True, schedule=(True, True))  # over 259 chunks
 @settings(max_examples=25)
 def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, empty, schedule):
     """Each id as often as drawn: inside a chunk, up to its end, over several. What a slot held stays, if it is full."""
