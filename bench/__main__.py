@@ -3,6 +3,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    "all": "every number of README's table, measured again: which no longer hold?",
     "ops": "the error of every op's gradient, by finite differences",
     "cuda": "registers, spills and shared memory of every CUDA kernel; needs no GPU",
     "gpu": "on an NVIDIA GPU: kernels, training and generation, right or wrong, beside floors and PyTorch",
