@@ -66,7 +66,7 @@ class Job(NamedTuple):
     def settings(self, data):
         """The flags of train.run that decide the result."""
         steps = self.tokens // TOKENS_PER_STEP
-        lr = 0.64 / self.width                               # the best for widths 16, 64 and 128, by factors of two
+        lr = 0.64 / self.width                               # the best of three at widths 16, 64 and 128: bench/LOG.md
         return {"data": data, "couplets": 200_000, "vocab_size": VOCABULARY, "tokenizer": "bpe", "block_size": BLOCK,
                 "n_embd": self.width, "n_layer": self.layers, "n_head": self.heads, "seed": self.seed, "dropout": 0,
                 "tokens_per_step": TOKENS_PER_STEP, "device_batch": TOKENS_PER_STEP // BLOCK, "steps": steps,
@@ -203,7 +203,7 @@ def describe(found, fits, data, command):
     for name, one in fits.items():
         cells = {key: f"{of(one.law):.4g} ({', '.join(f'{v:.4g}' for v in one.interval(of))})"
                  for key, of in numbers(one.law).items()}
-        cells["E"] = cells["E"] if one.interval(lambda law: law.floor)[0] != one.law.floor else f"{one.law.floor:.4g}"
+        cells["E"] = f"{one.law.floor:.4g}" if "floor" in name else cells["E"]             # given, not found
         lines.append(f"| {name} | " + " | ".join(cells.get(key, "") for key in ("E", "Nc", "alpha", "Dc", "beta", "a"))
                      + f" | {one.error:.2f} % |")
     lines += ["", "L(N) = E + (Nc / N)^alpha, L(N, D) adds (Dc / D)^beta; the best N for C = 6 N D operations grows as "
@@ -295,7 +295,7 @@ def main(argv):
     parser.add_argument("--data", default="verse", help="verse (default), or a text that train.run can read; the "
                         "longest runs see 4 million tokens of it, about 10 MB")
     parser.add_argument("--out", default="runs/scaling-laws", help="folder of the runs (default: runs/scaling-laws)")
-    parser.add_argument("--results", metavar="FOLDER", help="where Markdown, JSON and PNG go (default: as --out)")
+    parser.add_argument("--results", metavar="FOLDER", help="where Markdown, JSON and a plot go (default: as --out)")
     parser.add_argument("--minutes", type=float, help=f"most time for training (default: {FULL['minutes']}, "
                         f"with --short {SHORT['minutes']})")
     parser.add_argument("--short", action="store_true", help="five sizes, up to a million tokens")
