@@ -69,6 +69,7 @@ SHARE = Tolerance(0.8, 1.25, "a ratio of times that were taken in turns")
 MEMORY = Tolerance(0.85, 1.15, "what the system gave the process, libraries of other versions included")
 PERCENT = Tolerance(0.9, 1.1, "a rounded percentage of counted bytes")
 CHANCE = Tolerance(0, 3, "how far two runs part once they have parted is chance")
+ROUNDED = Tolerance(0.98, 1.02, "float32's loss after as few steps; there it falls fast, and runs that round part")
 TIMED = Tolerance(0.4, 1.6, "a difference of times: few percent of what moves by many")
 TINY = Tolerance(0, 4, "a share of a thousandth, of times on a shared machine")
 OTHER = Tolerance(0.95, 2, "other code has other places to break")
@@ -188,7 +189,7 @@ ROWS = (
         Claim("0.88", "scaling", r"^(?:context|width|layers).* ([\d.]+)$", SHARE),
         Claim("1.17", "scaling", r"^(?:context|width|layers).* ([\d.]+)$", SHARE, pick=max))),
     Row("trained in 16 bits", (
-        Claim("42.0 42.0", "bfloat16", r"([\d.]+) bits per couplet; the source", SAME, 74.0),
+        Claim("42.0 42.0", "bfloat16", r"([\d.]+) bits per couplet; the source", ROUNDED, 68.5),    # float32's, as short
     ), {"1.81 1.81": "bfloat16 and float32 of the Shakespeare run, as the row says",
         "42.2": "float16 takes 20 minutes on a CPU"}),
     Row("recompute, 6 layers", (
