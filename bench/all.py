@@ -126,8 +126,8 @@ def table(rows):
     lines = ["| what | README says | command | tolerance |", "|---|---|---|---|"]
     for row in rows:
         for claim in row.claims:
-            t = claim.tolerance
-            lines.append(f"| {row.begins} | {claim.says or 'no other end'} | `{RUNS[claim.run].command}` | "
+            t, says = claim.tolerance, claim.says or "(of the whole)"
+            lines.append(f"| {row.begins} | {says} | `{RUNS[claim.run].command}` | "
                          f"{t.low:g} to {t.high:g} times {claim.expected:.4g}: {t.why} |")
         lines += [f"| {row.begins} | {says} | | not measured: {why} |" for says, why in row.left_out.items()]
     return "\n".join(lines)
@@ -154,6 +154,7 @@ def main(argv):
                           lambda text: print(text, flush=True)))
     count = {state: sum(v.state == state for v in found) for state in (HOLDS, BROKEN, SKIPPED)}
     print(f"\n{count[HOLDS]} hold, {count[BROKEN]} no longer do, {count[SKIPPED]} were not measured")
+    turns.warn_of(busy)
     for v in found:
         if v.state == BROKEN:
             print(line(v))

@@ -85,8 +85,9 @@ PRINTED = {       # run: (what it prints, as it looks there; {number in README: 
              "ours bfloat16              22.0     21.0     36000       60%     1.02      190       0    4.17  1.0e-04\n"
              "PyTorch eager              50.0     49.0     15000       40%     2.90      376       9    4.17  0.0e+00\n"
              "PyTorch bf16               55.0     49.0     15000       40%     2.90      380       9    4.17  0.0e+00\n"
-             "PyTorch eager, tuned       51.0     49.0     15000       40%     2.90      376       9    4.17  0.0\n",
-             {"31": 33.1, "21": 22.0, "199": 199, "376": 376}),
+             "PyTorch eager, tuned       51.0     49.0     15000       40%     2.90      376       9    4.17  0.0\n"
+             "best PyTorch / ours, float32: 1.52 (PyTorch eager 50.0 ms, ours float32 33.1 ms in the same rounds)\n",
+             {"31": 33.1, "21": 22.0, "199": 199, "376": 376, "": 1.52}),
     "start": ("import torch                               1.40    1.30\n"
               "ours, cached kernels, first step           1.10    1.00\n"
               "PyTorch eager, first step                  3.00    2.90\n"
@@ -123,7 +124,9 @@ PRINTED = {       # run: (what it prints, as it looks there; {number in README: 
 @pytest.mark.parametrize("run", PRINTED)
 def test_numbers_are_read_from_what_runs_print(run):
     printed, expected = PRINTED[run]
-    claims = {claim.says: claim for row in ROWS for claim in row.claims if claim.run == run}
+    claims = {}
+    for claim in (claim for row in ROWS for claim in row.claims if claim.run == run):
+        claims.setdefault(claim.says, claim)
     for says, measured in expected.items():
         one = judge("row", claims[says], printed)
         assert (one.measured, one.state) == (measured, HOLDS), one
