@@ -160,14 +160,14 @@ def test_a_run_is_made_once_and_goes_on_where_it_stopped(tmp_path, monkeypatch, 
     few_couplets(monkeypatch)
     job = Job(16, 1, 1, 4 * 1024, 0)
     assert train_all(tmp_path, [job], "verse", 0.05) == [] and "the same command goes on" in capsys.readouterr().out
-    row, = train_all(tmp_path, [job], "verse", 100)
+    row, = train_all(tmp_path, [job], "verse", 600)
     assert row == result(folder(tmp_path, job, "verse"), job)
     assert 0 < row["floor"] < row["loss"] < 7 and row["tokens"] == 4096 and row["epochs"] < 1
 
     def none(*_, **__):
         raise AssertionError("a run that has ended was started again")
     monkeypatch.setattr(subprocess, "Popen", none)
-    assert train_all(tmp_path, [job], "verse", 100) == [row]
+    assert train_all(tmp_path, [job], "verse", 600) == [row]
     assert result(folder(tmp_path, job, "verse"), job._replace(tokens=8 * 1024)) is None
 
 
