@@ -16,7 +16,8 @@ Steps are Levenberg and Marquardt's: (J' W J + lambda) step = -J' W r with W = m
 else with a larger lambda. Many starts go down at once, and so do all draws of the bootstrap.
 
 The interval. Runs are drawn again with replacement, as many as there are, and the law is fitted to each draw: 95 % of
-all draws lie between their percentiles. Draws with fewer different points than the law has numbers are drawn again.
+all draws lie between their percentiles. Draws with no more different points than the law has numbers, or with fewer
+than three values of an x (two, if E is known), are drawn again.
 
 Best use of C operations. With C = 6 N D, [PL2] is least where the derivatives by log N are equal:
     N = G (C / 6)^a,   a = beta / (alpha + beta),   G = (alpha Nc^alpha / (beta Dc^beta))^(1 / (alpha + beta))  [PL6]
@@ -68,8 +69,9 @@ def fit(loss, *xs, floor=None, draws=1000, seed=0):
     logs = np.log(xs)
     centre = logs.mean(1)
     logs -= centre[:, None]
-    spread = np.ptp(logs, axis=1)
-    expect((spread > 0).all(), "fit", "the same x in all runs", "x that differ", "leave that x out of the law")
+    few = 2 + (floor is None)                                # values of an x, between which a bend can be seen
+    expect(all(len(set(x)) >= few for x in logs), "fit", f"{min(len(set(x)) for x in logs)} values of an x",
+           f"{few} at least", "more sizes, or a law without that x")
     starts = []
     for share, *alphas in product(SHARES, *[EXPONENTS] * len(xs)):
         lowest = np.log(share * loss.min()) if floor is None else np.log(floor) if floor else -np.inf
@@ -82,7 +84,7 @@ def fit(loss, *xs, floor=None, draws=1000, seed=0):
     rng, counts = np.random.default_rng(seed), []
     while len(counts) < draws:
         drawn = rng.integers(loss.size, size=loss.size)
-        if len(set(group.ravel()[drawn])) > numbers and (np.ptp(logs[:, drawn], axis=1) > 0).all():
+        if len(set(group.ravel()[drawn])) > numbers and all(len(set(x[drawn])) >= few for x in logs):
             counts.append(np.bincount(drawn, minlength=loss.size))
     again = descend(np.tile(best, (draws, 1)), logs, np.log(loss), np.array(counts), floor is None)[0] if draws else []
     law = as_law(best, centre)

@@ -170,7 +170,8 @@ def laws(found, draws=1000):
     fits = {}
     for name, (rows, xs, known) in asked.items():
         points, numbers = {tuple(row[x] for x in xs) for row in rows}, 2 * len(xs) + (known is None)
-        if len(points) > numbers + 1:
+        values = min((len({row[x] for row in rows}) for x in xs), default=0)
+        if len(points) > numbers + 1 and values > 2:
             fits[name] = fit(column("loss", rows), *(column(x, rows) for x in xs), floor=known, draws=draws)
     return fits
 
@@ -190,12 +191,12 @@ def numbers(law):
     return wanted
 
 
-def describe(found, fits, data, command):
-    """The results as Markdown."""
+def describe(found, fits, data, command, planned):
+    """The results as Markdown; planned: how many runs there would be in all."""
     floor = found[0]["floor"]
     sizes = sorted({row["parameters"] for row in found})
     lines = ["# Scaling laws on a CPU", "", f"`{command}`", "", turns.machine(), "",
-             f"{len(found)} runs on {data}: {sizes[0]:,} to {sizes[-1]:,} parameters, "
+             f"{len(found)} of {planned} runs on {data}: {sizes[0]:,} to {sizes[-1]:,} parameters, "
              f"{min(row['tokens'] for row in found):,} to {max(row['tokens'] for row in found):,} tokens, none seen "
              "twice. Losses are nats per token of the validation text. In brackets: 95 % of 1,000 draws of the runs.",
              ""]
@@ -275,10 +276,10 @@ def plot(file, found, fits, title):
     plt.close(figure)
 
 
-def write(where, found, data, command):
+def write(where, found, data, command, planned):
     """NAME.md, NAME.json and NAME.png of the results."""
     fits = laws(found)
-    text = describe(found, fits, data, command)
+    text = describe(found, fits, data, command, planned)
     Path(f"{where}.md").write_text(text, encoding="utf-8")
     Path(f"{where}.json").write_text(json.dumps({
         "command": command, "machine": turns.machine(), "data": data, "runs": found,
@@ -311,7 +312,8 @@ def main(argv):
     turns.warn_of(busy)
     try:
         results.mkdir(parents=True, exist_ok=True)
-        found = train_all(args.out, jobs(plan), args.data, 60 * minutes)
+        todo = jobs(plan)
+        found = train_all(args.out, todo, args.data, 60 * minutes)
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -319,5 +321,6 @@ def main(argv):
         print("error: no run has ended yet; expected one at least. Hint: more --minutes", file=sys.stderr)
         return 1
     name = "scaling-laws-" + re.sub(r"\W+", "-", Path(args.data).stem) + ("-short" if args.short else "")
-    print("\n" + write(results / name, found, args.data, " ".join(["python -m bench scaling-laws", *argv])))
+    command = " ".join(["python -m bench scaling-laws", *argv])
+    print("\n" + write(results / name, found, args.data, command, len(todo)))
     return 0

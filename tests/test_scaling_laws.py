@@ -117,7 +117,7 @@ def test_the_best_use_of_operations_is_the_best():
     ([1.0, -2.0, 3.0, 4.0], [[1.0, 2.0, 3.0, 4.0]], "positive numbers"),
     ([1.0, np.nan, 3.0, 4.0], [[1.0, 2.0, 3.0, 4.0]], "positive numbers"),
     ([1.0, 2.0, 3.0], [[1.0, 2.0, 3.0, 4.0]], "positive numbers"),
-    ([5.0, 4.0, 3.0, 2.0, 1.5, 1.0], [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [7.0] * 6], "same x"),
+    ([5.0, 4.0, 3.0, 2.0, 1.5, 1.0], [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [7.0] * 6], "1 values of an x"),
 ])
 def test_what_cannot_be_fitted_is_refused(losses, xs, said):
     with pytest.raises(ValueError, match=said):
@@ -204,6 +204,7 @@ def test_what_is_written_is_what_was_found(known, plan, tmp_path, monkeypatch, c
     said = json.loads(Path(f"{where}.json").read_text())
     assert said["runs"] == found and Path(f"{where}.png").read_bytes()[:4] == b"\x89PNG"
     text = Path(f"{where}.md").read_text()
+    assert f"{len(found)} of {len(found)} runs" in text
     assert text in capsys.readouterr().out and ("entropy of the validation text" in text) == known
     assert ("L(N, D): E is 0.9" in text or "L(N, D): E is 1.0" in text) == known
     for name, numbers in said["fits"].items():
@@ -222,6 +223,7 @@ def test_a_few_runs_are_shown_without_laws(tmp_path, monkeypatch):
     assert laws(found) == {} and laws([]) == {} and longest([]) == 0
     monkeypatch.setattr(scaling_laws, "train_all", lambda *_: found)
     assert main(["--out", str(tmp_path)]) == 0
+    assert f"2 of {len(jobs(FULL))} runs" in (tmp_path / "scaling-laws-verse.md").read_text()
 
 
 def test_bad_input_is_refused(tmp_path, capsys):
