@@ -268,9 +268,12 @@ def plot(file, found, fits, title):
     for axes, x, y in zip(panels, ("parameters", "parameters", "operations, 6 N D"),
                           ("nats per token", "nats per token above the floor", "nats per token")):
         axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+        axes.xaxis.set_minor_formatter("")
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which("{x:g}")
         axes.grid(alpha=0.25, which="both")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[2].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[2].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     figure.suptitle(title)
     figure.savefig(file)
     plt.close(figure)
