@@ -3,6 +3,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    "all": "every number of README's table, measured again: which no longer hold?",
     "ops": "the error of every op's gradient, by finite differences",
     "cuda": "registers, spills and shared memory of every CUDA kernel; needs no GPU",
     "gpu": "on an NVIDIA GPU: kernels, training and generation, right or wrong, beside floors and PyTorch",
@@ -10,6 +11,7 @@ COMMANDS = {
     "step": "a training step beside PyTorch's and beside what this machine could do at best",
     "memory": "where the bytes of a training step are, beside a prediction, and what recompute saves",
     "scaling": "the cost of a token against context, width and depth, beside its formula",
+    "scaling-laws": "the loss against parameters and tokens, down to a floor that is known: laws with intervals",
     "ranks": "a step on many ranks beside one without messages, and what that says of many GPUs",
     "generate": "new tokens per second beside transformers' and beside the memory's limit",
     "start": "from the start of a process to its first training step",
@@ -29,7 +31,7 @@ def main(argv):
     asked = not argv or argv[0] in ("-h", "--help")
     if not asked:
         print(f"bench: got {argv[0]!r}; expected one of {', '.join(COMMANDS)}\n", file=sys.stderr)
-    print(__doc__ + "\n\n" + "\n".join(f"    {name:10} {what}" for name, what in COMMANDS.items()),
+    print(__doc__ + "\n\n" + "\n".join(f"    {name:12} {what}" for name, what in COMMANDS.items()),
           file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 

@@ -1,0 +1,157 @@
+r"""Power laws with a floor, fitted to losses: what a model of N parameters reaches on D tokens of text.
+
+    L(N)    = E + (Nc / N)^alpha                                                           [PL1]
+    L(N, D) = E + (Nc / N)^alpha + (Dc / D)^beta                                           [PL2]
+The first is Kaplan et al. 2020 (arXiv:2001.08361, eq. 1.1) with a floor, the second Hoffmann et al. 2022
+(arXiv:2203.15556, eq. 2) with A = Nc^alpha and B = Dc^beta. E is what no model can beat, the entropy of the text.
+
+The fit. With x_1 = N, x_2 = D and numbers theta = (log E, a_k, alpha_k), the logarithm of a law is that of a sum
+    log L = log sum over k of exp u_k,    u_0 = log E,    u_k = a_k - alpha_k log(x_k / m_k)          [PL3]
+where m_k is the geometric mean of all x_k, so that a_k and alpha_k have little to do with each other. Minimised is
+    sum over the runs of h(log L - log loss),    h(r) = r^2 / 2 for |r| < d,   d |r| - d^2 / 2 beyond  [PL4]
+(Huber 1964; as Hoffmann does, but with d = 0.01: what is below a percent is the noise of seeds, what is far above it a
+run that failed). Its gradient needs the share s_k = exp(u_k) / L of every term in the loss:
+    d log L / d log E = s_0,    d log L / d a_k = s_k,    d log L / d alpha_k = -s_k log(x_k / m_k)    [PL5]
+Steps are Levenberg and Marquardt's: (J' W J + lambda) step = -J' W r with W = min(1, d / |r|), taken if [PL4] falls,
+else with a larger lambda. Many starts go down at once, and so do all draws of the bootstrap.
+
+The interval. Runs are drawn again with replacement, as many as there are, and the law is fitted to each draw: 95 % of
+all draws lie between their percentiles. Draws with no more different points than the law has numbers, or with fewer
+than three values of an x (two, if E is known), are drawn again.
+
+Best use of C operations. With C = 6 N D, [PL2] is least where the derivatives by log N are equal:
+    N = G (C / 6)^a,   a = beta / (alpha + beta),   G = (alpha Nc^alpha / (beta Dc^beta))^(1 / (alpha + beta))  [PL6]
+"""
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from minigrad.check import expect
+
+BEND = 0.01                  # d of [PL4]
+STEPS = 200                  # most steps of a descent
+SHARES = 0.02, 0.5, 0.95     # where descents start: the floor as a share of the lowest loss,
+EXPONENTS = 0.05, 0.2, 0.6   # and every exponent
+
+
+class Law(NamedTuple):
+    """E, and for each x its scale (Nc, Dc) and its exponent (alpha, beta)."""
+    floor: float
+    scales: tuple
+    exponents: tuple
+
+    def __call__(self, *xs):
+        """The loss at x_1 = N, x_2 = D, ...: numbers, or arrays of one shape."""
+        return self.floor + sum((s / x) ** e for s, e, x in zip(self.scales, self.exponents, xs, strict=True))
+
+
+class Fit(NamedTuple):
+    """A law, those of all draws of the bootstrap, and how many percent the losses are off (root of the mean square)."""
+    law: Law
+    draws: list
+    error: float
+
+    def interval(self, number):
+        """(2.5 %, 97.5 %) over the draws of number(law)."""
+        return tuple(map(float, np.percentile([number(law) for law in self.draws], (2.5, 97.5))))
+
+
+def fit(loss, *xs, floor=None, draws=1000, seed=0):
+    """The law through losses (n,) at xs, each (n,); floor: E, if it is known (0 as well)."""
+    loss, xs = np.asarray(loss, float), np.asarray(xs, float)
+    numbers = 2 * len(xs) + (floor is None)
+    points, group = np.unique(xs, axis=1, return_inverse=True)
+    expect(xs.shape[1:] == loss.shape and np.isfinite(loss).all() and (loss > 0).all() and (xs > 0).all(), "fit",
+           f"losses {loss.shape} at {xs.shape}", "positive numbers, a loss for each point")
+    expect(points.shape[1] > numbers, "fit", f"{points.shape[1]} different points for {numbers} numbers",
+           "more points than numbers", "more models, or a known floor")
+    logs = np.log(xs)
+    centre = logs.mean(1)
+    logs -= centre[:, None]
+    few = 2 + (floor is None)                                # values of an x, between which a bend can be seen
+    expect(all(len(set(x)) >= few for x in logs), "fit", f"{min(len(set(x)) for x in logs)} values of an x",
+           f"{few} at least", "more sizes, or a law without that x")
+    starts = []
+    for share, *alphas in product(SHARES, *[EXPONENTS] * len(xs)):
+        lowest = np.log(share * loss.min()) if floor is None else np.log(floor) if floor else -np.inf
+        above = np.log((loss.mean() - np.exp(lowest)) / len(xs)) if np.exp(lowest) < loss.mean() else -5.0
+        starts.append([lowest, *[above] * len(xs), *alphas])
+    count = np.ones((len(starts), loss.size))
+    found, cost = descend(np.array(starts), logs, np.log(loss), count, floor is None)
+    best = found[np.argmin(cost)]
+
+    rng, counts = np.random.default_rng(seed), []
+    while len(counts) < draws:
+        drawn = rng.integers(loss.size, size=loss.size)
+        if len(set(group.ravel()[drawn])) > numbers and all(len(set(x[drawn])) >= few for x in logs):
+            counts.append(np.bincount(drawn, minlength=loss.size))
+    again = descend(np.tile(best, (draws, 1)), logs, np.log(loss), np.array(counts), floor is None)[0] if draws else []
+    law = as_law(best, centre)
+    error = 100 * float(np.sqrt(np.mean(np.log(law(*xs) / loss) ** 2)))
+    return Fit(law, [as_law(theta, centre) for theta in again], error)
+
+
+def as_law(theta, centre):
+    """theta of [PL3] -> Law."""
+    k = len(centre)
+    a, alpha = theta[1:1 + k], theta[1 + k:]
+    return Law(float(np.exp(theta[0])), tuple(map(float, np.exp(a / alpha + centre))), tuple(map(float, alpha)))
+
+
+def descend(theta, logs, target, count, free):
+    """Many minima of [PL4] at once.
+
+    theta (R, 1 + 2 K) starts; logs (K, n) of [PL3]; target (n,) logarithms of the losses; count (R, n), how often each
+    run counts; free: may the floor move? Returns theta, and its cost (R,).
+    """
+    damping = np.full(len(theta), 1e-3)
+    r, slope = residuals(theta, logs, target)
+    cost = (count * huber(r)).sum(1)
+    for _ in range(STEPS):
+        slope[:, :, 0] *= free
+        weighted = slope * (count * np.minimum(1, BEND / np.maximum(np.abs(r), 1e-300)))[:, :, None]
+        normal = np.einsum("rnp,rnq->rpq", weighted, slope) + damping[:, None, None] * np.eye(theta.shape[1])
+        step = -np.linalg.solve(normal, np.einsum("rnp,rn->rp", weighted, r)[:, :, None])[:, :, 0]
+        ahead = theta + step
+        r_ahead, slope_ahead = residuals(ahead, logs, target)
+        cost_ahead = (count * huber(r_ahead)).sum(1)
+        better = (cost_ahead < cost) & (ahead[:, 1 + len(logs):] > 1e-3).all(1)
+        gained = np.where(better, cost - cost_ahead, 0)
+        theta, cost = np.where(better[:, None], ahead, theta), np.where(better, cost_ahead, cost)
+        r, slope = np.where(better[:, None], r_ahead, r), np.where(better[:, None, None], slope_ahead, slope)
+        damping = np.clip(np.where(better, damping / 4, damping * 8), 1e-12, 1e9)
+        if (gained <= 1e-12 * cost).all() and (better | (damping > 1e6)).all():
+            break
+    return theta, cost
+
+
+def residuals(theta, logs, target):
+    """(log L - target, (R, n); its derivatives by theta, (R, n, 1 + 2 K))"""
+    k, (runs, n) = len(logs), (len(theta), logs.shape[1])
+    u = np.concatenate([np.broadcast_to(theta[:, :1, None], (runs, 1, n)),
+                        theta[:, 1:1 + k, None] - theta[:, 1 + k:, None] * logs], 1)                # [PL3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.logaddexp.reduce(u, axis=1)
+        share = np.exp(u - total[:, None])
+    slope = np.concatenate([share, -share[:, 1:] * logs], 1).transpose(0, 2, 1)                     # [PL5]
+    return total - target, slope
+
+
+def huber(r):
+    """h of [PL4]"""
+    size = np.abs(r)
+    return np.where(size < BEND, size * size / 2, BEND * size - BEND * BEND / 2)
+
+
+def best_parameters(law, operations):
+    """N of [PL6], for a law of N and D."""
+    (nc, dc), (alpha, beta) = law.scales, law.exponents
+    log_g = (np.log(alpha / beta) + alpha * np.log(nc) - beta * np.log(dc)) / (alpha + beta)
+    return np.exp(log_g + share_of_parameters(law) * np.log(operations / 6))
+
+
+def share_of_parameters(law):
+    """a of [PL6]: by which power of the operations the best model grows."""
+    alpha, beta = law.exponents
+    return beta / (alpha + beta)

@@ -1,0 +1,329 @@
+"""Scaling laws on this machine: how the loss falls with the parameters and the tokens, down to a floor that is known.
+
+A family of GPT-2 shapes from 12 thousand to 11 million parameters is trained by train.run, each size on several numbers
+of tokens and with a schedule of its own for each (Hoffmann et al. 2022, arXiv:2203.15556: a run that was to be longer,
+cut off, is not a shorter run). No token is seen twice. The laws of bench/power_law.py are fitted to the last validation
+losses. On the couplets of train/verse.py the entropy of the very text that is scored is known, so that three questions
+have an answer which real text never gives: does the fit find the floor, what is left of the loss above it, and how far
+are the exponents off where the floor is guessed? On a text of one's own (--data) the floor is what the fit says.
+
+A run has a folder of its own, whose name holds all its settings: one that has ended is not trained again, and one that
+was interrupted goes on. Small ones come first; --minutes ends the last one in its middle, the next call goes on there.
+"""
+import argparse
+import hashlib
+import json
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import turns
+from bench.power_law import best_parameters, fit, share_of_parameters
+from gpt import GPTConfig
+from gpt.sizes import parameters
+from minigrad.check import expect
+from train import log
+
+VOCABULARY, BLOCK, TOKENS_PER_STEP = 512, 64, 1024       # a couplet has 37 of these tokens
+SIZES = (16, 1, 1), (32, 2, 2), (64, 2, 2), (96, 3, 4), (128, 4, 4), (192, 5, 6), (256, 6, 8), (384, 6, 6)
+FULL = dict(sizes=8, doublings=range(18, 23), operations=1.5e14, minutes=100)   # width, layers, heads: how many of them
+SHORT = dict(sizes=5, doublings=range(17, 21), operations=2.8e12, minutes=10)   # tokens: powers of 2
+SEEDS, OFTEN = 3, 40                     # runs below a 40th of the largest one's operations are made three times
+KAPLAN, HOFFMANN = 0.076, 0.5            # their exponents: of parameters; of operations, to parameters
+
+
+class Job(NamedTuple):
+    """One model and the text that it sees."""
+    width: int
+    layers: int
+    heads: int
+    tokens: int
+    seed: int
+
+    @property
+    def config(self):
+        return GPTConfig(VOCABULARY, BLOCK, self.layers, self.heads, self.width)
+
+    @property
+    def parameters(self):
+        return parameters(self.config)
+
+    @property
+    def inner(self):
+        """Parameters without the embeddings: what Kaplan et al. call N."""
+        return self.parameters - (VOCABULARY + BLOCK) * self.width
+
+    @property
+    def operations(self):
+        return 6 * self.parameters * self.tokens
+
+    def settings(self, data):
+        """The flags of train.run that decide the result."""
+        steps = self.tokens // TOKENS_PER_STEP
+        lr = 0.64 / self.width                               # the best of three at widths 16, 64 and 128: bench/LOG.md
+        return {"data": data, "couplets": 200_000, "vocab_size": VOCABULARY, "tokenizer": "bpe", "block_size": BLOCK,
+                "n_embd": self.width, "n_layer": self.layers, "n_head": self.heads, "seed": self.seed, "dropout": 0,
+                "tokens_per_step": TOKENS_PER_STEP, "device_batch": TOKENS_PER_STEP // BLOCK, "steps": steps,
+                "warmup": min(100, steps // 8), "lr": f"{lr:.3g}", "min_lr": f"{lr / 100:.3g}",
+                "eval_tokens": 40_000}
+
+
+def jobs(plan):
+    """All runs of a plan, the cheapest first."""
+    found = []
+    for size in SIZES[:plan["sizes"]]:
+        for doublings in plan["doublings"]:
+            job = Job(*size, 2 ** doublings, 0)
+            if job.operations <= plan["operations"]:
+                seeds = SEEDS if job.operations <= plan["operations"] / OFTEN else 1
+                found += [job._replace(seed=seed) for seed in range(seeds)]
+    return sorted(found, key=lambda job: job.operations)
+
+
+def folder(out, job, data):
+    """Where a run lives. Its name is of all that decides the result, so other settings never find it."""
+    settings = repr((job.settings(data), Path(data).stat().st_size if Path(data).is_file() else 0))
+    return Path(out) / (f"{job.parameters}-{job.tokens}-{job.seed}-"
+                        + hashlib.sha256(settings.encode()).hexdigest()[:8])
+
+
+def result(where, job):
+    """What train.run has logged of a run that has ended, or None."""
+    try:
+        last = [entry for entry in log.read(where / "log.jsonl") if "val_loss" in entry][-1]
+    except (OSError, IndexError):
+        return None
+    if last["step"] * TOKENS_PER_STEP < job.tokens:
+        return None
+    floor = last["val_loss"] * last["entropy_bits"] / last["val_bits"] if "entropy_bits" in last else None
+    return {**job._asdict(), "parameters": job.parameters, "inner": job.inner, "loss": last["val_loss"], "floor": floor,
+            "epochs": last["epoch"]}
+
+
+def train(out, job, data, seconds):
+    """A run, or the rest of it, in a process of its own. False if the time was over before it ended."""
+    where = folder(out, job, data)
+    settings = {**job.settings(data), "out": where, "resume": "auto", "shards": Path(out) / "shards", "samples": 0,
+                "eval_every": job.settings(data)["steps"], "save_every": 250, "keep": 1}
+    words = [sys.executable, "-m", "train.run", *(str(w) for k, v in settings.items() for w in (f"--{k}", v))]
+    process = subprocess.Popen(words, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)
+    try:
+        said = process.communicate(timeout=seconds)[1]
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as e:
+        process.send_signal(signal.SIGTERM)                  # it ends its step and saves
+        process.communicate()
+        if isinstance(e, KeyboardInterrupt):
+            raise
+        return False
+    shutil.rmtree(where / "checkpoints", ignore_errors=True)  # two gigabytes in all; weights and log stay
+    if process.returncode:
+        raise ValueError(f"{' '.join(words[1:])}\nended with {process.returncode}: {said.strip()[-2000:]}")
+    return True
+
+
+def train_all(out, todo, data, seconds):
+    """Results of all runs that have ended when the time is over."""
+    began, found, once = time.monotonic(), [], math.inf
+    for i, job in enumerate(todo, 1):
+        if job.tokens > once:
+            print(f"{i:3} of {len(todo)}: left out, since {data} has no {job.tokens:,} tokens to train on")
+            continue
+        where = folder(out, job, data)
+        done, start = result(where, job), time.monotonic()
+        if done is None:
+            left = seconds - (start - began)
+            if left <= 0 or not train(out, job, data, left):
+                print(f"the time is over, with run {i} of {len(todo)}: the same command goes on there")
+                break
+            done = result(where, job)
+        once = job.tokens / done["epochs"] if done["epochs"] else math.inf
+        expect(job.tokens <= once, "--data", f"{once:,.0f} tokens to train on", f"{job.tokens:,} at least", "more text")
+        found.append(done)
+        print(f"{i:3} of {len(todo)}: {job.parameters:>10,} parameters, {job.tokens:>9,} tokens, seed {job.seed}: "
+              f"{done['loss']:.4f}   {time.monotonic() - start:5.0f} s", flush=True)
+    return found
+
+
+# what the losses say -------------------------------------------------------------------------------------------------
+
+def laws(found, draws=1000):
+    """{name: Fit} of results: only those for which there are runs enough."""
+    def column(name, rows):
+        return [row[name] for row in rows]
+
+    floor = found[0]["floor"] if found else None
+    most = longest(found)
+    wide = [row for row in found if row["tokens"] == most]
+    asked = {f"L(N), {most:,} tokens": (wide, ("parameters",), None),
+             f"L(N), {most:,} tokens, no floor": (wide, ("parameters",), 0.0),
+             f"L(N), {most:,} tokens, no floor, without embeddings": (wide, ("inner",), 0.0),
+             "L(N, D)": (found, ("parameters", "tokens"), None)}
+    if floor:                                                # at a fixed number of tokens it is not what L(N) ends at
+        asked["L(N, D), floor known"] = found, ("parameters", "tokens"), floor
+    fits = {}
+    for name, (rows, xs, known) in asked.items():
+        points, numbers = {tuple(row[x] for x in xs) for row in rows}, 2 * len(xs) + (known is None)
+        values = min((len({row[x] for row in rows}) for x in xs), default=0)
+        if len(points) > numbers + 1 and values > 2:
+            fits[name] = fit(column("loss", rows), *(column(x, rows) for x in xs), floor=known, draws=draws)
+    return fits
+
+
+def longest(found):
+    """The largest number of tokens on which every size was trained (0: there is none)."""
+    sizes = {row["parameters"] for row in found}
+    seen = [{row["tokens"] for row in found if row["parameters"] == size} for size in sizes]
+    return max(set.intersection(*seen), default=0) if seen else 0
+
+
+def numbers(law):
+    """{name: function of a law} of all that is worth an interval."""
+    wanted = {"E": lambda law: law.floor, "Nc": lambda law: law.scales[0], "alpha": lambda law: law.exponents[0]}
+    if len(law.scales) > 1:
+        wanted |= {"Dc": lambda law: law.scales[1], "beta": lambda law: law.exponents[1], "a": share_of_parameters}
+    return wanted
+
+
+def describe(found, fits, data, command, planned):
+    """The results as Markdown; planned: how many runs there would be in all."""
+    floor = found[0]["floor"]
+    sizes = sorted({row["parameters"] for row in found})
+    lines = ["# Scaling laws on a CPU", "", f"`{command}`", "", turns.machine(), "",
+             f"{len(found)} of {planned} runs on {data}: {sizes[0]:,} to {sizes[-1]:,} parameters, "
+             f"{min(row['tokens'] for row in found):,} to {max(row['tokens'] for row in found):,} tokens, none seen "
+             "twice. Losses are nats per token of the validation text. In brackets: 95 % of 1,000 draws of the runs.",
+             ""]
+    lines += ["| law | " + " | ".join(("E", "Nc", "alpha", "Dc", "beta", "a", "off by")) + " |", "|---" * 8 + "|"]
+    for name, one in fits.items():
+        cells = {key: f"{of(one.law):.4g} ({', '.join(f'{v:.4g}' for v in one.interval(of))})"
+                 for key, of in numbers(one.law).items()}
+        cells["E"] = f"{one.law.floor:.4g}" if "floor" in name else cells["E"]             # given, not found
+        lines.append(f"| {name} | " + " | ".join(cells.get(key, "") for key in ("E", "Nc", "alpha", "Dc", "beta", "a"))
+                     + f" | {one.error:.2f} % |")
+    lines += ["", "L(N) = E + (Nc / N)^alpha, L(N, D) adds (Dc / D)^beta; the best N for C = 6 N D operations grows as "
+              f"C^a (Hoffmann et al.: about {HOFFMANN}). Kaplan et al. have alpha = {KAPLAN}, without embeddings and "
+              "without a floor.", ""]
+    if floor:
+        lines += [f"The entropy of the validation text is {floor:.4f} nats per token."]
+        lines += [f"{name}: E is {one.law.floor:.4f}, "
+                  + ("which the interval holds." if low <= floor <= high else "and the interval does not hold it.")
+                  for name, one in fits.items() if "floor" not in name
+                  for low, high in [one.interval(lambda law: law.floor)]]
+    both = fits.get("L(N, D), floor known") or fits.get("L(N, D)")
+    if both:
+        lines += ["", "| operations | best N | its tokens | loss |", "|---|---|---|---|"]
+        for c in (1e12, 1e13, 1e14, 1e15):
+            n = best_parameters(both.law, c)
+            lines.append(f"| {c:.0e} | {n:,.0f} | {c / 6 / n:,.0f} | {both.law(n, c / 6 / n):.3f} |")
+    lines += ["", *CAN, "", "| parameters | without embeddings | tokens | seed | loss |", "|---|---|---|---|---|"]
+    lines += [f"| {r['parameters']:,} | {r['inner']:,} | {r['tokens']:,} | {r['seed']} | {r['loss']:.4f} |"
+              for r in sorted(found, key=lambda r: (r["parameters"], r["tokens"], r["seed"]))]
+    return "\n".join(lines) + "\n"
+
+
+CAN = ["What this can show: whether sums of powers describe these losses (the column `off by`), what the exponents "
+       "are for this text, this tokenizer and this kind of model, and what a guessed floor does to them.",
+       "What it cannot: exponents of other texts. A floor moves alpha more than anything else does, so 0.076, found on "
+       "web text with no floor and models of 768 to 1.5 billion parameters without embeddings, is no target here; the "
+       "rows without floor are those to hold beside it. L(N) at a fixed number of tokens has the price of too little "
+       "text in its E. Three decades of sizes say nothing of the next three. A learning rate is the best for its width "
+       "among factors of two, which leaves about a percent of the loss open."]
+
+
+def plot(file, found, fits, title):
+    """The loss against parameters; what of it is above the floor; and against operations, with the best that [PL6]
+    allows."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+    both = fits.get("L(N, D), floor known") or fits.get("L(N, D)")
+    floor = found[0]["floor"] or (both.law.floor if both else 0)
+    tokens = sorted({row["tokens"] for row in found})
+    grid = np.geomspace(min(row["parameters"] for row in found), max(row["parameters"] for row in found))
+    figure, panels = plt.subplots(1, 3, figsize=(14, 4.4), dpi=120, layout="constrained")
+    for i, many in enumerate(tokens):
+        colour = plt.get_cmap("viridis")(i / max(1, len(tokens) - 1) * 0.9)
+        rows = [row for row in found if row["tokens"] == many]
+        n, loss = (np.array([row[k] for row in rows]) for k in ("parameters", "loss"))
+        for axes, x, below in zip(panels, (n, n, 6 * n * many), (0, floor, 0)):
+            axes.plot(x, loss - below, "o", color=colour, markersize=4, label=f"{many:,} tokens")
+        if both:
+            for axes, below in zip(panels[:2], (0, floor)):
+                axes.plot(grid, both.law(grid, many) - below, color=colour, linewidth=1)
+    if both:
+        c = np.geomspace(*(edge(6 * row["parameters"] * row["tokens"] for row in found) for edge in (min, max)))
+        n = best_parameters(both.law, c)
+        panels[2].plot(c, both.law(n, c / 6 / n), color="#969696", linestyle="--", label="best use of operations")
+    if found[0]["floor"]:
+        for axes in (panels[0], panels[2]):
+            axes.axhline(floor, color="#a50f15", linewidth=1, label="entropy of the text")
+    for axes, x, y in zip(panels, ("parameters", "parameters", "operations, 6 N D"),
+                          ("nats per token", "nats per token above the floor", "nats per token")):
+        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+        axes.xaxis.set_minor_formatter("")
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which("{x:g}")
+        axes.grid(alpha=0.25, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[2].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+    figure.suptitle(title)
+    figure.savefig(file)
+    plt.close(figure)
+
+
+def write(where, found, data, command, planned):
+    """NAME.md, NAME.json and NAME.png of the results."""
+    fits = laws(found)
+    text = describe(found, fits, data, command, planned)
+    Path(f"{where}.md").write_text(text, encoding="utf-8")
+    Path(f"{where}.json").write_text(json.dumps({
+        "command": command, "machine": turns.machine(), "data": data, "runs": found,
+        "fits": {name: {"error %": one.error, **{key: {"value": of(one.law), "95 %": one.interval(of)}
+                                                for key, of in numbers(one.law).items()}}
+                 for name, one in fits.items()}}, indent=1) + "\n", encoding="utf-8")
+    plot(f"{where}.png", found, fits, f"{data}: {turns.machine()}")
+    return text
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(prog="python -m bench scaling-laws", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="verse", help="verse (default), or a text that train.run can read; the "
+                        "longest runs see 4 million tokens of it, about 10 MB")
+    parser.add_argument("--out", default="runs/scaling-laws", help="folder of the runs (default: runs/scaling-laws)")
+    parser.add_argument("--results", metavar="FOLDER", help="where Markdown, JSON and a plot go (default: as --out)")
+    parser.add_argument("--minutes", type=float, help=f"most time for training (default: {FULL['minutes']}, "
+                        f"with --short {SHORT['minutes']})")
+    parser.add_argument("--short", action="store_true", help="five sizes, up to a million tokens")
+    args = parser.parse_args(argv)
+    plan = SHORT if args.short else FULL
+    minutes, results = plan["minutes"] if args.minutes is None else args.minutes, Path(args.results or args.out)
+    if not math.isfinite(minutes) or minutes < 0:
+        parser.error(f"--minutes: got {minutes}; expected a number, 0 or more")
+    if args.data != "verse" and not Path(args.data).exists():
+        parser.error(f"--data: got {args.data!r}; expected verse, or a file or folder that exists")
+    busy = turns.load()
+    print(turns.machine())
+    turns.warn_of(busy)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        todo = jobs(plan)
+        found = train_all(args.out, todo, args.data, 60 * minutes)
+    except (ValueError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    if not found:
+        print("error: no run has ended yet; expected one at least. Hint: more --minutes", file=sys.stderr)
+        return 1
+    name = "scaling-laws-" + re.sub(r"\W+", "-", Path(args.data).stem) + ("-short" if args.short else "")
+    command = " ".join(["python -m bench scaling-laws", *argv])
+    print("\n" + write(results / name, found, args.data, command, len(todo)))
+    return 0
