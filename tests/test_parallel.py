@@ -1,6 +1,7 @@
 """Ranks that train one model together: the same losses as one process, the same checkpoints, and a clean end."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,63 @@ run.utilisation.ceiling = lambda *_: 1e9
 {}
 sys.exit(run.main(sys.argv[1:]))
 """
+NO_GPU = """
+import fake_nccl
+from minigrad.emulator import fake_cupy
+def step(*args, real=run.train_step):
+    with fake_cupy.waits() as seen:
+        found = real(*args)
+    assert args[4] < 2 or not seen, seen                     # neither for its own GPU nor for another rank
+    return found
+run.train_step, main = step, run.main
+def both(words):
+    with fake_nccl.installed():
+        status = main(words)
+    called = fake_nccl.NCCLBackend.calls
+    assert all(called.count(name) > 20 for name in ("all_gather", "reduce_scatter")) and "gather" in called, called
+    return status
+run.main = both
+"""
+ABSENT = """
+def step(*args, real=run.train_step):
+    if args[4] == 3 and args[-1].rank == 1:
+        import time; time.sleep(100)
+    return real(*args)
+run.train_step = step
+"""
+BROKEN = """
+def step(*args, real=run.train_step):
+    if args[4] == 3 and args[-1].rank == 1:
+        def fails(event):
+            raise fake_cupy.CUDARuntimeError("an illegal memory access")
+        fake_cupy.Event.done = property(fails)
+        import time; time.sleep(100)
+    return real(*args)
+run.train_step = step
+"""
+SHARES = """
+from minigrad.check import expect
+from train import data, parallel, step, text
+tok, counted = data.tok, {}
+def counts(owner, name, size):
+    real = getattr(owner, name)
+    def f(*args, **how):
+        counted[name] = counted.get(name, 0) + size(*args)
+        return real(*args, **how)
+    setattr(owner, name, f)
+counts(tok.BPETokenizer, "_encode", lambda self, text, at: len(text))
+counts(step, "score", lambda model, x, y: 1)
+counts(text, "generate", lambda model, rows, *_: len(rows))
+data.tok.base.PIECE, data.GROUP = 300, 4000
+def report(of, real=run.report):
+    real(of)
+    both = of.group.tell(counted)
+    for name in "_encode", "score", "generate":
+        a, b = (some[name] for some in both)
+        expect(max(a, b) < 0.7 * (a + b), name, (a, b), "about as much on each")
+run.report = report
+"""
+WRITES = "import sys; from train import sample; sys.exit(sample.main(sys.argv[1:]))"
 FULL = """
 def full(*args, real=run.train_step):
     if args[4] == 3 and args[-1].rank == 1:
@@ -426,7 +484,24 @@ def test_a_rank_that_hangs_ends_the_job(home, tmp_path):
         began = time.monotonic()
         said = process.communicate(timeout=20)[1]
         assert time.monotonic() - began < 10 and process.returncode != 0
-        assert said.count("of 2: no word from another rank for 4 s") == 1 and "Traceback" not in said
+        assert len(re.findall(r"rank 0 of 2: no word from another rank for 4 s, waiting for [\w ']+\. Hint", said)) == 1
+        assert "Traceback" not in said
+
+
+@has_mpi
+@pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
+@pytest.mark.parametrize(("extra", "said"), [
+    (ABSENT, r"rank 0 of 2: no word from another rank for 2 s, waiting for (numbers of all|the sum of gradients)"),
+    (BROKEN, "rank 1 of 2: an illegal memory access"),
+])
+def test_what_a_group_of_gpus_waits_for_in_vain_ends_it(home, tmp_path, extra, said):
+    """A rank does not come, or its device has failed: who notices says so once, and ends all in time."""
+    small = dict(dtype="bfloat16", steps=9, n_layer=1, tokens_per_step=64, samples=0, backend="cupy", lost_after=2)
+    process = start(command(2, *flags(home, out=tmp_path / "run", **small), extra=NO_GPU + extra))
+    shown = finish(process, expected=1)
+    assert len(re.findall(f"error: {said}", shown)) == shown.count("error: ") == 1 and "Traceback" not in shown
+    assert len(losses(tmp_path / "run")) == 2               # the third was not heard of yet
+    assert time.time() - (tmp_path / "run" / "log.jsonl").stat().st_mtime < 10
 
 
 @has_mpi
@@ -497,25 +572,6 @@ def test_ranks_share_the_processors():
     if many > 1:
         cores = [json.loads(words + "]") for words, _ in shares]
         assert sorted(cores[0] + cores[1]) == sorted(os.sched_getaffinity(0))
-
-
-NO_GPU = """
-import fake_nccl
-from minigrad.emulator import fake_cupy
-def step(*args, real=run.train_step):
-    with fake_cupy.waits() as seen:
-        found = real(*args)
-    assert args[4] < 2 or not seen, seen                     # neither for its own GPU nor for another rank
-    return found
-run.train_step, main = step, run.main
-def both(words):
-    with fake_nccl.installed():
-        status = main(words)
-    called = fake_nccl.NCCLBackend.calls
-    assert all(called.count(name) > 20 for name in ("all_gather", "reduce_scatter")) and "gather" in called, called
-    return status
-run.main = both
-"""
 
 
 @has_mpi

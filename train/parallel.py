@@ -35,6 +35,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,6 +44,7 @@ from minigrad.check import expect
 
 SPIN = 2000          # looks at a message before a rank that waits for it lets others have its processor
 NAP = 1e-3           # and then at most so many seconds between two
+WATCH = 0.5          # seconds between two looks of a thread at what NCCL has begun
 
 
 class Lost(Exception):
@@ -319,7 +321,7 @@ class MPI(Ranks):
         self.world.Abort(status)
         os._exit(status)
 
-    def wait(self, request):
+    def wait(self, name, request):
         """Look, then look less often: ranks may have to share a processor, with each other or with a thread."""
         began, looks = time.monotonic(), 0
         while not request.Test():
@@ -327,41 +329,49 @@ class MPI(Ranks):
             if looks > SPIN:
                 time.sleep(min(NAP, 1e-5 * (looks - SPIN)))
                 if time.monotonic() - began > self.limit:
-                    raise Lost(LOST.format(self.limit))
+                    raise Lost(LOST.format(self.limit, name))
             elif hasattr(os, "sched_yield"):
                 os.sched_yield()
 
     def gather(self, array):
         array = np.ascontiguousarray(array)
         found = np.empty((self.size, *array.shape), array.dtype)
-        self.wait(self.world.Iallgather(_bytes(array), _bytes(found)))
+        self.wait("numbers of all", self.world.Iallgather(_bytes(array), _bytes(found)))
         return found
 
     def collect(self, array):
         found = np.empty((0 if self.rank else self.size, *array.shape), array.dtype)
-        self.wait(self.world.Igather(_bytes(array), None if self.rank else _bytes(found), 0))
+        self.wait("the state of all", self.world.Igather(_bytes(array), None if self.rank else _bytes(found), 0))
         return found
 
     def broadcast(self, array):
         whole = np.ascontiguousarray(array)
-        self.wait(self.world.Ibcast(_bytes(whole), 0))
+        self.wait("rank 0's weights", self.world.Ibcast(_bytes(whole), 0))
         if whole is not array:
             array[...] = whole
 
     def fill(self, array):
-        self.begun.append(self.world.Iallgather(self.mpi.IN_PLACE, _bytes(array)))
+        self.begun.append(("the others' parts", self.world.Iallgather(self.mpi.IN_PLACE, _bytes(array))))
 
     def deal(self, array, out):
-        self.begun.append(self.world.Ireduce_scatter_block(array, out))
+        self.begun.append(("the sum of gradients", self.world.Ireduce_scatter_block(array, out)))
 
     def look(self):
         if self.begun:                                       # a look at one lets MPI go on with all
-            self.begun[0].Test()
+            self.begun[0][1].Test()
 
     def arrive(self):
-        for request in self.begun:
-            self.wait(request)
+        for name, request in self.begun:
+            self.wait(name, request)
         self.begun.clear()
+
+
+@dataclass
+class Begun:
+    """What NCCL was asked to do, and the event behind it, once the call has returned."""
+    name: str
+    since: float
+    event: object = None
 
 
 class NCCL(Ranks):
@@ -377,7 +387,7 @@ class NCCL(Ranks):
         self.device = self.xp.cuda.Device(here % self.xp.cuda.runtime.getDeviceCount())
         self.device.use()
         self.comm = backend.nccl(size, rank, address)
-        self.stream, self.events = self.xp.cuda.Stream(non_blocking=True), deque()
+        self.stream, self.begun = self.xp.cuda.Stream(non_blocking=True), deque()
         self.thread = threading.Thread(target=self.watch, daemon=True, name="watchdog")
         self.thread.start()
 
@@ -392,23 +402,27 @@ class NCCL(Ranks):
         os._exit(status)
 
     def watch(self):
-        with self.device:
-            while True:
-                time.sleep(0.5)
-                while self.events and self.events[0][0].done:
-                    self.events.popleft()
-                if self.events and time.monotonic() - self.events[0][1] > self.limit:
-                    self.fail(LOST.format(self.limit), 1)
+        try:
+            with self.device:
+                while True:
+                    time.sleep(WATCH)
+                    while self.begun and self.begun[0].event and self.begun[0].event.done:
+                        self.begun.popleft()
+                    if self.begun and time.monotonic() - self.begun[0].since > self.limit:
+                        raise Lost(LOST.format(self.limit, self.begun[0].name))
+        except Exception as e:                               # or the device has failed; nobody else would say so
+            self.fail(str(e) or repr(e), 1)
 
-    def issue(self, call, *args):
-        """Behind what has been computed so far."""
+    def issue(self, name, call, *args):
+        """Begin a call of NCCL behind what has been computed so far."""
         self.stream.wait_event(self.xp.cuda.get_current_stream().record())
+        begun = Begun(name, time.monotonic())
+        self.begun.append(begun)                             # before the call: that may already wait for others
         call(*args, stream=self.stream)
+        begun.event = self.stream.record()
 
     def arrive(self):
-        event = self.stream.record()
-        self.events.append((event, time.monotonic()))
-        self.xp.cuda.get_current_stream().wait_event(event)
+        self.xp.cuda.get_current_stream().wait_event(self.stream.record())
 
     def look(self):
         pass
@@ -416,33 +430,33 @@ class NCCL(Ranks):
     def gather(self, array):
         array = self.xp.ascontiguousarray(array)
         found = self.xp.empty((self.size, *array.shape), array.dtype)
-        self.issue(self.comm.all_gather, _bytes(array), _bytes(found), array.nbytes)
+        self.issue("numbers of all", self.comm.all_gather, _bytes(array), _bytes(found), array.nbytes)
         self.arrive()
         return found
 
     def collect(self, array):
         found = self.xp.empty((self.size, array.nbytes), np.uint8)
-        self.issue(self.comm.gather, _bytes(array), found, 0)
+        self.issue("the state of all", self.comm.gather, _bytes(array), found, 0)
         self.arrive()
         return np.empty((0, array.size), array.dtype) if self.rank else backend.asnumpy(found).view(array.dtype)
 
     def broadcast(self, array):
         whole = self.xp.ascontiguousarray(array)
-        self.issue(self.comm.broadcast, _bytes(whole), 0)
+        self.issue("rank 0's weights", self.comm.broadcast, _bytes(whole), 0)
         self.arrive()
         if whole is not array:
             array[...] = whole
 
     def fill(self, array):
         array, n = _bytes(array), array.nbytes // self.size
-        self.issue(self.comm.all_gather, array[self.rank * n:(self.rank + 1) * n], array, n)
+        self.issue("the others' parts", self.comm.all_gather, array[self.rank * n:(self.rank + 1) * n], array, n)
 
     def deal(self, array, out):
-        self.issue(self.comm.reduce_scatter, array, out, out.size, "sum")
+        self.issue("the sum of gradients", self.comm.reduce_scatter, array, out, out.size, "sum")
 
 
-LOST = ("no word from another rank for {:g} s. Hint: --resume goes on from the last checkpoint; --lost_after S waits "
-        "longer")
+LOST = ("no word from another rank for {:g} s, waiting for {}. Hint: --resume goes on from the last checkpoint; "
+        "--lost_after S waits longer")
 
 
 def _bytes(array):
