@@ -25,7 +25,7 @@ from minigrad.backend import dtype_of
 from minigrad.emulator import emulator, fake_cupy
 from minigrad.recompute import recompute
 from nn import SGD, AdamW, optim
-from train import checkpoint, log, parallel, precision, run, spikes
+from train import checkpoint, log, parallel, precision, run, sample, spikes
 from train.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -305,7 +305,12 @@ no_gradient.backward(lambda dy: (None,))
 
 with parallel.world() as g:
     r, n = g.rank, g.size
-    assert n == 3 and g.words("x" * r) == ["", "x", "xx"] and g.first(lambda: [r, "one"]) == [0, "one"]
+    assert n == 3 and g.tell("x" * r) == ["", "x", "xx"] and g.first(lambda: (r, "one")) == [0, "one"]
+    for many in 0, 1, 2, 7:
+        made = []
+        rows = g.share(lambda some: (made.append(k) or [1 / 3] * k for k in some), range(many))
+        assert [row.tolist() for row in rows] == [[1 / 3] * k for k in range(many)]
+        assert sorted(sum(g.tell(made), [])) == list(range(many)) and len(made) in (many // n, -(-many // n))
     assert g.gather(np.full((2, 2), r, "i2"))[:, 0, 1].tolist() == [0, 1, 2]
     assert g.collect(np.full(5, r, "f2"))[:, 4].tolist() == ([] if r else [0, 1, 2])
     assert g.sum(r, 2.5, np.float64(1e-300)) == [3, 7.5, 3e-300]
@@ -319,6 +324,11 @@ with parallel.world() as g:
         raise SystemExit("no error")
     except ValueError as e:
         assert str(e).startswith("rank 2: invalid literal")
+    try:
+        g.share(lambda some: map(open, some), ["/no/such/file"] * n)
+        raise SystemExit("no error")
+    except OSError as e:
+        assert "No such file" in str(e)
     assert not g.stops(r == 1) and g.asked == (r == 1)
 
     rng = np.random.default_rng(0)
@@ -370,6 +380,34 @@ def test_ranks_follow_one_process(home, alone, tmp_path, ranks):
     assert (tmp_path / "run" / "samples.txt").read_text() == (alone / "samples.txt").read_text()
     a, b = (checkpoint.newest(out)[0] for out in (alone, tmp_path / "run"))
     assert {p.name for p in a.iterdir()} == {p.name for p in b.iterdir()}
+
+
+@has_mpi
+def test_ranks_share_what_comes_before_and_after(home, tmp_path):
+    """Tokens, validation and texts, to the bit those of one process; each made by one rank only."""
+    (tmp_path / "text").mkdir()
+    words = np.random.default_rng(1).choice(["eins", "zwei", "drei", "vier"], 3000)
+    (tmp_path / "text" / "a.txt").write_text(" ".join(words).replace("vier ", "vier\n"))   # longer than a piece
+    (tmp_path / "text" / "b.jsonl").write_text("".join(f'{{"text": "{word * 9}"}}\n' for word in "abc" * 500))
+    asked = dict(data=tmp_path / "text", tokenizer="bpe", vocab_size=300, deduplicate="false", dtype="float64",
+                 device_batch=4, samples=5, steps=1, eval_every=1, eval_tokens=900, split="0.8 0.2 0")
+    finish(start(command(2, *flags(home, out=tmp_path / "2", shards=tmp_path / "shards2", **asked), extra=SHARES)))
+    train(home, tmp_path / "1", 1, shards=tmp_path / "shards1", **asked)
+    shards = [{p.relative_to(tmp_path / f"shards{n}"): p.read_bytes() for p in (tmp_path / f"shards{n}").rglob("*")
+               if p.is_file()} for n in (1, 2)]
+    assert shards[0] == shards[1] and len(shards[0]) == 11
+    assert validations(tmp_path / "1")[0] == validations(tmp_path / "2")[0]   # of step 0
+    assert (tmp_path / "1" / "samples.txt").read_text() == (tmp_path / "2" / "samples.txt").read_text()
+
+
+@has_mpi
+def test_ranks_write_what_one_would(alone, capsys):
+    words = [str(alone), "--n", "3", "--tokens", "9", "--seed", "4"]
+    assert sample.main(words) == 0
+    want = capsys.readouterr().out
+    assert finish(start(command(2, *words, program=WRITES))).rstrip() == want.rstrip() and want.count("-" * 40) == 2
+    said = finish(start(command(2, *words, "--stream", program=WRITES)), expected=2)
+    assert said.count("error: --stream: got 2 ranks; expected one") == said.count("error: ") == 1
 
 
 @has_mpi
@@ -564,7 +602,7 @@ def test_ranks_share_the_processors():
     program = ("import os; from minigrad import pool; from train import parallel; os.environ.pop('MINIGRAD_THREADS');\n"
                "with parallel.world() as g:\n"
                "    g.share_processors(); mine = sorted(os.sched_getaffinity(0))\n"
-               "    print(g.words(str(mine) + ' ' + str(pool.size())))")
+               "    print(g.tell(str(mine) + ' ' + str(pool.size())))")
     said = finish(start(command(2, program=program)))
     many = len(os.sched_getaffinity(0))
     shares = [part.split("] ") for part in json.loads(said.strip().splitlines()[0].replace("'", '"'))]

@@ -110,9 +110,13 @@ class Group:
         """f() on every rank. If it is an error on one, it is on all."""
         return f()
 
-    def words(self, text):
-        """The texts of all ranks."""
-        return [text]
+    def tell(self, value):
+        """The values of all ranks: numbers, words, lists."""
+        return [value]
+
+    def share(self, make, items):
+        """make(items), which is numbers in a row for each: of them every rank makes a part, and all have all."""
+        return list(make(items))
 
     def first(self, f):
         """What f() is on rank 0, which alone runs it: numbers, words, lists."""
@@ -208,29 +212,39 @@ class Ranks(Group):
         self.asked = float(bool(asked))
         return self.stopped
 
-    def words(self, text):
-        mine = np.frombuffer(text.encode(), np.uint8)
-        sizes = backend.asnumpy(self.gather(self.xp.asarray([mine.size]))).ravel().tolist()
+    def bytes(self, mine):
+        """The bytes of all ranks, in arrays of any size."""
+        sizes = backend.asnumpy(self.gather(self.xp.asarray([mine.size]))).ravel()
         padded = np.zeros(max(1, *sizes), np.uint8)
         padded[:mine.size] = mine
-        rows = backend.asnumpy(self.gather(self.xp.asarray(padded)))
-        return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+        return [row[:size] for row, size in zip(backend.asnumpy(self.gather(self.xp.asarray(padded))), sizes)]
+
+    def tell(self, value):
+        mine = np.frombuffer(json.dumps(value, default=str).encode(), np.uint8)
+        return [json.loads(theirs.tobytes()) for theirs in self.bytes(mine)]
+
+    def share(self, make, items):
+        mine = items[len(items) * self.rank // self.size:len(items) * (self.rank + 1) // self.size]
+        made = self.together(lambda: list(make(mine)) if mine else [])
+        whole = np.concatenate(made) if made else np.empty(0)
+        about, parts = self.tell([whole.dtype.str, [*map(len, made)]]), self.bytes(whole.view(np.uint8))
+        return [row for (dtype, sizes), part in zip(about, parts) if sizes
+                for row in np.split(part.view(dtype), np.cumsum(sizes)[:-1])]
 
     def together(self, f):
-        problem, result = "", None
+        problem, result = None, None
         try:
             result = f()
         except (ValueError, OSError) as e:
-            problem = str(e) or repr(e)
-        problems = self.words(problem)
-        rank = next((r for r, p in enumerate(problems) if p), None)
-        if rank is not None:
-            raise ValueError(problems[rank] if rank == 0 else f"rank {rank}: {problems[rank]}")
+            problem = isinstance(e, OSError), str(e) or repr(e)
+        for rank, theirs in enumerate(self.tell(problem)):
+            if theirs:
+                system, words = theirs
+                raise (OSError if system else ValueError)(f"rank {rank}: {words}" if rank else words)
         return result
 
     def first(self, f):
-        found = self.together(f if self.rank == 0 else lambda: None)
-        return json.loads(self.words(json.dumps(found))[0])
+        return self.tell(self.together(f if self.rank == 0 else lambda: None))[0]
 
     def in_turn(self, f):
         found = self.together(f if self.rank == 0 else lambda: None)
@@ -241,10 +255,10 @@ class Ranks(Group):
         return self.together(Silence if self.rank else f)
 
     def barrier(self):
-        self.words("")
+        self.tell(None)
 
     def same(self, **facts):
-        found = [json.loads(text) for text in self.words(json.dumps(facts, default=str))]
+        found = self.tell(facts)
         for rank, theirs in enumerate(found):
             for name, want in found[0].items():
                 expect(theirs[name] == want, f"rank {rank}", f"{name} {theirs[name]!r}", f"{want!r}, as on rank 0",
@@ -255,7 +269,7 @@ class Ranks(Group):
             return
         mine = sorted(os.sched_getaffinity(0))
         here = [socket.gethostname(), mine]
-        found = [json.loads(text) for text in self.words(json.dumps(here))]
+        found = self.tell(here)
         beside = [rank for rank, theirs in enumerate(found) if theirs[0] == here[0]]
         if any(found[rank] != here for rank in beside):      # the launcher has shared them out already
             return
@@ -314,7 +328,7 @@ class MPI(Ranks):
     def on(self, device):
         if device == "cpu":
             return self
-        hosts = self.words(socket.gethostname())
+        hosts = self.tell(socket.gethostname())
         return NCCL(self.rank, self.size, hosts[:self.rank].count(hosts[self.rank]), self)
 
     def abort(self, status):
@@ -497,3 +511,14 @@ def world():
     expect(found == size, "mpi4py", f"{found} rank(s) where the launcher has started {size}",
            "the MPI that mpiexec belongs to", "python -m mpi4py --mpi-lib-version says which one it uses")
     return MPI(mpi)
+
+
+def run(work):
+    """The exit status that work(group) returns, for that group."""
+    try:
+        group = world()
+    except ValueError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    with group:
+        return work(group)
