@@ -1,4 +1,5 @@
 """Ranks that train one model together: the same losses as one process, the same checkpoints, and a clean end."""
+import ast
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from bench import hosts
 from bench import ranks as bench_ranks
 from bench.survive import mpiexec, ranks_of
 from gpt import GPT, GPTConfig
@@ -32,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MPIEXEC = mpiexec()
 has_mpi = pytest.mark.skipif(MPIEXEC is None or find_spec("mpi4py") is None, reason="no mpiexec, or no mpi4py: pip "
                              "install mpi4py mpich")
+linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "device_batch": 2, "tokens_per_step": 128,
         "steps": 50, "warmup": 2, "lr": 1e-2, "min_lr": 1e-3, "eval_every": 20, "eval_tokens": 200, "samples": 1,
         "sample_tokens": 5, "tokenizer": "char", "dropout": 0.1}
@@ -467,6 +470,61 @@ def test_ranks_go_back_together(home, tmp_path, monkeypatch):
     np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=1e-9)
 
 
+# -------------------------------------------------------------------------------------------- two hosts
+
+@pytest.fixture(scope="module")
+def two_hosts():
+    if find_spec("mpi4py") is None or hosts.refused():
+        pytest.skip(f"two hosts cannot be played here: {hosts.refused() or 'no mpi4py'}")
+
+
+def on_two_hosts(words, rate, extra=""):
+    return start(hosts.ranks([sys.executable, "-c", PROGRAM.format(extra), *words], rate))
+
+
+SENT = """
+import socket
+from pathlib import Path
+def report(of, real=run.report):
+    real(of)
+    here, line = socket.gethostname(), Path("/proc/net/dev").read_text().partition("eth0:")[2].split()
+    print([(name != here, sent) for name, sent in of.group.tell([here, int(line[8])])])
+run.report = report
+"""
+
+
+@has_mpi
+def test_two_hosts_follow_one_process(two_hosts, home, alone, tmp_path):
+    """Over a link of 100 Mbit/s, by which all gradients and all parameters go."""
+    said = finish(on_two_hosts(flags(home, out=tmp_path / "run", dtype="float64"), "100mbit", SENT))
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=1e-9)
+    np.testing.assert_allclose(validations(tmp_path / "run"), validations(alone), rtol=1e-9)
+    (same, first), (other, second) = ast.literal_eval(re.search(r"^\[\(.*\]$", said, re.M)[0])
+    model = GPT.from_pretrained(checkpoint.newest(alone)[0])
+    each = 50 * sum(p.size for p in model.parameters()) * 8 / 2 * 2             # a half of both, at every step
+    assert (same, other) == (False, True) and first > each and second > each
+
+
+@has_mpi
+@linux
+def test_a_rank_killed_on_another_host_ends_the_job(two_hosts, home, tmp_path):
+    out = tmp_path / "run"
+    process = on_two_hosts(flags(home, out=out, steps=10**5, samples=0, save_every=10), "1gbit")
+    try:
+        deadline = time.monotonic() + 60
+        while not checkpoint.steps(out) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        here = os.readlink("/proc/self/ns/uts")
+        far, = (pid for pid in ranks_of(process.pid) if os.readlink(f"/proc/{pid}/ns/uts") != here)
+        os.kill(far, signal.SIGKILL)
+        began = time.monotonic()
+        process.communicate(timeout=20)
+        assert time.monotonic() - began < 10 and process.returncode != 0
+    finally:
+        process.kill()
+    resume(out, 1, "--steps", checkpoint.newest(out)[1]["step"] + 1)             # whole, and good for one host
+
+
 # -------------------------------------------------------------------------------------------- what goes wrong
 
 @contextmanager
@@ -485,9 +543,6 @@ def running(home, out, ranks, *words, after=5, steps=10**5):
         for pid in (*ranks_of(process.pid), process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")
 
 
 @has_mpi
@@ -652,7 +707,7 @@ def test_bench_ranks_in_short(capfd):
     said = capfd.readouterr().out
     two, half = (line.split() for line in said.splitlines() if line.startswith(("weak", "strong")))
     assert (two[1:3], half[1:3]) == (["2", "2"], ["2", "1"])
-    assert float(two[-1]) == float(half[-1]) == pytest.approx(4 * 809_856 / 1e6, rel=0.01)      # half of two moments
+    assert float(two[-2]) == float(half[-2]) == pytest.approx(4 * 809_856 / 1e6, rel=0.01)      # half of two moments
     assert "predicted, not measured" in said and "gpt2           8" in said
 
 
