@@ -18,6 +18,9 @@ sum is the mean of all. Each of n ranks holds all parameters, but moments and ma
     afterwards    every rank gets the parameters of the others (all-gather)
 Together these carry as many bytes as summing all gradients everywhere would. With micro-batches only the last sends.
 
+Texts are tokenized, validation batches scored and samples written by all: each rank makes its share, and the results
+are those of one process, to the bit where as many rows go through the model at once. A tokenizer is learned by rank 0.
+
 A rank that waits for the others gives up after Group.limit seconds and ends the job; so does one in which anything goes
 wrong. mpiexec and torchrun end it themselves if a rank is killed. What all must know the same (settings, code, tokens)
 is compared in the beginning.
