@@ -4,7 +4,9 @@ On this machine, with one processor to a rank, in turns: a step with messages on
 that sends when backward has ended; one whose ranks only meet where they would have to wait for messages; and one in
 which they know nothing of each other. Weak scaling (each rank has as many rows as one alone) and strong (all together
 have). Beside it the two collectives alone, at many sizes. On a machine that is busy with other things ranks wait for
-the one that was held up, whatever they send: what messages cost is the difference to meetings.
+the one that was held up, whatever they send: what messages cost is the difference to meetings. Each turn has all
+variants, so what disturbs it disturbs all, and ratios are taken turn by turn. With --rate two ranks are on two hosts,
+which this machine plays (bench/hosts.py), and TCP carries the messages over a link of that rate.
 
 The model. A ring of n ranks sums m bytes and deals them out, or gathers them, in n - 1 messages of m / n bytes to the
 neighbour, each of which takes a latency a and the time at bandwidth b:
@@ -14,7 +16,7 @@ S the sum of [RK1] over the buckets of gradients, E that over the buckets which 
 (those of the tied embeddings), and G the sum over the buckets of parameters that are gathered afterwards:
     T = C + max(E, S - h 2/3 C) + G                                                        [RK2]
 h is 1 where somebody else than the processor that computes carries the messages, as on a GPU; ranks on processors carry
-them themselves, h = 0. The efficiency is C / T.
+them themselves, h = 0; by TCP they do a part of it, and T is between the two. The efficiency is C / T.
 
 For GPUs nothing of this was measured but C: bench/results/gpu-h200-2026-11-27.md has a step of 64 rows of 1024 tokens
 on one H200, and other sizes and rows are taken to be as efficient. Latencies and bandwidths are assumptions, which the
@@ -23,6 +25,7 @@ command line can change.
 import argparse
 import copy
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -31,16 +34,18 @@ import time
 
 import numpy as np
 
+from bench import hosts
 from bench.step import CONFIGS
 from bench.survive import mpiexec
 from gpt import GPT, GPTConfig
 from gpt.sizes import forward_flops, parameters
+from minigrad.check import expect
 from nn import AdamW, optim
 from train import parallel
 from train.config import Config
 from train.step import train_step
 
-SIZES = [1 << k for k in range(10, 25, 2)]                   # bytes of a collective
+SIZES = [1 << k for k in range(14, 25, 2)]                   # bytes of a collective, about those of buckets
 VARIANTS = ("overlapped", "afterwards", "meetings", "nothing")
 MEASURED = 0.115, 64, 1024                                   # seconds of a step, rows, tokens: gpt2 on an H200
 NODE = 8                                                     # GPUs that NVLink connects
@@ -75,13 +80,15 @@ def work(name, rows, rounds, steps):
         ids = np.random.default_rng(group.rank).integers(0, shape["vocab_size"], (rows, shape["block_size"] + 1))
         batch, found = [(ids[:, :-1].copy(), ids[:, 1:].copy())], {}
         kinds = variants(group) if group.size > 1 else dict.fromkeys(VARIANTS, group)
-        for _ in range(rounds + 1):                          # the first is to warm up
-            for kind, some in kinds.items():
+        for turn in range(rounds + 1):                       # the first is to warm up
+            for k in range(len(VARIANTS)):                   # none is always behind the same one
+                kind = VARIANTS[(k + turn) % len(VARIANTS)]
+                some = kinds[kind]
                 group.barrier()
                 began = time.perf_counter()
                 for _ in range(steps):
                     train_step(model, opt, batch, 1e-6, 0, config, group=some)
-                took = max(float(x) for x in group.words(str((time.perf_counter() - began) / steps)))
+                took = max(group.tell((time.perf_counter() - began) / steps))
                 found.setdefault(kind, []).append(took)
         moments = sum(a.nbytes for flat in opt.flats for a in flat.moments.values())
         result = {"times": {kind: times[1:] for kind, times in found.items()}, "moments": moments,
@@ -155,43 +162,51 @@ def gpus(names, n_most, rows, inside, between):
 
 # ------------------------------------------------------------------------------------------------ the command
 
-def launch(ranks, name, rows, rounds, steps):
-    """What work() finds on so many ranks of this machine, one processor to each."""
+def launch(ranks, name, rows, rounds, steps, rate):
+    """What work() finds on so many ranks of this machine, or of two hosts, one processor to each."""
     words = [sys.executable, "-m", "bench.ranks", "--work", name, str(rows), str(rounds), str(steps)]
     env = {**os.environ, "MINIGRAD_THREADS": "1"}
-    done = subprocess.run([mpiexec(), "-n", str(ranks), *words] if ranks > 1 else words, env=env, capture_output=True,
-                          text=True)
+    if ranks > 1:
+        words = hosts.ranks(words, rate) if rate else [mpiexec(), "-n", str(ranks), *words]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def show(name, rows, counts, rounds, steps):
+def show(name, rows, counts, rounds, steps, rate):
     """Measure a configuration, print its table, and what the model says beside it."""
     c = GPTConfig(**CONFIGS[name][0])
     print(f"\n{name}: {parameters(c):,} parameters in float32, {rows} rows of {c.block_size} on one rank; ms of a "
-          f"step, the fastest of {rounds} turns of {steps}, and their median")
-    print(f"{'':8}{'ranks':>6}{'rows':>6}" + "".join(f"{v:>18}" for v in VARIANTS) + f"{'messages cost':>18}"
-          f"{'model':>8}{'moments, MB':>13}")
+          f"step, the fastest of {rounds} turns of {steps}, and their median; what it costs more than meetings, and "
+          "than nothing, in the median turn; what the model says of messages that are hidden, and of others")
+    print(f"{'':8}{'ranks':>6}{'rows':>6}" + "".join(f"{v:>18}" for v in VARIANTS)
+          + f"{'messages':>10}{'and waits':>10}{'model':>16}{'moments, MB':>13}{'load':>6}")
     for kind in "weak", "strong":
         for n in counts:
             each = rows if kind == "weak" else rows // n
             if not each or (kind == "strong" and n == 1):
                 continue
-            found = launch(n, name, each, rounds, steps)
-            q = {v: np.quantile(found["times"][v], (0, 0.5)) * 1e3 for v in VARIANTS}
-            cost = ", ".join(f"{a / b - 1:.1%}" for a, b in zip(q["overlapped"], q["meetings"]))
+            found = launch(n, name, each, rounds, steps, rate)
+            times = {v: np.array(found["times"][v]) for v in VARIANTS}
+            q = {v: np.quantile(times[v], (0, 0.5)) * 1e3 for v in VARIANTS}
+            cost = [f"{np.median(times['overlapped'] / times[v]) - 1:10.1%}" for v in ("meetings", "nothing")]
             said = "-"
             if n > 1:
                 add, gather = (fit([(m, t) for which, m, t in found["collectives"] if which == w], n)
                                for w in ("sum", "gather"))
-                parts = step(c, q["meetings"][0] / 1e3, n, add, gather, hides=0.0)
-                said = f"{sum(parts.values()) / parts['compute'] - 1:.1%}"
+                parts = [step(c, q["meetings"][0] / 1e3, n, add, gather, hides=h) for h in (1.0, 0.0)]
+                said = ", ".join(f"{sum(p.values()) / p['compute'] - 1:.1%}" for p in parts)
             print(f"{kind:8}{n:6}{each:6}" + "".join(f"{a:9.1f} ({b:6.1f})" for a, b in q.values())
-                  + f"{cost:>18}{said:>8}{found['moments'] / 1e6:13.2f}")
+                  + f"{''.join(cost)}{said:>16}{found['moments'] / 1e6:13.2f}{load():6.1f}")
             if n > 1 and kind == "weak":
                 print(f"{'':8}sum: {add[0] * 1e6:.0f} us + {add[1] / 1e9:.2f} GB/s; gather: {gather[0] * 1e6:.0f} us + "
                       f"{gather[1] / 1e9:.2f} GB/s")
+
+
+def load():
+    """How many processes want a processor, on average over the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
 
 def main(argv):
@@ -203,16 +218,20 @@ def main(argv):
     add("--rows", type=int, help="of one rank [as many as bench step has]")
     add("--rounds", type=int, default=40, help="turns of every variant [40]")
     add("--steps", type=int, default=1, help="in a turn [1]")
+    add("--rate", help="of a link between two hosts, such as 1gbit [all ranks on one host]")
     add("--models", nargs="*", default=["gpt2", "gpt2-xl"], help="what is predicted [gpt2 gpt2-xl]")
     add("--most", type=int, default=4096, help="GPUs [4096]")
     add("--gpu_rows", nargs="+", type=int, default=[64, 8], help="of 1024 tokens on each GPU [64 8]")
     add("--inside", nargs=2, type=float, default=[3, 350], metavar=("US", "GB/S"), help="of GPUs in a node [3 350]")
     add("--between", nargs=2, type=float, default=[10, 45], metavar=("US", "GB/S"), help="of nodes [10 45]")
     args = parser.parse_args(argv)
-    if hasattr(os, "getloadavg"):
-        print(f"load average of this machine at the start: {os.getloadavg()[0]:.1f}")
+    if args.rate:
+        why = hosts.refused(args.rate)
+        expect(not why, "--rate", why, "Linux, its ip and tc, and leave to make network namespaces")
+        expect(set(args.ranks) <= {1, 2}, "--rate", f"--ranks {args.ranks}", "1 or 2, one on each host")
+    print(f"load average of this machine at the start: {load():.1f}")
     for name in args.config:
-        show(name, args.rows or CONFIGS[name][1], args.ranks, args.rounds, args.steps)
+        show(name, args.rows or CONFIGS[name][1], args.ranks, args.rounds, args.steps, args.rate)
     inside, between = ((a * 1e-6, b * 1e9) for a, b in (args.inside, args.between))
     for rows in args.gpu_rows if args.models else ():
         print(f"\npredicted, not measured: {rows} rows of 1024 tokens on each H200, bfloat16\n"

@@ -102,21 +102,27 @@ def left_over(out):
     return [p.name for p in Path(out).rglob(".*")]
 
 
-def kills(place, want, seconds, n, rng):
-    """n times kill -9, in as many runs as that takes."""
-    held, runs, done = Held(), 0, 0
-    with tqdm(total=n, desc="kills", leave=False) as bar:
+def kills(place, want, seconds, n, rng, many=1):
+    """n times kill -9 of a run that takes so many seconds, or of one of its ranks, in as many runs as that takes."""
+    held, name, runs, done, ends = Held(), "kills" if many == 1 else "ranks", 0, 0, [0.0]
+    with tqdm(total=n, desc=name, leave=False) as bar:
         while done < n:
-            out, before, runs = f"killed-{runs}", -1, runs + 1
+            out, before, runs = f"{name}-{runs}", -1, runs + 1
             while True:
-                process = place.start(out)
+                process = place.start(out, ranks=many)
                 try:
                     process.communicate(timeout=rng.uniform(0.1, 1.0) * seconds if done < n else PATIENCE)
                     break
                 except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.communicate()
-                done, _ = done + 1, bar.update()
+                    there = [process.pid] if many == 1 else ranks_of(process.pid)
+                    if there:
+                        os.kill(rng.choice(there), signal.SIGKILL)
+                    began = time.perf_counter()
+                    process.communicate(timeout=PATIENCE)
+                    ends.append(time.perf_counter() - began)
+                done, _ = done + bool(there), bar.update(bool(there))
+                held.that(ends[-1] < 10, f"run {runs}: {ends[-1]:.1f} s from the kill to the end")
+                held.that(not any(Path(f"/proc/{pid}").exists() for pid in there), f"run {runs}: a process lives on")
                 with contextlib.redirect_stderr(io.StringIO()) as said:
                     step = newest_step(place.folder / out)
                 held.that(not said.getvalue(), f"run {runs}: a checkpoint was damaged: {said.getvalue()}")
@@ -126,7 +132,8 @@ def kills(place, want, seconds, n, rng):
             held.that(place.weights(out) == want, f"run {runs}: other weights at the end")
             held.that(not left_over(place.folder / out), f"run {runs}: {left_over(place.folder / out)} left over")
             shutil.rmtree(place.folder / out)
-    return held.report("kills", f"{done} times kill -9 in {runs} runs of {STEPS} steps")
+    return held.report(name, f"{done} times kill -9{f' of one of {many} ranks' if many > 1 else ''} in {runs} runs of "
+                             f"{STEPS} steps, {max(ends):.1f} s to the end of all at most")
 
 
 def mpiexec():
@@ -148,41 +155,6 @@ def ranks_of(pid):
             if Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")[0] == sys.executable.encode():
                 found.append(each)
     return sorted(found)                                     # the order in which they were started
-
-
-def ranks(place, many, n, rng):
-    """n times kill -9 of one of many ranks, in as many runs as that takes."""
-    held, runs, done, ends = Held(), 0, 0, []
-    _, _, seconds = place.finish("together", ranks=many)
-    want = place.weights("together")
-    with tqdm(total=n, desc="ranks", leave=False) as bar:
-        while done < n:
-            out, before, runs = f"ranks-{runs}", -1, runs + 1
-            while True:
-                process = place.start(out, ranks=many)
-                try:
-                    process.communicate(timeout=rng.uniform(0.1, 1.0) * seconds if done < n else PATIENCE)
-                    break
-                except subprocess.TimeoutExpired:
-                    there = ranks_of(process.pid)
-                    if there:
-                        os.kill(rng.choice(there), signal.SIGKILL)
-                    began = time.perf_counter()
-                    process.communicate(timeout=PATIENCE)
-                    ends.append(time.perf_counter() - began)
-                done, _ = done + bool(there), bar.update(bool(there))
-                held.that(ends[-1] < 10, f"run {runs}: {ends[-1]:.1f} s from the kill to the end")
-                held.that(not any(Path(f"/proc/{pid}").exists() for pid in there), f"run {runs}: a rank lives on")
-                with contextlib.redirect_stderr(io.StringIO()) as said:
-                    step = newest_step(place.folder / out)
-                held.that(not said.getvalue() and step >= before, f"run {runs}: step {step} after {before}, {said}")
-                before = step
-            held.that(process.returncode == 0, f"run {runs}: exit status {process.returncode}")
-            held.that(place.weights(out) == want, f"run {runs}: other weights at the end")
-            held.that(not left_over(place.folder / out), f"run {runs}: {left_over(place.folder / out)} left over")
-            shutil.rmtree(place.folder / out)
-    return held.report("ranks", f"{done} times kill -9 of one of {many} ranks in {runs} runs, {max(ends):.1f} s to the "
-                       "end of all at most")
 
 
 def stops(place, want, n, rng):
@@ -306,5 +278,6 @@ def main(argv=None):
         held = [kills(place, want, seconds, args.kills // share, rng), stops(place, want, args.stops // share, rng),
                 full_disk(place, want), damage(place, args.damage // share, rng)]
         if args.ranks > 1:
-            held.append(ranks(place, args.ranks, args.kills // share, rng))
+            seconds = place.finish("together", ranks=args.ranks)[2]
+            held.append(kills(place, place.weights("together"), seconds, args.kills // share, rng, args.ranks))
     return 0 if all(held) else 1

@@ -194,14 +194,14 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, kind):
     again = config(tmp_path, tokenizer=kind, vocab_size=300, shards=str(tmp_path / "again"))
     encoded, encode_batch = [], type(want.tokenizer).encode_batch
 
-    def killed(self, texts, special):
+    def killed(self, texts, special, **how):
         if len(encoded) == 3:
             for path in (tmp_path / "again").glob(".*/*.bin"):
                 with open(path, "ab") as f:
                     f.write(b"half of a group")
             raise KeyboardInterrupt
         encoded.append(len(texts))
-        return encode_batch(self, texts)
+        return encode_batch(self, texts, **how)
 
     with monkeypatch.context() as m:
         m.setattr(type(want.tokenizer), "encode_batch", killed)
@@ -480,11 +480,11 @@ def test_a_killed_run_leaves_out_the_same(tmp_path, monkeypatch):
     want = prepare(config(tmp_path))
     again, calls = config(tmp_path, shards=str(tmp_path / "again")), []
 
-    def killed(self, texts, special, real=tok.CharTokenizer.encode_batch):
+    def killed(self, texts, special, real=tok.CharTokenizer.encode_batch, **how):
         calls.append(texts)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(self, texts, special)
+        return real(self, texts, special, **how)
     monkeypatch.setattr(tok.CharTokenizer, "encode_batch", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(again)

@@ -77,8 +77,11 @@ class Tokenizer:
         return np.concatenate([np.empty(0, dtype), *(np.asarray(part).astype(dtype) for part in self._parts(
             s, allowed_special, disallowed_special))])
 
-    def encode_batch(self, texts, allowed_special=(), disallowed_special=(), threads=None, lists=False):
-        """encode_array() of every text, or encode(), by so many threads; without a number, by one for each core."""
+    def encode_batch(self, texts, allowed_special=(), disallowed_special=(), threads=None, lists=False,
+                     share=lambda make, items: make(items)):
+        """encode_array() of every text, or encode(), by so many threads; without a number, by one for each core.
+
+        share(make, pieces) returns make(pieces), an iterable, or has others make a part of it."""
         def encode(text):
             return (self.encode if lists else self.encode_array)(text, allowed_special, disallowed_special)
 
@@ -90,7 +93,7 @@ class Tokenizer:
                   for text in texts]
         with ThreadPoolExecutor(threads or cores()) as pool:
             try:
-                done = pool.map(encode, [piece for some in pieces for piece in some])
+                done = iter(share(lambda some: pool.map(encode, some), [piece for some in pieces for piece in some]))
                 return [join(islice(done, len(some))) for some in pieces]
             except ValueError:
                 pool.shutdown(cancel_futures=True)

@@ -26,7 +26,7 @@ import os
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from minigrad.check import expect
 from tok import corpus
 from train import catalogue, verse
 from train.checkpoint import one_at_a_time
+from train.parallel import ALONE
 
 SPLITS = ("train", "val", "test")
 END = "<|endoftext|>"
@@ -168,27 +169,37 @@ class Data:
     source: str
 
 
-def prepare(config, tokenizer=None):
+def prepare(config, tokenizer=None, group=ALONE):
     """--data as tokens, with the tokenizer given or the one that the config asks for.
 
-    Both the tokenizer and the shards are kept in the folder --shards, each under a hash of all that it depends on.
+    Both the tokenizer and the shards are kept in the folder --shards, each under a hash of all that it depends on. Many
+    ranks make rank 0's together, from texts that each reads for itself; who does not see them then makes its own.
     """
-    source, kept, texts = fingerprint(config), Path(config.shards), Documents(config)
-    kept.mkdir(parents=True, exist_ok=True)
-    dealt = "by name" if named_splits(config) else config.split
+    if config.data != "verse":
+        group.in_turn(lambda: source_files(config))          # the first one downloads what is not there
+    source = group.together(lambda: fingerprint(config))
+    group.same(data=source)
+    kept, texts, dealt = Path(config.shards), Documents(config), "by name" if named_splits(config) else config.split
+    group.together(lambda: kept.mkdir(parents=True, exist_ok=True))
 
     if tokenizer is None:
-        tokenizer = choose_tokenizer(config, source, dealt, texts.parts)
+        tokenizer = group.in_turn(lambda: choose_tokenizer(config, source, dealt, texts.parts))
+    group.same(tokenizer=tokenizer.hash)
     special = set(tokenizer.special) - {END} if config.special else set()
     folder = kept / _key("shards", source, dealt, tokenizer.hash, *sorted(special))
-    if not folder.exists():
-        expect(any(name == "train" for name, _ in texts.parts()), "--data", "no text for training",
-               "at least one document", "a larger first share in --split")
-        write_shards(folder, texts.parts(), tokenizer, source, special)
+
+    def make(those):
+        those.together(lambda: expect(any(name == "train" for name, _ in texts.parts()), "--data",
+                                      "no text for training", "at least one document",
+                                      "a larger first share in --split"))
+        write_shards(folder, texts.parts(), tokenizer, source, special, those)
+    if not group.first(folder.exists):
+        make(group)
+    group.together(lambda: folder.exists() or make(ALONE))
     if texts.dropped:
         print(f"{config.data}: {texts.dropped:,} documents left out, whose text had come before "
               "(--deduplicate false keeps them)", flush=True)
-    return Data(tokenizer, *(Shard(folder, name, tokenizer) for name in SPLITS), source)
+    return Data(tokenizer, *group.together(lambda: [Shard(folder, name, tokenizer) for name in SPLITS]), source)
 
 
 def choose_tokenizer(config, source, dealt, parts):
@@ -229,66 +240,90 @@ def front(tokenizer):
         return []
 
 
-def write_shards(folder, parts, tokenizer, source, special=()):
+def write_shards(folder, parts, tokenizer, source, special=(), group=ALONE):
     """Tokenize (split, text) pairs into folder, which appears complete or not at all. special: tokens that a text may
-    name.
-
-    Until then the streams grow in a hidden folder, and done.json there says how far they are good: what a killed run
-    has done is not done again.
-    """
-    partial = folder.with_name(f".{folder.name}")
+    name. Every rank of a group has the same pairs; each tokenizes some, and rank 0 writes."""
     try:
-        with one_at_a_time(folder.parent):
-            if not folder.exists():                          # else another run has just made it
-                partial.mkdir(exist_ok=True)
-                tokenizer.save(partial / "tokenizer.json")
-                tokenize(partial, parts, tokenizer, source, special)
-                (partial / "done.json").unlink()
-                os.rename(partial, folder)
+        with closing(group.only_first(lambda: Streams(folder, tokenizer, source))) as streams:
+            done = group.first(lambda: streams.documents)
+            if done is None:                                 # another run has just made it
+                return
+            texts = groups(itertools.islice(parts, done, None), GROUP)
+            while some := group.together(lambda: next(texts, None)):
+                found = tokenizer.encode_batch([text for _, text in some], special, share=group.share)
+                group.together(functools.partial(streams.add, [name for name, _ in some], found))
+            group.together(streams.finish)
     except OSError as e:
         raise ValueError(f"--shards: got {e}; expected a folder with room. Hint: --shards FOLDER, or make room: the "
                          "next run goes on from here") from None
 
 
-def tokenize(folder, parts, tokenizer, source, special):
-    """Streams, their documents' starts, and what describes them, in a folder where done.json may say how far it is."""
-    dtype, end = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32), separator(tokenizer)
-    names = {name: folder / f"{name}.bin" for name in SPLITS} | {
-        f"{name} starts": folder / f"{name}.starts.bin" for name in SPLITS}
-    try:
-        done = json.loads((folder / "done.json").read_text())
-    except (FileNotFoundError, ValueError):
-        done = {"documents": 0, "sizes": dict.fromkeys(names, 0)}
-    with ExitStack() as opened:
-        files = {name: opened.enter_context(open(path, "ab")) for name, path in names.items()}
-        for name, file in files.items():
+class Streams:
+    """The streams of tokens of a folder, where their documents start, and what describes them; one process at a time.
+
+    Until finish() they grow in a hidden folder, and done.json there says how far they are good: what a killed run has
+    done is not done again. documents: so many are in, or None where the folder is complete.
+    """
+
+    def __init__(self, folder, tokenizer, source):
+        self.folder, self.tokenizer, self.source = folder, tokenizer, source
+        self.partial = folder.with_name(f".{folder.name}")
+        self.dtype, self.end = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32), separator(tokenizer)
+        with ExitStack() as opened:
+            opened.enter_context(one_at_a_time(folder.parent))
+            self.documents = None if folder.exists() else self.open(opened)
+            self.opened = opened.pop_all()
+
+    def close(self):
+        self.opened.close()
+
+    def open(self, opened):
+        """Where a killed run was, or the beginning. Returns how many documents are in."""
+        self.partial.mkdir(exist_ok=True)
+        self.tokenizer.save(self.partial / "tokenizer.json")
+        self.names = {name: self.partial / f"{name}.bin" for name in SPLITS} | {
+            f"{name} starts": self.partial / f"{name}.starts.bin" for name in SPLITS}
+        try:
+            done = json.loads((self.partial / "done.json").read_text())
+        except (FileNotFoundError, ValueError):
+            done = {"documents": 0, "sizes": dict.fromkeys(self.names, 0)}
+        self.files = {name: opened.enter_context(open(path, "ab")) for name, path in self.names.items()}
+        for name, file in self.files.items():
             file.truncate(done["sizes"][name])               # what came after is of a group that was not finished
             file.seek(0, os.SEEK_END)
         if not done["documents"]:
             for name in SPLITS:
-                np.array([end], dtype).tofile(files[name])
-        bar = opened.enter_context(tqdm(desc="tokenize", unit=" documents", delay=1, leave=False))
-        bar.update(done["documents"])
-        for group in groups(itertools.islice(parts, done["documents"], None), GROUP):
-            found = tokenizer.encode_batch([text for _, text in group], special)
-            for name in SPLITS:
-                stream = [np.append(ids, end).astype(dtype) for (place, _), ids in zip(group, found) if place == name]
-                starts = np.cumsum([files[name].tell() // dtype.itemsize, *map(len, stream)])[:-1]
-                np.concatenate([np.empty(0, dtype), *stream]).tofile(files[name])
-                starts.astype(np.int64).tofile(files[f"{name} starts"])
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-            done = {"documents": done["documents"] + len(group),
-                    "sizes": {name: file.tell() for name, file in files.items()}}
-            tok.base.write_json(folder / "done.json", done)
-            bar.update(len(group))
+                np.array([self.end], self.dtype).tofile(self.files[name])
+        self.bar = opened.enter_context(tqdm(desc="tokenize", unit=" documents", delay=1, leave=False))
+        self.bar.update(done["documents"])
+        return done["documents"]
+
+    def add(self, places, found):
+        """The ids of documents, each to the stream of its split."""
         for name in SPLITS:
-            about = {"tokens": files[name].tell() // dtype.itemsize, "documents": files[f"{name} starts"].tell() // 8,
-                     "dtype": dtype.name, "source": source, "tokenizer": tokenizer.hash,
-                     "vocab_size": tokenizer.vocab_size, "checksums": checksums(names[name]),
-                     "checksums of starts": checksums(names[f"{name} starts"])}
-            (folder / f"{name}.json").write_text(json.dumps(about, indent=1))
+            stream = [np.append(ids, self.end).astype(self.dtype) for place, ids in zip(places, found) if place == name]
+            starts = np.cumsum([self.files[name].tell() // self.dtype.itemsize, *map(len, stream)])[:-1]
+            np.concatenate([np.empty(0, self.dtype), *stream]).tofile(self.files[name])
+            starts.astype(np.int64).tofile(self.files[f"{name} starts"])
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.documents += len(found)
+        tok.base.write_json(self.partial / "done.json", {
+            "documents": self.documents, "sizes": {name: file.tell() for name, file in self.files.items()}})
+        self.bar.update(len(found))
+
+    def finish(self):
+        """Let the folder appear."""
+        for name in SPLITS:
+            about = {"tokens": self.files[name].tell() // self.dtype.itemsize,
+                     "documents": self.files[f"{name} starts"].tell() // 8, "dtype": self.dtype.name,
+                     "source": self.source, "tokenizer": self.tokenizer.hash,
+                     "vocab_size": self.tokenizer.vocab_size, "checksums": checksums(self.names[name]),
+                     "checksums of starts": checksums(self.names[f"{name} starts"])}
+            (self.partial / f"{name}.json").write_text(json.dumps(about, indent=1))
+        (self.partial / "done.json").unlink()
+        os.rename(self.partial, self.folder)
 
 
 def checksums(path):
@@ -430,10 +465,15 @@ class Validation:
         self.batch = batch
         self.tokens = int(sum(b - a for a, b in self.rows))
 
-    def batches(self, rank=0, ranks=1):
-        """x, y (rows, block_size), padded; of many ranks, each takes its turn."""
-        for i in range(rank * self.batch, len(self.rows), ranks * self.batch):
-            some = self.rows[i:i + self.batch]
+    @property
+    def count(self):
+        """How many batches there are."""
+        return -(-len(self.rows) // self.batch)
+
+    def batches(self, which=None):
+        """x, y (rows, block_size), padded, of the batches with these numbers, or of all."""
+        for number in range(self.count) if which is None else which:
+            some = self.rows[number * self.batch:(number + 1) * self.batch]
             x = np.zeros((len(some), self.block_size), np.int64)
             y = np.full_like(x, -1)
             for k, (a, b) in enumerate(some):

@@ -18,6 +18,9 @@ sum is the mean of all. Each of n ranks holds all parameters, but moments and ma
     afterwards    every rank gets the parameters of the others (all-gather)
 Together these carry as many bytes as summing all gradients everywhere would. With micro-batches only the last sends.
 
+Texts are tokenized, validation batches scored and samples written by all: each rank makes its share, and the results
+are those of one process, to the bit where as many rows go through the model at once. A tokenizer is learned by rank 0.
+
 A rank that waits for the others gives up after Group.limit seconds and ends the job; so does one in which anything goes
 wrong. mpiexec and torchrun end it themselves if a rank is killed. What all must know the same (settings, code, tokens)
 is compared in the beginning.
@@ -35,6 +38,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,6 +47,7 @@ from minigrad.check import expect
 
 SPIN = 2000          # looks at a message before a rank that waits for it lets others have its processor
 NAP = 1e-3           # and then at most so many seconds between two
+WATCH = 0.5          # seconds between two looks of a thread at what NCCL has begun
 
 
 class Lost(Exception):
@@ -108,9 +113,13 @@ class Group:
         """f() on every rank. If it is an error on one, it is on all."""
         return f()
 
-    def words(self, text):
-        """The texts of all ranks."""
-        return [text]
+    def tell(self, value):
+        """The values of all ranks: numbers, words, lists."""
+        return [value]
+
+    def share(self, make, items):
+        """make(items), which is numbers in a row for each: of them every rank makes a part, and all have all."""
+        return list(make(items))
 
     def first(self, f):
         """What f() is on rank 0, which alone runs it: numbers, words, lists."""
@@ -206,29 +215,39 @@ class Ranks(Group):
         self.asked = float(bool(asked))
         return self.stopped
 
-    def words(self, text):
-        mine = np.frombuffer(text.encode(), np.uint8)
-        sizes = backend.asnumpy(self.gather(self.xp.asarray([mine.size]))).ravel().tolist()
+    def bytes(self, mine):
+        """The bytes of all ranks, in arrays of any size."""
+        sizes = backend.asnumpy(self.gather(self.xp.asarray([mine.size]))).ravel()
         padded = np.zeros(max(1, *sizes), np.uint8)
         padded[:mine.size] = mine
-        rows = backend.asnumpy(self.gather(self.xp.asarray(padded)))
-        return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+        return [row[:size] for row, size in zip(backend.asnumpy(self.gather(self.xp.asarray(padded))), sizes)]
+
+    def tell(self, value):
+        mine = np.frombuffer(json.dumps(value, default=str).encode(), np.uint8)
+        return [json.loads(theirs.tobytes()) for theirs in self.bytes(mine)]
+
+    def share(self, make, items):
+        mine = items[len(items) * self.rank // self.size:len(items) * (self.rank + 1) // self.size]
+        made = self.together(lambda: list(make(mine)) if mine else [])
+        whole = np.concatenate(made) if made else np.empty(0)
+        about, parts = self.tell([whole.dtype.str, [*map(len, made)]]), self.bytes(whole.view(np.uint8))
+        return [row for (dtype, sizes), part in zip(about, parts) if sizes
+                for row in np.split(part.view(dtype), np.cumsum(sizes)[:-1])]
 
     def together(self, f):
-        problem, result = "", None
+        problem, result = None, None
         try:
             result = f()
         except (ValueError, OSError) as e:
-            problem = str(e) or repr(e)
-        problems = self.words(problem)
-        rank = next((r for r, p in enumerate(problems) if p), None)
-        if rank is not None:
-            raise ValueError(problems[rank] if rank == 0 else f"rank {rank}: {problems[rank]}")
+            problem = isinstance(e, OSError), str(e) or repr(e)
+        for rank, theirs in enumerate(self.tell(problem)):
+            if theirs:
+                system, words = theirs
+                raise (OSError if system else ValueError)(f"rank {rank}: {words}" if rank else words)
         return result
 
     def first(self, f):
-        found = self.together(f if self.rank == 0 else lambda: None)
-        return json.loads(self.words(json.dumps(found))[0])
+        return self.tell(self.together(f if self.rank == 0 else lambda: None))[0]
 
     def in_turn(self, f):
         found = self.together(f if self.rank == 0 else lambda: None)
@@ -239,10 +258,10 @@ class Ranks(Group):
         return self.together(Silence if self.rank else f)
 
     def barrier(self):
-        self.words("")
+        self.tell(None)
 
     def same(self, **facts):
-        found = [json.loads(text) for text in self.words(json.dumps(facts, default=str))]
+        found = self.tell(facts)
         for rank, theirs in enumerate(found):
             for name, want in found[0].items():
                 expect(theirs[name] == want, f"rank {rank}", f"{name} {theirs[name]!r}", f"{want!r}, as on rank 0",
@@ -253,7 +272,7 @@ class Ranks(Group):
             return
         mine = sorted(os.sched_getaffinity(0))
         here = [socket.gethostname(), mine]
-        found = [json.loads(text) for text in self.words(json.dumps(here))]
+        found = self.tell(here)
         beside = [rank for rank, theirs in enumerate(found) if theirs[0] == here[0]]
         if any(found[rank] != here for rank in beside):      # the launcher has shared them out already
             return
@@ -312,14 +331,14 @@ class MPI(Ranks):
     def on(self, device):
         if device == "cpu":
             return self
-        hosts = self.words(socket.gethostname())
+        hosts = self.tell(socket.gethostname())
         return NCCL(self.rank, self.size, hosts[:self.rank].count(hosts[self.rank]), self)
 
     def abort(self, status):
         self.world.Abort(status)
         os._exit(status)
 
-    def wait(self, request):
+    def wait(self, name, request):
         """Look, then look less often: ranks may have to share a processor, with each other or with a thread."""
         began, looks = time.monotonic(), 0
         while not request.Test():
@@ -327,41 +346,49 @@ class MPI(Ranks):
             if looks > SPIN:
                 time.sleep(min(NAP, 1e-5 * (looks - SPIN)))
                 if time.monotonic() - began > self.limit:
-                    raise Lost(LOST.format(self.limit))
+                    raise Lost(LOST.format(self.limit, name))
             elif hasattr(os, "sched_yield"):
                 os.sched_yield()
 
     def gather(self, array):
         array = np.ascontiguousarray(array)
         found = np.empty((self.size, *array.shape), array.dtype)
-        self.wait(self.world.Iallgather(_bytes(array), _bytes(found)))
+        self.wait("numbers of all", self.world.Iallgather(_bytes(array), _bytes(found)))
         return found
 
     def collect(self, array):
         found = np.empty((0 if self.rank else self.size, *array.shape), array.dtype)
-        self.wait(self.world.Igather(_bytes(array), None if self.rank else _bytes(found), 0))
+        self.wait("the state of all", self.world.Igather(_bytes(array), None if self.rank else _bytes(found), 0))
         return found
 
     def broadcast(self, array):
         whole = np.ascontiguousarray(array)
-        self.wait(self.world.Ibcast(_bytes(whole), 0))
+        self.wait("rank 0's weights", self.world.Ibcast(_bytes(whole), 0))
         if whole is not array:
             array[...] = whole
 
     def fill(self, array):
-        self.begun.append(self.world.Iallgather(self.mpi.IN_PLACE, _bytes(array)))
+        self.begun.append(("the others' parts", self.world.Iallgather(self.mpi.IN_PLACE, _bytes(array))))
 
     def deal(self, array, out):
-        self.begun.append(self.world.Ireduce_scatter_block(array, out))
+        self.begun.append(("the sum of gradients", self.world.Ireduce_scatter_block(array, out)))
 
     def look(self):
         if self.begun:                                       # a look at one lets MPI go on with all
-            self.begun[0].Test()
+            self.begun[0][1].Test()
 
     def arrive(self):
-        for request in self.begun:
-            self.wait(request)
+        for name, request in self.begun:
+            self.wait(name, request)
         self.begun.clear()
+
+
+@dataclass
+class Begun:
+    """What NCCL was asked to do, and the event behind it, once the call has returned."""
+    name: str
+    since: float
+    event: object = None
 
 
 class NCCL(Ranks):
@@ -377,7 +404,7 @@ class NCCL(Ranks):
         self.device = self.xp.cuda.Device(here % self.xp.cuda.runtime.getDeviceCount())
         self.device.use()
         self.comm = backend.nccl(size, rank, address)
-        self.stream, self.events = self.xp.cuda.Stream(non_blocking=True), deque()
+        self.stream, self.begun = self.xp.cuda.Stream(non_blocking=True), deque()
         self.thread = threading.Thread(target=self.watch, daemon=True, name="watchdog")
         self.thread.start()
 
@@ -392,23 +419,27 @@ class NCCL(Ranks):
         os._exit(status)
 
     def watch(self):
-        with self.device:
-            while True:
-                time.sleep(0.5)
-                while self.events and self.events[0][0].done:
-                    self.events.popleft()
-                if self.events and time.monotonic() - self.events[0][1] > self.limit:
-                    self.fail(LOST.format(self.limit), 1)
+        try:
+            with self.device:
+                while True:
+                    time.sleep(WATCH)
+                    while self.begun and self.begun[0].event and self.begun[0].event.done:
+                        self.begun.popleft()
+                    if self.begun and time.monotonic() - self.begun[0].since > self.limit:
+                        raise Lost(LOST.format(self.limit, self.begun[0].name))
+        except Exception as e:                               # or the device has failed; nobody else would say so
+            self.fail(str(e) or repr(e), 1)
 
-    def issue(self, call, *args):
-        """Behind what has been computed so far."""
+    def issue(self, name, call, *args):
+        """Begin a call of NCCL behind what has been computed so far."""
         self.stream.wait_event(self.xp.cuda.get_current_stream().record())
+        begun = Begun(name, time.monotonic())
+        self.begun.append(begun)                             # before the call: that may already wait for others
         call(*args, stream=self.stream)
+        begun.event = self.stream.record()
 
     def arrive(self):
-        event = self.stream.record()
-        self.events.append((event, time.monotonic()))
-        self.xp.cuda.get_current_stream().wait_event(event)
+        self.xp.cuda.get_current_stream().wait_event(self.stream.record())
 
     def look(self):
         pass
@@ -416,33 +447,33 @@ class NCCL(Ranks):
     def gather(self, array):
         array = self.xp.ascontiguousarray(array)
         found = self.xp.empty((self.size, *array.shape), array.dtype)
-        self.issue(self.comm.all_gather, _bytes(array), _bytes(found), array.nbytes)
+        self.issue("numbers of all", self.comm.all_gather, _bytes(array), _bytes(found), array.nbytes)
         self.arrive()
         return found
 
     def collect(self, array):
         found = self.xp.empty((self.size, array.nbytes), np.uint8)
-        self.issue(self.comm.gather, _bytes(array), found, 0)
+        self.issue("the state of all", self.comm.gather, _bytes(array), found, 0)
         self.arrive()
         return np.empty((0, array.size), array.dtype) if self.rank else backend.asnumpy(found).view(array.dtype)
 
     def broadcast(self, array):
         whole = self.xp.ascontiguousarray(array)
-        self.issue(self.comm.broadcast, _bytes(whole), 0)
+        self.issue("rank 0's weights", self.comm.broadcast, _bytes(whole), 0)
         self.arrive()
         if whole is not array:
             array[...] = whole
 
     def fill(self, array):
         array, n = _bytes(array), array.nbytes // self.size
-        self.issue(self.comm.all_gather, array[self.rank * n:(self.rank + 1) * n], array, n)
+        self.issue("the others' parts", self.comm.all_gather, array[self.rank * n:(self.rank + 1) * n], array, n)
 
     def deal(self, array, out):
-        self.issue(self.comm.reduce_scatter, array, out, out.size, "sum")
+        self.issue("the sum of gradients", self.comm.reduce_scatter, array, out, out.size, "sum")
 
 
-LOST = ("no word from another rank for {:g} s. Hint: --resume goes on from the last checkpoint; --lost_after S waits "
-        "longer")
+LOST = ("no word from another rank for {:g} s, waiting for {}. Hint: --resume goes on from the last checkpoint; "
+        "--lost_after S waits longer")
 
 
 def _bytes(array):
@@ -483,3 +514,14 @@ def world():
     expect(found == size, "mpi4py", f"{found} rank(s) where the launcher has started {size}",
            "the MPI that mpiexec belongs to", "python -m mpi4py --mpi-lib-version says which one it uses")
     return MPI(mpi)
+
+
+def run(work):
+    """The exit status that work(group) returns, for that group."""
+    try:
+        group = world()
+    except ValueError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    with group:
+        return work(group)

@@ -109,9 +109,13 @@ class Rows:
                 begin, done = max(end - max(1, block // 2), 0), end
         self.tokens = sum(len(ids) - first for ids, first in self.windows)
 
-    def batches(self, rank=0, ranks=1):
-        for at in range(rank * ROWS, len(self.windows), ranks * ROWS):
-            some = self.windows[at:at + ROWS]
+    @property
+    def count(self):
+        return -(-len(self.windows) // ROWS)
+
+    def batches(self, which=None):
+        for k in range(self.count) if which is None else which:
+            some = self.windows[k * ROWS:(k + 1) * ROWS]
             x = np.zeros((len(some), self.block), np.int64)
             y = np.full_like(x, -1)
             for row, (ids, first) in enumerate(some):

@@ -51,13 +51,7 @@ from train.text import GPT2, SEPARATOR
 
 def main(argv=None):
     """A run, from the command line to the samples. Returns the exit status."""
-    try:
-        group = parallel.world()
-    except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    with group:
-        return go(argv, group)
+    return parallel.run(lambda group: go(argv, group))
 
 
 def go(argv, group):
@@ -109,8 +103,7 @@ def go(argv, group):
     if run.step < run.config.steps and not out_of_patience(run.best, run.config):
         print(f"stopped after step {run.step}; to go on: python -m train.run --resume {out}", file=sys.stderr)
         return 1 if failed else 130 if interrupt.asked == signal.SIGINT else 0
-    if group.rank == 0:
-        report(run)
+    report(run)
     return 1 if failed else 0
 
 
@@ -200,8 +193,8 @@ def set_up(config, out, group):
                f"at most {c.block_size}, the context of {config.init}")
         config = replace(config, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd, pre_norm=c.pre_norm,
                          activation=c.activation)
-    data = group.in_turn(lambda: prepare(config, tokenizer))
-    group.same(data=data.source, tokenizer=data.tokenizer.hash, tokens=len(data.train), step=state["step"])
+    data = prepare(config, tokenizer, group)
+    group.same(tokens=len(data.train), step=state["step"])
     group.share_processors()
     expect(state.get("source", data.source) == data.source, "--resume",
            f"other data than the run began with ({config.data})", "the same text",
@@ -471,7 +464,7 @@ def validate(run):
         run.metrics["gpu_bytes"] = held
     run.log.write(**run.metrics)
     lines = [f"step {run.step:,}: validation loss {loss:.4f}, perplexity {run.metrics['perplexity']:.2f}"]
-    if run.config.samples and 0 < run.step < run.config.steps and run.group.rank == 0:
+    if run.config.samples and 0 < run.step < run.config.steps:
         text, = write(run, 1)
         run.log.write(step=run.step, sample=text)
         lines += [f"    {line}" for line in text.splitlines()]
@@ -482,8 +475,8 @@ def validate(run):
 def write(run, n):
     """n texts by the model as it is now."""
     c = run.config
-    return GPT2(run.model, run.data.tokenizer).write(n, c.sample_tokens, c.sample_prompt, temperature=c.temperature,
-                                                     seed=c.seed)
+    return GPT2(run.model, run.data.tokenizer).write(n, c.sample_tokens, c.sample_prompt, c.seed, run.group,
+                                                     temperature=c.temperature)
 
 
 def show_profile(run):
@@ -506,9 +499,9 @@ def report(run):
         print(f"{m['val_bits']:.2f} bits per couplet; the source that composed them needs {run.entropy:.2f}: "
               f"a gap of {m['val_bits'] / run.entropy - 1:.1%}")
     if config.samples:
-        texts = write(run, config.samples)
-        (run.out / "samples.txt").write_text(SEPARATOR.join(texts) + "\n", encoding="utf-8")
-        print(f"\n{SEPARATOR.join(texts)}")
+        texts = SEPARATOR.join(write(run, config.samples))
+        run.group.first(lambda: (run.out / "samples.txt").write_text(texts + "\n", encoding="utf-8"))
+        print(f"\n{texts}")
     print(f"\nall of it is in {run.out}; for more: python -m train.sample {run.out}")
 
 

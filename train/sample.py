@@ -1,9 +1,10 @@
-"""python -m train.sample RUN --prompt TEXT: let a trained model write."""
+"""python -m train.sample RUN --prompt TEXT: let a trained model write; mpiexec -n N shares the texts out."""
 import argparse
 import sys
 
 from gpt.decode import Decoder
 from minigrad.check import expect
+from train import parallel
 from train.text import GPT2, SEPARATOR
 
 
@@ -24,21 +25,31 @@ def main(argv=None):
     parser.add_argument("--int8", action="store_true", help="a byte for each weight: faster if the model is large")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     args = parser.parse_args(argv)
+    return parallel.run(lambda group: go(args, group))
+
+
+def go(args, group):
+    """What was asked for, on each rank of a group. Returns the exit status."""
     try:
-        text = GPT2.from_pretrained(args.folder)
-        expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
-        how = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
-        how["decoder"] = Decoder(text.model, args.int8)
-        if not args.stream:
-            print(SEPARATOR.join(text.write(args.n, args.tokens, args.prompt, seed=args.seed, **how)))
-        for k in range(args.n if args.stream else 0):
-            for piece in text.stream(args.tokens, args.prompt, seed=args.seed + k, **how):
-                print(piece, end="", flush=True)
-            print(SEPARATOR if k + 1 < args.n else "")
+        write(args, group)
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     return 0
+
+
+def write(args, group):
+    text = group.together(lambda: GPT2.from_pretrained(args.folder))
+    expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
+    expect(group.size == 1 or not args.stream, "--stream", f"{group.size} ranks", "one", "leave it away, or mpiexec")
+    how = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+    how["decoder"] = Decoder(text.model, args.int8)
+    if not args.stream:
+        print(SEPARATOR.join(text.write(args.n, args.tokens, args.prompt, args.seed, group, **how)))
+    for k in range(args.n if args.stream else 0):
+        for piece in text.stream(args.tokens, args.prompt, seed=args.seed + k, **how):
+            print(piece, end="", flush=True)
+        print(SEPARATOR if k + 1 < args.n else "")
 
 
 if __name__ == "__main__":

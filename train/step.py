@@ -86,15 +86,20 @@ def judge(later, model, opt, batches, step, config, scale, group):
 
 def evaluate(model, validation, group=ALONE):
     """(mean nats per validation token, share of tokens that the model thought the likeliest). Each rank scores a
-    part."""
+    part; batches are added up in their order, so the same batches have the same sum on any number of ranks."""
     nats, right = 0.0, 0
     with evaluating(model):
-        for x, y in validation.batches(group.rank, group.size):
-            y = model.integers(y)
-            h, w = model.hidden(model.integers(x)), model.wte.weight
-            nats += float(linear_cross_entropy(h, w, y)) * int((y >= 0).sum())
-            rows, wanted = h.data[y >= 0], y[y >= 0]
-            for i in range(0, len(rows), ROWS):              # never all logits
-                right += int(((Tensor(rows[i:i + ROWS]) @ w.T).argmax(-1) == wanted[i:i + ROWS]).sum())
-    nats, right = map(float, group.sum(nats, right))
-    return nats / validation.tokens, right / validation.tokens
+        for one, of_one in group.share(lambda some: (score(model, x, y) for x, y in validation.batches(some)),
+                                       range(validation.count)):
+            nats, right = nats + one, right + of_one
+    return float(nats) / validation.tokens, float(right) / validation.tokens
+
+
+def score(model, x, y):
+    """(nats, how many targets the model thought the likeliest) of a batch."""
+    y, right = model.integers(y), 0
+    h, w = model.hidden(model.integers(x)), model.wte.weight
+    rows, wanted = h.data[y >= 0], y[y >= 0]
+    for i in range(0, len(rows), ROWS):                      # never all logits
+        right += int(((Tensor(rows[i:i + ROWS]) @ w.T).argmax(-1) == wanted[i:i + ROWS]).sum())
+    return float(linear_cross_entropy(h, w, y)) * int((y >= 0).sum()), right

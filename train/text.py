@@ -9,6 +9,7 @@ from gpt import generate, stream
 from minigrad.check import expect
 from train import checkpoint
 from train.data import END, front
+from train.parallel import ALONE
 
 SEPARATOR = "\n" + "-" * 40 + "\n"       # between texts
 
@@ -44,9 +45,12 @@ class GPT2:
         return generate(self.model, [prompt], max_length - len(prompt), temperature=temperature, stop=self.stop,
                         **settings)[0]
 
-    def write(self, n=1, tokens=200, prompt="", **settings):
-        """n texts that begin with prompt, or as a document does, of so many new tokens, or less where they end."""
-        rows = generate(self.model, [self.begin(prompt)] * n, tokens, stop=self.stop, **settings)
+    def write(self, n=1, tokens=200, prompt="", seed=0, group=ALONE, **settings):
+        """n texts that begin with prompt, or as a document does, of so many new tokens, or less where they end. Text k
+        is what seed + k gives alone; each rank of a group writes some."""
+        begin = self.begin(prompt)
+        rows = group.share(lambda some: generate(self.model, [begin] * len(some), tokens, stop=self.stop,
+                                                 seed=seed + some[0], **settings), range(n))
         return [self.text(row).strip("\n") for row in rows]
 
     def stream(self, tokens=200, prompt="", **settings):
