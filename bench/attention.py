@@ -12,9 +12,9 @@ Operations, of h heads: forward takes two products of n x n x d, backward five, 
     F = 14 n^2 d h,   half of that for who leaves out the keys that a query does not see
 and at the rate of a large product that is the line that times are compared with. Memory beyond the arguments, in
 float32: y and the three gradients are 4 n d h entries, whoever computes them. On top come, at their most,
-    naive      5 n^2 h    the scores, or p, with what leads to ds
-    chunked    5 CHUNK n h, and 4 n d h for sums and for heads that lie apart
-    flash      nothing that grows
+    naive      4 n^2 h    p, dp and the two steps from there to ds
+    chunked    4 CHUNK n h of the same, and 4 n d h for sums and for heads that lie apart
+    flash      6 n d for every thread, which lays q, k and dy of one head out for its tiles, and has dq there
 So naive grows with n^2 in time and in memory, and d hardly shows in its memory; the others grow with n^2 d in time and
 with n d in memory. The exponents are slopes of least squares through the logarithms, from LEAST on, where what does not
 grow has become small, with their standard errors. What a first call needs in memory is counted, so every point has a
@@ -139,10 +139,11 @@ def operations(way, n, d):
     return 14 * n * n * d * HEADS / (1 if way == "naive" else 2)
 
 
-def predicted(way, n, d):
+def predicted(way, n, d, threads):
     """Bytes beyond the arguments, of the docstring; None for PyTorch, whose code is not ours."""
     results = 4 * n * d * HEADS
-    more = {"naive": 5 * n * n * HEADS, "chunked": 5 * CHUNK * n * HEADS + results, "flash": 0}
+    more = {"naive": 4 * n * n * HEADS, "chunked": 4 * CHUNK * n * HEADS + results,
+            "flash": 6 * n * d * min(threads, HEADS)}
     return 4 * (results + more[way]) if way in more else None
 
 
@@ -171,12 +172,12 @@ def measure(todo, threads, calls):
     return found
 
 
-def table(found, rate):
+def table(found, rate, threads):
     """A line for every point: milliseconds, MiB, and what the formulas say of both."""
     lines = [f"{'':10}{'n':>6}{'d':>5}{'forward ms':>12}{'backward ms':>13}{'both':>10}{'by formula':>12}{'MiB':>10}"
              f"{'by formula':>12}"]
     for (way, n, d), (forward, backward, peak) in found.items():
-        want = predicted(way, n, d)
+        want = predicted(way, n, d, threads)
         lines.append(f"{way:10}{n:6}{d:5}{forward * 1e3:12.2f}{backward * 1e3:13.2f}{(forward + backward) * 1e3:10.2f}"
                      f"{operations(way, n, d) / rate * 1e3:12.2f}{peak / MIB:10.1f}"
                      + (f"{want / MIB:12.1f}" if want else f"{'-':>12}"))
@@ -198,7 +199,7 @@ def exponents(found):
     return lines
 
 
-def plot(file, found, rate, title):
+def plot(file, found, rate, threads, title):
     """Time and memory against n and against d: points as measured, lines as the formulas say."""
     import matplotlib
     matplotlib.use("Agg")
@@ -214,7 +215,7 @@ def plot(file, found, rate, title):
             measured = [[1e3 * (forward + backward) for *_, (forward, backward, _) in points],
                         [peak / MIB for *_, (_, _, peak) in points]]
             lines = [[1e3 * operations(*key) / rate for _, key, _ in points],
-                     [(predicted(*key) or np.nan) / MIB for _, key, _ in points]]
+                     [(predicted(*key, threads) or np.nan) / MIB for _, key, _ in points]]
             for axes, values, line in zip(panels[:, column], measured, lines):
                 axes.plot(x, values, "o", color=colour, label=way)
                 axes.plot(x, line, "-", color=colour, alpha=0.5, linewidth=1)
@@ -261,8 +262,8 @@ def main(argv):
             f"before and {turns.load():.1f} after; a large product runs at {rate / 1e9:.0f} GFLOP/s"]
     if not turns.HAVE_TORCH:
         head.append("PyTorch is not installed, so it is left out: pip install torch")
-    text = "\n".join([*head, "", *table(found, rate), "", *exponents(found)])
+    text = "\n".join([*head, "", *table(found, rate, args.threads), "", *exponents(found)])
     print(text)
     (args.out / "attention.txt").write_text(text + os.linesep, encoding="utf-8")
-    plot(args.out / "attention.png", found, rate, "\n".join(head[1:]))
+    plot(args.out / "attention.png", found, rate, args.threads, "\n".join(head[1:]))
     return 0

@@ -38,7 +38,9 @@ table { border-collapse: collapse; font-size: .9rem; } .wide math { font-size: 1
 td, th { padding: .1rem 1.2rem .1rem 0; white-space: nowrap; text-align: left; }
 th { font-weight: normal; opacity: .75; }
 @media (max-width: 40rem) {
-    td, th { padding-right: .6rem; } table, .wide math { font-size: .8rem; } .equation { padding-left: 0; }
+    td, th { padding-right: .6rem; } table, .wide math { font-size: .8rem; }
+    .equation { padding-left: 0; margin-bottom: .6rem; flex-wrap: wrap; gap: 0 .7rem; }
+    .equation div { flex: 1 1 100%; }
 }
 """
 LABELS = {"": "NumPy", "_cpu.py": "Numba", ".cu": "CUDA", "_sm90.cu": "Hopper"}
@@ -166,7 +168,9 @@ def entry(f, known, fact, with_source):
         if side.__doc__:
             first, *more = inspect.cleandoc(side.__doc__).split("\n\n", 1)
             formula, mark, text = re.match(r"(.*?)(\.  |: |$)(.*)", first, re.S).groups()
-            said = drawn(formula) if "=" in formula and "\n" not in formula else None
+            is_formula = "=" in formula and "\n" not in formula
+            parted = [is_formula and drawn(part) for part in formula.split(",  ")]       # so that lines can break there
+            said = ", ".join(parted) if all(parted) else None
             said = f"{said}{mark.strip()} {linked(text, known)}" if said else linked(first, known)
             parts.append(f"<p>{word and f'<i>{word}</i> '}{said}</p>" + "".join(prose(t, known, {}) for t in more))
     parts.append(checked(fact) + costs(fact) if fact else '<p class="bad">Nothing is known of this op.</p>')

@@ -1,4 +1,6 @@
 """Ways to compute attention agree, and what bench says of their cost is counted right."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -40,9 +42,17 @@ def test_scores_that_are_kept_show_in_the_memory():
 
 def test_predictions_by_hand():
     assert cost.operations("naive", 128, 64) == 14 * 128 * 128 * 64 * 2 == 2 * cost.operations("flash", 128, 64)
-    assert cost.predicted("flash", 128, 64) == 4 * 4 * 128 * 128
-    assert cost.predicted("naive", 128, 64) - cost.predicted("flash", 128, 64) == 4 * 5 * 2 * 128 * 128
-    assert cost.predicted("PyTorch", 128, 64) is None
+    assert cost.predicted("flash", 128, 64, 1) == 4 * (4 * 128 * 128 + 6 * 128 * 64)
+    assert cost.predicted("flash", 128, 64, 9) == 4 * (4 * 128 * 128 + 12 * 128 * 64)
+    assert cost.predicted("naive", 128, 64, 1) == 4 * (4 * 128 * 128 + 4 * 2 * 128 * 128)
+    assert cost.predicted("PyTorch", 128, 64, 1) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux counts the most anew")
+def test_memory_is_what_is_predicted():
+    """Of the naive way at 1024, where what does not grow is small."""
+    found, = cost.measure([("naive", 1024, 64)], 1, 1).values()
+    assert found[2] == pytest.approx(cost.predicted("naive", 1024, 64, 1), rel=0.15)
 
 
 def test_exponents_are_those_of_powers():
@@ -69,7 +79,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
             self.work = self.close = lambda *_: None
 
     def measure(todo, threads, calls):
-        return {key: (cost.operations(*key) / 1e11 * 2 / 7, cost.operations(*key) / 1e11 * 5 / 7, cost.predicted(*key))
+        return {key: (2 * cost.operations(*key) / 7e11, 5 * cost.operations(*key) / 7e11, cost.predicted(*key, 1))
                 for key in todo}
 
     monkeypatch.setattr(turns, "HAVE_TORCH", False)

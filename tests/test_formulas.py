@@ -197,6 +197,7 @@ def test_the_page_fits_a_phone_and_a_desk(page, text, tmp_path):
                       "<msup><msub><mi>w</mi><mn>2</mn></msub><mo>′</mo></msup>"),
     ("sqrt(2/pi)", "<mo>√</mo><mfrac><mn>2</mn><mi>π</mi></mfrac>"),
     ("q . k", "<mi>q</mi> <mo>·</mo> <mi>k</mi>"), ("a ^ b", "<mi>a</mi> <mo>⊕</mo> <mi>b</mi>"),
+    ("layer_norm(x)", "<mi>layer_norm</mi><mo>(</mo><mi>x</mi><mo>)</mo>"),
     ("T x T", "<mi>T</mi> <mo>×</mo> <mi>T</mi>"), ("x x", "<mi>x</mi> <mi>x</mi>")])
 def test_a_formula_is_drawn(formula, drawn):
     """But for rows, which group and draw nothing, and for how wide blanks are."""
