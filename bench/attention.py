@@ -14,24 +14,25 @@ and at the rate of a large product that is the line that times are compared with
 float32: y and the three gradients are 4 n d h entries, whoever computes them. On top come, at their most,
     naive      4 n^2 h    p, dp and the two steps from there to ds
     chunked    4 CHUNK n h of the same, and 4 n d h for sums and for heads that lie apart
-    flash      6 n d for every thread, which lays q, k and dy of one head out for its tiles, and has dq there
+    flash      6 n d      q, k and dy of one head, laid out for the tiles, and its dq
 So naive grows with n^2 in time and in memory, and d hardly shows in its memory; the others grow with n^2 d in time and
 with n d in memory. The exponents are slopes of least squares through the logarithms, from LEAST on, where what does not
 grow has become small, with their standard errors. What a first call needs in memory is counted, so every point has a
-process of its own.
+process of its own. Times are those of the processor in one thread, which neighbours on a shared machine disturb little.
 """
 import argparse
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 
 from bench import ops, turns
-from bench.ops import clocked
 from bench.turns import Side
 from minigrad import kernels, pool
 from minigrad.fused.attention import attention, heads, merge, split
+from minigrad.ops.matmul import matmul
 from train.log import progress
 
 CONTEXTS, WIDTHS = (128, 256, 512, 1024, 2048, 4096), (32, 64, 128, 256)
@@ -40,6 +41,7 @@ LEAST = 512          # the smallest context of a fit
 CHUNK = 128
 HEADS, N, D = 2, 1024, 64
 MIB = 1 << 20
+ALONE = {"OPENBLAS_NUM_THREADS": "1"}
 COLOURS = {"naive": "#d94801", "chunked": "#6a51a3", "flash": "#2171b5", "PyTorch": "#737373"}
 
 
@@ -95,9 +97,24 @@ def pair(way, n_head):
     return (lambda qkv: forward(qkv, n_head=n_head)), (lambda dy, *saved: backward(dy, *saved, into=[None]))
 
 
-def point(way, n, d, threads):
+def spent(f):
+    """Seconds of the processor that a call takes."""
+    start = time.process_time()
+    f()
+    return time.process_time() - start
+
+
+def product(size=1024):
+    """For a process of its own: operations a second of a large product, NumPy's or ours, whichever is the faster."""
+    pool.set_size(1)
+    a, b = np.ones((2, size, size), np.float32)
+    while True:
+        yield 2 * size ** 3 / min(spent(lambda: a @ b), spent(lambda: matmul(a, b)))
+
+
+def point(way, n, d):
     """For a process of its own: (seconds of forward, of backward, bytes at most beyond the arguments), call by call."""
-    pool.set_size(threads)
+    pool.set_size(1)
     forward, backward = pair(way, HEADS)
     random = np.random.default_rng(0)
 
@@ -105,16 +122,16 @@ def point(way, n, d, threads):
         found = [random.standard_normal((1, n, k * HEADS * d), np.float32) for k in (3, 1)]
         if way == "PyTorch":
             import torch
-            torch.set_num_threads(threads)
+            torch.set_num_threads(1)
             found = [torch.from_numpy(a) for a in found]
             found[0].requires_grad_()
         return found
 
     def call(qkv, dy):
         kept = []
-        seconds = clocked(lambda: kept.extend(forward(qkv)))
+        seconds = spent(lambda: kept.extend(forward(qkv)))
         y, saved = kept
-        return seconds, clocked(lambda: backward(dy, *saved, **({"y": y} if way == "PyTorch" else {})))
+        return seconds, spent(lambda: backward(dy, *saved, **({"y": y} if way == "PyTorch" else {})))
 
     call(*arguments(16))                                     # compiles, and finds libraries
     args = arguments(n)
@@ -139,11 +156,10 @@ def operations(way, n, d):
     return 14 * n * n * d * HEADS / (1 if way == "naive" else 2)
 
 
-def predicted(way, n, d, threads):
+def predicted(way, n, d):
     """Bytes beyond the arguments, of the docstring; None for PyTorch, whose code is not ours."""
     results = 4 * n * d * HEADS
-    more = {"naive": 4 * n * n * HEADS, "chunked": 4 * CHUNK * n * HEADS + results,
-            "flash": 6 * n * d * min(threads, HEADS)}
+    more = {"naive": 4 * n * n * HEADS, "chunked": 4 * CHUNK * n * HEADS + results, "flash": 6 * n * d}
     return 4 * (results + more[way]) if way in more else None
 
 
@@ -156,28 +172,27 @@ def exponent(sizes, values):
     return float(slope), float(spread)
 
 
-def measure(todo, threads, calls):
-    """{(way, n, d): (seconds of forward, of backward, bytes)}, the medians of the calls."""
+def measure(todo, calls):
+    """{(way, n, d): (seconds of forward, of backward, bytes)}, by the fastest of the calls."""
     found = {}
     with progress(len(todo), 0) as bar:
         bar.unit = "point"
         for way, n, d in todo:
-            side = Side(f"{way}, n {n}, d {d}", point, dict(way=way, n=n, d=d, threads=threads),
-                        {"OPENBLAS_NUM_THREADS": str(threads)})
+            side = Side(f"{way}, n {n}, d {d}", point, dict(way=way, n=n, d=d), ALONE)
             side.work(calls)
             side.close()
             if not side.dead:
-                found[way, n, d] = tuple(np.median(side.values, 0).tolist())
+                found[way, n, d] = tuple(np.min(side.values, 0).tolist())
             bar.update()
     return found
 
 
-def table(found, rate, threads):
+def table(found, rate):
     """A line for every point: milliseconds, MiB, and what the formulas say of both."""
     lines = [f"{'':10}{'n':>6}{'d':>5}{'forward ms':>12}{'backward ms':>13}{'both':>10}{'by formula':>12}{'MiB':>10}"
              f"{'by formula':>12}"]
     for (way, n, d), (forward, backward, peak) in found.items():
-        want = predicted(way, n, d, threads)
+        want = predicted(way, n, d)
         lines.append(f"{way:10}{n:6}{d:5}{forward * 1e3:12.2f}{backward * 1e3:13.2f}{(forward + backward) * 1e3:10.2f}"
                      f"{operations(way, n, d) / rate * 1e3:12.2f}{peak / MIB:10.1f}"
                      + (f"{want / MIB:12.1f}" if want else f"{'-':>12}"))
@@ -199,7 +214,7 @@ def exponents(found):
     return lines
 
 
-def plot(file, found, rate, threads, title):
+def plot(file, found, rate, title):
     """Time and memory against n and against d: points as measured, lines as the formulas say."""
     import matplotlib
     matplotlib.use("Agg")
@@ -215,7 +230,7 @@ def plot(file, found, rate, threads, title):
             measured = [[1e3 * (forward + backward) for *_, (forward, backward, _) in points],
                         [peak / MIB for *_, (_, _, peak) in points]]
             lines = [[1e3 * operations(*key) / rate for _, key, _ in points],
-                     [(predicted(*key, threads) or np.nan) / MIB for _, key, _ in points]]
+                     [(predicted(*key) or np.nan) / MIB for _, key, _ in points]]
             for axes, values, line in zip(panels[:, column], measured, lines):
                 axes.plot(x, values, "o", color=colour, label=way)
                 axes.plot(x, line, "-", color=colour, alpha=0.5, linewidth=1)
@@ -236,34 +251,30 @@ def main(argv):
         f"context and the width of a head ({HEADS} heads, float32), by arrays of scores, by chunks of them and by the "
         "compiled kernel, beside what the formulas say and beside PyTorch.")
     parser.add_argument("--short", action="store_true", help=f"contexts up to {SHORT[0][-1]}, in a minute")
-    parser.add_argument("--calls", type=turns.positive, default=5, help="of every point, whose median counts "
-                        "(default: 5)")
-    parser.add_argument("--threads", type=turns.positive, default=pool.size(),
-                        help=f"default: {pool.size()}, the cores at hand")
+    parser.add_argument("--calls", type=turns.positive, default=9, help="of every point, of which the "
+                        "fastest counts: neighbours disturb it least (default: 9)")
     parser.add_argument("--out", type=Path, default=Path("runs/attention"), help="folder for attention.txt and "
                         "attention.png (default: runs/attention)")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     busy, (contexts, widths) = turns.load(), SHORT if args.short else (CONTEXTS, WIDTHS)
-    turns.warn_of(busy)
     ways = [way for way in COLOURS if way != "PyTorch" or turns.HAVE_TORCH]
     todo = [(way, n, D) for way in ways for n in contexts] + [(way, N, d) for way in ways for d in widths if d != D]
-    floor = Side("the ceilings", ops.ceilings, dict(config="char", dtype="float32", threads=args.threads),
-                 {"OPENBLAS_NUM_THREADS": str(args.threads)})
-    floor.work(1)
-    floor.close()
-    if floor.dead:
+    ceiling = Side("a product", product, {}, ALONE)
+    ceiling.work(args.calls)
+    ceiling.close()
+    if ceiling.dead:
         return 1
-    rate, found = floor.values[0][1], measure(todo, args.threads, args.calls)
+    rate, found = max(ceiling.values), measure(todo, args.calls)
     if len(found) < len(todo):                               # what ended is reported already
         return 1
     head = [" ".join(["python -m bench attention", *argv]), turns.machine(),
-            f"{HEADS} heads, float32, threads: {args.threads}, the median of {args.calls} calls; load {busy:.1f} "
-            f"before and {turns.load():.1f} after; a large product runs at {rate / 1e9:.0f} GFLOP/s"]
+            f"{HEADS} heads, float32, one thread, the processor's time, the fastest of {args.calls} calls; load "
+            f"{busy:.1f} before and {turns.load():.1f} after; a large product runs at {rate / 1e9:.0f} GFLOP/s"]
     if not turns.HAVE_TORCH:
         head.append("PyTorch is not installed, so it is left out: pip install torch")
-    text = "\n".join([*head, "", *table(found, rate, args.threads), "", *exponents(found)])
+    text = "\n".join([*head, "", *table(found, rate), "", *exponents(found)])
     print(text)
     (args.out / "attention.txt").write_text(text + os.linesep, encoding="utf-8")
-    plot(args.out / "attention.png", found, rate, args.threads, "\n".join(head[1:]))
+    plot(args.out / "attention.png", found, rate, "\n".join(head[1:]))
     return 0

@@ -20,6 +20,7 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -339,13 +340,13 @@ class Sandbox:
         """The files in which things are broken."""
         return broken_files()
 
-    def run(self, tests, chosen="", seconds=LONGEST):
-        """(exit status of pytest or "timeout", which test failed) for these test files, up to the first failure."""
+    def run(self, test, chosen="", seconds=LONGEST):
+        """(exit status of pytest or "timeout", which test failed) for this test file, up to the first failure."""
         env = {**os.environ, "NUMBA_CACHE_DIR": str(self.root / ".numba"), "HYPOTHESIS_PROFILE": "fast",
                "MINIGRAD_CACHE_DIR": str(self.root.parent / "kernels"), "MINIGRAD_DATA": str(DATA), "COLUMNS": "300"}
         words = f"({chosen}) and not torch" if chosen else "not torch"
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
-                   "--tb=no", "-m", "not gpu", "-k", words, *(f"tests/{t}.py" for t in tests)]
+                   "--tb=no", "-m", "not gpu", "-k", words, f"tests/{test}.py"]
         process = subprocess.Popen(command, cwd=self.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    start_new_session=True)
         try:
@@ -359,15 +360,12 @@ class Sandbox:
         failed = re.search(r"^(?:FAILED|ERROR) (.+)", said, re.M)
         return process.returncode, failed[1] if failed else said.strip().split("\n")[-1]
 
-    def sound(self, tests):
-        """Those of these test files that pass before anything is broken, the quickest first.
-
-        Each is tried once; what Numba compiled for it is kept for the others.
-        """
-        for test in [t for t in tests if t not in self.took]:
+    def sound(self, test):
+        """Does this test file pass before anything is broken? Tried once; what Numba compiled for it is kept."""
+        if test not in self.took:
             self.compiled()
             start = time.perf_counter()
-            status, failed = self.run([test], seconds=self.longest)
+            status, failed = self.run(test, seconds=self.longest)
             self.took[test] = time.perf_counter() - start if status == 0 else None
             if status == 0:
                 shutil.rmtree(self.warm)
@@ -375,7 +373,11 @@ class Sandbox:
                 shutil.copytree(self.root / ".numba", self.warm)
             elif status != 5:                                # 5: it skips itself, or all of it is about PyTorch
                 print(f"{test} is left out, because it fails before anything is broken: {failed}", flush=True)
-        return sorted((t for t in tests if self.took[t] is not None), key=self.took.get)
+        return self.took[test] is not None
+
+    def in_order(self, tests):
+        """Those that are known to be quick first, then those not tried yet, the shortest text first."""
+        return sorted(tests, key=lambda t: (self.took.get(t) or math.inf, (self.root / f"tests/{t}.py").stat().st_size))
 
     def compiled(self, path=None):
         """Lay out what Numba compiled of the sound project, less what path is compiled into."""
@@ -390,15 +392,15 @@ class Sandbox:
         """(noticed?, by whom) when this plant is in place."""
         file = self.root / plant.path
         date = file.stat().st_mtime
-        for tests, chosen in self.stages(plant):
-            if not (tests := self.sound(tests)):
+        for test, chosen in ((test, chosen) for tests, chosen in self.stages(plant) for test in self.in_order(tests)):
+            if not self.sound(test):
                 continue
             self.compiled(plant.path)
             try:
                 file.write_bytes(plant.apply())
                 self.clock += 2                              # a date of its own: Python trusts dates, not contents
                 os.utime(file, (self.clock, self.clock))
-                status, failed = self.run(tests, chosen, 60 + 4 * sum(map(self.took.get, tests)))
+                status, failed = self.run(test, chosen, 60 + 4 * self.took[test])
             finally:
                 file.write_bytes(read(plant.path))
                 os.utime(file, (date, date))

@@ -29,30 +29,29 @@ def test_all_ways_give_the_same(monkeypatch, T):
 
 @pytest.mark.parametrize("way", ["naive", "chunked", "flash", *["PyTorch"] * turns.HAVE_TORCH])
 def test_a_point_is_measured(way):
-    steps = cost.point(way, 64, 16, 1)
+    steps = cost.point(way, 64, 16)
     first, second = next(steps), next(steps)
     assert len(first) == 3 and min(first[:2]) > 0 and first[2] == second[2] < 1 << 30
 
 
 def test_scores_that_are_kept_show_in_the_memory():
     """Two heads of 768 x 768 in float32 are 4.5 MiB; the results are 1.5."""
-    found = {way: next(cost.point(way, 768, 64, 1))[2] for way in ("naive", "flash")}
+    found = {way: next(cost.point(way, 768, 64))[2] for way in ("naive", "flash")}
     assert found["naive"] > found["flash"] + 2 * 4 * 2 * 768 ** 2
 
 
 def test_predictions_by_hand():
     assert cost.operations("naive", 128, 64) == 14 * 128 * 128 * 64 * 2 == 2 * cost.operations("flash", 128, 64)
-    assert cost.predicted("flash", 128, 64, 1) == 4 * (4 * 128 * 128 + 6 * 128 * 64)
-    assert cost.predicted("flash", 128, 64, 9) == 4 * (4 * 128 * 128 + 12 * 128 * 64)
-    assert cost.predicted("naive", 128, 64, 1) == 4 * (4 * 128 * 128 + 4 * 2 * 128 * 128)
-    assert cost.predicted("PyTorch", 128, 64, 1) is None
+    assert cost.predicted("flash", 128, 64) == 4 * (4 * 128 * 128 + 6 * 128 * 64)
+    assert cost.predicted("naive", 128, 64) == 4 * (4 * 128 * 128 + 4 * 2 * 128 * 128)
+    assert cost.predicted("PyTorch", 128, 64) is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux counts the most anew")
 def test_memory_is_what_is_predicted():
     """Of the naive way at 1024, where what does not grow is small."""
-    found, = cost.measure([("naive", 1024, 64)], 1, 1).values()
-    assert found[2] == pytest.approx(cost.predicted("naive", 1024, 64, 1), rel=0.15)
+    found, = cost.measure([("naive", 1024, 64)], 1).values()
+    assert found[2] == pytest.approx(cost.predicted("naive", 1024, 64), rel=0.15)
 
 
 def test_exponents_are_those_of_powers():
@@ -66,26 +65,26 @@ def test_exponents_are_those_of_powers():
 
 
 def test_a_process_for_every_point():
-    found = cost.measure([("flash", 128, 16), ("naive", 64, 16)], 1, 2)
+    found = cost.measure([("flash", 128, 16), ("naive", 64, 16)], 2)
     assert list(found) == [("flash", 128, 16), ("naive", 64, 16)] and all(len(values) == 3 for values in found.values())
 
 
 def test_the_command(monkeypatch, tmp_path, capsys):
     """On a machine that does as the formulas say, at 100 GFLOP/s."""
     class Ceilings:
-        dead, values = False, [(1e10, 1e11)]
+        dead, values = False, [0.9e11, 1e11]
 
         def __init__(self, *_):
             self.work = self.close = lambda *_: None
 
-    def measure(todo, threads, calls):
-        return {key: (2 * cost.operations(*key) / 7e11, 5 * cost.operations(*key) / 7e11, cost.predicted(*key, 1))
+    def measure(todo, calls):
+        return {key: (2 * cost.operations(*key) / 7e11, 5 * cost.operations(*key) / 7e11, cost.predicted(*key))
                 for key in todo}
 
     monkeypatch.setattr(turns, "HAVE_TORCH", False)
     monkeypatch.setattr(cost, "Side", Ceilings)
     monkeypatch.setattr(cost, "measure", measure)
-    assert cost.main(["--short", "--threads", "1", "--out", str(tmp_path)]) == 0
+    assert cost.main(["--short", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert (tmp_path / "attention.txt").read_text().strip() == shown[shown.index("python -m bench"):].strip()
     rows = [line.split() for line in shown.splitlines() if line.startswith(("naive", "chunked", "flash"))]
