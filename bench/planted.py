@@ -45,7 +45,7 @@ CODE = ("minigrad/*.py", "minigrad/ops/*.py", "minigrad/fused/*.py", "nn/*.py", 
 COPIED = ("minigrad", "nn", "gpt", "tok", "train", "bench", "tests", "pyproject.toml")
 PACKAGES = ("minigrad", "nn", "gpt", "tok", "train", "bench")
 
-NOT_RUN = ("test_against_torch", "test_readme", "test_structure")        # PyTorch, pages and files that are not copied
+NOT_RUN = ("test_against_torch", "test_notebooks", "test_readme", "test_structure")    # PyTorch; what is not copied
 LONGEST = 600        # seconds that a test file may take as it is
 REACH = 2            # from a test to the broken file, in imports
 
