@@ -24,7 +24,8 @@ setup(
         "serve": ["starlette", "uvicorn"],
         "mpi": ["mpi4py", "mpich"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
-                 "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx", "mpi4py", "mpich"],
+                 "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx", "mpi4py", "mpich",
+                 "nbclient", "nbformat", "ipykernel"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

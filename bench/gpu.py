@@ -69,14 +69,22 @@ REHEARSAL = Plan(
 
 
 class Part:
-    """What the entries of a part share."""
+    """What the entries of a part share. known: what parts before it found out about the card, {} or the entry of
+    ceilings()."""
 
-    def __init__(self, plan, about, seconds, most=120, rehearse=False):
+    def __init__(self, plan, about, seconds, most=120, rehearse=False, known=None):
         self.plan, self.about, self.torch, self.rehearse = plan, about, turns.HAVE_TORCH, rehearse
         self.end, self.most = time.monotonic() + seconds, most           # most: seconds that one answer may take
-        self.ceilings = {}                                               # bytes (copy), operations (by dtype) a second
+        self.known = {} if known is None else known
 
     left = property(lambda self: self.end - time.monotonic())
+
+    @property
+    def ceilings(self):
+        """Bytes (copy) and operations (by dtype) a second, by whoever gets most. Without one a floor is 0."""
+        rates = self.known.get("rates", {})
+        return {what: max((r for name, r in rates.items() if name.endswith(what)), default=math.inf)
+                for what in ("copy", *gpu_kernels.DTYPES)}
 
     def desk(self, makers):
         return Desk({name: maker for name, maker in makers.items() if self.torch or name.startswith("ours")}, self)
@@ -140,8 +148,10 @@ def multipliers(plan):
 
 
 def ceilings(part):
-    """The first entry of every part: bytes and operations a second that the card is capable of, by whoever gets most
-    out of it."""
+    """The first entry of every part: bytes and operations a second that the card is capable of. Measured once in a
+    run."""
+    if part.known:
+        return part.known
     plan, rates, failed = part.plan, {}, {}
     wanted = {"copy": (2 * plan.copy, "copy", plan.copy)}
     wanted |= {dtype: (2 * plan.side ** 3, "product", plan.side, dtype) for dtype in gpu_kernels.DTYPES}
@@ -151,9 +161,8 @@ def ceilings(part):
                 rates[f"{side} {what}"] = amount / turns.quartiles(desk.ask(side, *call))[1]
             except Failed as e:
                 failed[f"{side} {what}"] = e
-    for what in wanted:                                      # without a ceiling a floor is 0
-        part.ceilings[what] = max((r for name, r in rates.items() if name.endswith(what)), default=math.inf)
-    return {"what": "ceilings", "rates": rates, **problems(failed)}
+    part.known.update({"what": "ceilings", "rates": rates, **problems(failed)})
+    return part.known
 
 
 def kernels(part):
@@ -388,9 +397,9 @@ def main(argv):
     print(gpu_report.about(about))
     if not turns.HAVE_TORCH:
         print("PyTorch is left out, because it is not installed here. To compare with it: pip install torch")
-    results = Results(folder, about)
+    results, known = Results(folder, about), {}
     for name in args.part or PARTS:
-        part = Part(plan, about, args.seconds, PARTS[name][1], args.rehearse)
+        part = Part(plan, about, args.seconds, PARTS[name][1], args.rehearse, known)
         results.begin(name, commit=commit(), command=" ".join(["python -m bench gpu", *argv]), about=about)
         good &= measure(name, part, results, args.only)
     print(f"\n{results.json.with_suffix('.md')} and {results.json.name}")

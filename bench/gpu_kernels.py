@@ -39,7 +39,7 @@ EXPECTED = {
     "attention": ((0.50, 0.37), "exponentials between small products; backward takes seven where five are counted"),
     "attention, long": ((0.62, 0.44), "as above, with fewer of the tiles cut by the diagonal"),
     "mlp": ((0.92, 0.90), "products of the kind above; on Hopper GELU and its slope hide behind the next tile"),
-    "layer_norm": ((0.90, 0.88), "one pass, two rows of each warp on their way; backward also keeps dw and db"),
+    "layer_norm": ((0.90, 0.88), "one pass, a row asked for at once by its warp; backward also keeps dw and db"),
     "add_layer_norm": ((0.90, 0.88), "four streams, and as layer_norm besides"),
     "gelu": ((0.88, 0.88), "entry by entry, 16 bytes at a time"),
     "relu": ((0.90, 0.90), "entry by entry"),

@@ -1,7 +1,7 @@
 r"""A step of gpt.decode on a GPU: one new token of every row, by the kernel of minigrad/fused/decode.cu.
 
-One launch is a step, with a block on each multiprocessor and five barriers of all blocks in a layer. Tokens are read
-from the device's memory, logits are left there, and nothing waits until the host reads them.
+One launch is a step, with a block on each multiprocessor. Tokens are read from the device's memory, logits are left
+there, and nothing waits until the host reads them.
 
 A step reads every matrix once for each `rows` rows, up to 8, and what the cache holds of every row. With s bytes in a
 stored number, L layers of width C, V tokens, and n_b positions that row b has seen, these are
@@ -19,9 +19,10 @@ from minigrad.emulator import emulator
 from minigrad.fused.embedding import check
 from minigrad.kernels import cuda, has_instance
 
-WARPS, ROWS = 16, 8                         # of a block; that meet a weight at one time
-DEPTH, KEYS = 4, 32                         # of a warp: units of weights in shared memory, keys that it attends to
-GELU, RELU = 2, 3
+WARPS, ROWS = 12, 8                         # of a block; that meet a weight at one time
+DEPTH, OWN = 4, 256                         # units of a warp in shared memory; bytes of it for the kernel's table
+GELU, RELU = 0, 1
+NOTHING = 0xffffffff                        # in memory, where no number has been sent to yet
 INNER = {"gelu": GELU, "relu": RELU}
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 NORMS = ("ln_1", "ln_2")
@@ -87,17 +88,15 @@ class Work:
     """What a step does for so many rows and these caches, with arrays of its own."""
 
     def __init__(self, step, cache):
-        (_, B, H, positions, D), c, xp = cache.k.shape, step.config, xp_of(cache.k)
+        (_, B, H, positions, _), c, xp = cache.k.shape, step.config, xp_of(cache.k)
         self.k, self.steps = cache.k, 0
         self.launch = cuda("decode", self.k.dtype).next_token.together
         self.logits, begins = xp.empty((B, c.vocab_size), "float32"), xp.array(cache.lengths)
-        x, y, inside = (xp.zeros((B, -(-n // 4) * 4), "float32") for n in (c.n_embd, c.n_embd, 4 * c.n_embd))
-        qkv, splits = xp.empty((B, 3 * c.n_embd), "float32"), -(-positions // KEYS)
-        parts, sums = (xp.empty((splits, B, H, n), "float32") for n in (D, 2))
+        sent = xp.full((2, c.n_layer, 12, B, padded_to(c.n_embd, 4)), NOTHING, "uint32").view("float32")
         rows = max(n for n in range(1, min(B, ROWS) + 1) if shared(c, self.k, n) <= room(xp))
         self.where = backend.multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows)
         self.before = begins, step.wte, step.wpe, *step.matrices, step.biases, step.norms
-        self.after = (self.k, cache.v, x, y, qkv, inside, parts, sums, self.logits, xp.zeros(1, "uint32"))
+        self.after = self.k, cache.v, sent, self.logits
         self.sizes = (B, c.n_embd, H, c.n_layer, c.vocab_size, positions, rows, INNER[c.activation],
                       int(not c.pre_norm), float(c.eps))
 
@@ -112,7 +111,7 @@ def padded(matrices, like):
     (n_out, n_in), pack, xp = matrices[0].shape, 16 // like.itemsize, xp_of(like)
     if len(matrices) == 1 and n_in % pack == 0:
         return xp.ascontiguousarray(matrices[0])[None]
-    found = xp.zeros((len(matrices), n_out, -(-n_in // pack) * pack), like.dtype)
+    found = xp.zeros((len(matrices), n_out, padded_to(n_in, pack)), like.dtype)
     for own, matrix in zip(found, matrices, strict=True):
         own[:, :n_in] = matrix
     return found
@@ -121,13 +120,17 @@ def padded(matrices, like):
 def shared(c, like, rows):
     """Bytes of shared memory of a block that takes so many rows at one time."""
     unit = 32 * 16 // like.itemsize
-    width = -(-4 * c.n_embd // unit) * unit
-    return WARPS * DEPTH * 2 * 32 * 16 + 4 * (rows * width + WARPS * KEYS + 2 * c.n_embd + WARPS * 2 * ROWS)
+    floats = rows * padded_to(4 * c.n_embd, unit) + 2 * padded_to(c.n_embd, 4) + WARPS * (32 + c.n_embd // c.n_head + 2)
+    return WARPS * DEPTH * 2 * 32 * 16 + 4 * floats
+
+
+def padded_to(n, to):
+    return -(-n // to) * to
 
 
 def room(xp):
-    """Bytes of shared memory that a block may ask for."""
+    """Bytes of shared memory that a block may ask for beside what the kernel has anyway."""
     if xp is np:
-        return emulator.MOST_SHARED
+        return emulator.MOST_SHARED - OWN
     runtime = xp.cuda.runtime
-    return runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice())
+    return runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice()) - OWN

@@ -55,6 +55,11 @@ def xp_of(*arrays):
     return sys.modules["cupy"] if "cupy" in sys.modules and any(map(on_gpu, arrays)) else np
 
 
+def address_of(x):
+    """Where the first entry of an array lies."""
+    return x.data.ptr if on_gpu(x) else x.ctypes.data
+
+
 def device_of(arrays, who):
     """"gpu" if any array lies there, else "cpu"; a mix is refused. Python numbers and None lie anywhere."""
     if "cupy" not in sys.modules or not any(map(on_gpu, arrays)):

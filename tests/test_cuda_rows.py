@@ -26,15 +26,14 @@ every_dtype = pytest.mark.parametrize("dtype", TOL)
 
 @pytest.fixture
 def few_blocks(monkeypatch):
-    """Each team of layer_norm.cu has several rows."""
-    monkeypatch.setattr(layer_norm_gpu, "FORWARD", 2)
-    monkeypatch.setattr(layer_norm_gpu, "BACKWARD", 2)
+    """Each team of layer_norm.cu's backward has several rows."""
+    monkeypatch.setattr(layer_norm_gpu, "SHARES", 2)
 
 
 @every_dtype
 @pytest.mark.parametrize("D", [9, 767, 768, 769, 1600, 3072, 3073])
 def test_layer_norm_of_rows_of_any_length(D, dtype, few_blocks):
-    """A warp takes up to 768 entries, two of them twice as many, four up to 3072."""
+    """A warp takes up to 768 entries, a block of two up to 1536, of four up to 3072."""
     case = Case(layer_norm, [(19 if D < 769 else 9, D), (D,), (D,)])
     arrays = case.arrays(dtype)
     close(run(layer_norm, arrays, {}, "emulated"), run(layer_norm, arrays, {}, "reference"), TOL[dtype], f"D = {D}")
@@ -154,20 +153,25 @@ def test_causal_softmax_by_a_warp_a_block_and_in_pieces(entries, most, T, dtype,
         close(found[-1], found[0], TOL[dtype], f"{mode}, {above}")
 
 
-@pytest.mark.parametrize("N, D", [(1, 1), (15, 33), (100, 31), (0, 5)])
+@pytest.mark.parametrize("N, D", [(1, 1), (15, 33), (100, 31), (1100, 16), (0, 5)])
 def test_columns_are_added_up(N, D):
     parts, slot = np.random.default_rng(0).standard_normal((N, 2, D)).astype("f"), Slot(np.full(D, np.nan, "f"))
-    assert columns_gpu.add_rows(parts, 0, SKIP) is None
-    np.testing.assert_allclose(columns_gpu.add_rows(parts, 1, None), parts[:, 1].sum(0), rtol=1e-5, atol=1e-5)
+    assert columns_gpu.add_rows(parts, SKIP, SKIP) == [None, None]
+    none, second = columns_gpu.add_rows(parts, SKIP, None)
+    assert none is None
+    np.testing.assert_allclose(second, parts[:, 1].sum(0), rtol=1e-5, atol=1e-5)
     for times in (1, 2):                                                  # the first one does not see the NaN
-        columns_gpu.add_rows(parts, 0, slot)
-        np.testing.assert_allclose(slot.array, times * parts[:, 0].sum(0), rtol=1e-5, atol=1e-5)
+        done, second = columns_gpu.add_rows(parts, slot, None)
+        assert done is DONE
+        np.testing.assert_allclose([slot.array, second], parts.sum(0) * [[times], [1]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(columns_gpu.add_rows(parts[:, 1:], None)[0], parts[:, 1].sum(0), rtol=1e-5, atol=1e-5)
 
 
 @given(lengths=st.lists(st.integers(0, 140), min_size=1, max_size=12), V=st.sampled_from([1, 200, 256, 257, 70000]),
        C=st.sampled_from([1, 8, 19]), dtype=st.sampled_from(list(TOL)), seed=st.integers(0, 99),
        empty=st.booleans(), schedule=st.sampled_from(emulator.SCHEDULES))
 @example(lengths=[31, 1, 32], V=7000, C=8, dtype="float32", seed=0, empty=False, schedule=(False, False))  # none is cut
+@example(lengths=[8300], V=1, C=1, dtype="float32", seed=0, empty=True, schedule=(True, True))  # over 259 chunks
 @settings(max_examples=25)
 def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, empty, schedule):
     """Each id as often as drawn: inside a chunk, up to its end, over several. What a slot held stays, if it is full."""

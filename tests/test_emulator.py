@@ -63,59 +63,61 @@ def test_warps_exchange_values(backwards, early):
     np.testing.assert_allclose(y[4, 16:24], x[16:24].sum(), rtol=1e-5)
 
 
-GRID = """
+TALK = """
     __shared__ float own[64];
     int n = gridDim.x * 64, i = blockIdx.x * 64 + threadIdx.x;
-    GridBarrier all(count);
-    own[threadIdx.x] = x[i];
     for (int t = 0; t < 3; t++) {
-        copy4_async(&own[threadIdx.x], t % 2 ? y + i : x + i);
+        copy4_async(&own[threadIdx.x], x + i);
         commit_copies();
-        if (BEFORE) all.arrive();
-        if (BEFORE) all.wait();
+        float v = look(sent + t * n + i);
+        while (__float_as_uint(v) == NOTHING) {
+            let_others();
+            v = look(sent + t * n + i);
+        }
         wait_copies<0>();
         AFTER
-        (t % 2 ? x : y)[(i + 64) % n] = own[threadIdx.x] + 1;
-        all.arrive();
-        all.wait();
+        put(sent + (t + 1) * n + (i + 64) % n, __float_as_uint(v + own[threadIdx.x]));
     }"""
 
 
-def grid(before="true", after=""):
-    return kernel(GRID.replace("BEFORE", before).replace("AFTER", after), "float* x, float* y, uint32_t* count")
+def talk(after=""):
+    """(a kernel in which each block tells the next, three times, what it has heard; its arguments)"""
+    x, sent = np.ones(256, "f"), np.full((4, 256), 2**32 - 1, "u4").view("f")
+    sent[0] = np.arange(256)
+    return kernel(TALK.replace("AFTER", after), "float* x, float* sent"), (x, sent)
 
 
 @in_every_schedule
-def test_blocks_that_run_together_wait_for_each_other(backwards, early):
+def test_blocks_that_run_together_hear_each_other(backwards, early):
     """What a block has in shared memory, and on its way there, is its own."""
-    x, y = np.arange(256, dtype="f"), np.zeros(256, "f")
+    run, (x, sent) = talk("own[threadIdx.x] *= 2; __syncthreads(); v += own[threadIdx.x ^ 33] - 2; __syncthreads();")
     with schedule(backwards, early):
-        grid()((4,), (64,), (x, y, np.zeros(1, "u4")), together=True)
-    np.testing.assert_array_equal(y, np.roll(np.arange(256), 192) + 3)
+        run((4,), (64,), (x, sent), together=True)
+    np.testing.assert_array_equal(sent[3], np.roll(np.arange(256), 192) + 6)
 
 
-@pytest.mark.parametrize("how, says", [
-    (dict(after="if (blockIdx.x == 1) return;"), r"block \(1, 0, 0\).*: has left without a barrier of the grid"),
-    (dict(after="if (blockIdx.x == 0) return;"), r"block \(1, 0, 0\).*: waits in a barrier of the grid, and other"),
-    (dict(after="if (threadIdx.x == 9) return;"), r"waits in __syncthreads for ever: thread \(9, 0, 0\) has left"),
-    (dict(after="all.wait();"), "waits in a barrier of the grid at which it has not arrived"),
-    (dict(after="all.arrive();"), "arrives at a barrier of the grid before it has waited for the last"),
-    (dict(after="x[threadIdx.x] = 1;"), "race at byte .* of the array of argument 0"),
-    (dict(before="t == 0", after="own[threadIdx.x] = (t % 2 ? y : x)[(i + 192) % n]; (t % 2 ? y : x)[i] = 0;"),
-     "race at byte .* of the array of argument"),
-    (dict(after="own[threadIdx.x ^ 1] = 0;"), "byte 4 of the __shared__ arrays is being written by an asynchronous"),
+@pytest.mark.parametrize("after, says", [
+    ("if (blockIdx.x == 1) return;", r"block \(2, 0, 0\).*: deadlock: waits for a word of another block, which nobody"),
+    ("if (t == 1) while (look(sent + 3 * n + i) >= 0 || true) let_others();", "deadlock: waits for a word of another"),
+    ("if (threadIdx.x == 9) return; __syncthreads();", r"waits in __syncthreads for ever: thread \(9, 0, 0\) has left"),
+    ("x[(i + 64) % n] = v;", "race at byte .* of the array of argument 0"),
+    ("sent[t * n + i] = v;", "race at byte .* of the array of argument 1: written"),
+    ("x[i] = sent[t * n + i];", "race at byte .* of the array of argument"),
+    ("own[threadIdx.x ^ 32] = v;", "race at byte .* of the __shared__ arrays|by an asynchronous copy"),
 ])
-def test_blocks_that_do_not_are_named(how, says):
+def test_blocks_that_do_not_are_named(after, says):
+    """Words carry nothing along: what else blocks write for each other is a race, also in turns long past."""
+    run, arguments = talk(after)
     with pytest.raises(Fault, match=says):
-        grid(**how)((4,), (64,), (np.zeros(256, "f"), np.zeros(256, "f"), np.zeros(1, "u4")), together=True)
+        run((4,), (64,), arguments, together=True)
 
 
 def test_only_who_was_launched_to_run_together_may_wait():
-    arguments = np.zeros(256, "f"), np.zeros(256, "f"), np.zeros(1, "u4")
-    with pytest.raises(Fault, match="waits for the grid, whose blocks were not launched to run together"):
-        grid()((4,), (64,), arguments)
+    run, arguments = talk()
+    with pytest.raises(Fault, match="waits for other blocks, which were not launched to run together"):
+        run((4,), (64,), arguments)
     with pytest.raises(Fault, match="100000 blocks of 64 threads at once"):
-        grid()((100000,), (64,), arguments, together=True)
+        run((100000,), (64,), arguments, together=True)
 
 
 @in_every_schedule

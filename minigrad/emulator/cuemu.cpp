@@ -1,6 +1,6 @@
 // The runtime behind cuemu.h: one block after the other, one fiber per thread, every access checked.
 //
-// Blocks that are launched to run together take turns: each goes on until all its threads wait for the grid, or have
+// Blocks that are launched to run together take turns: each goes on until its threads wait for others' words, or have
 // left. Its fibers and what it holds in shared memory are put aside then, until its next turn.
 //
 // A fiber runs until it has to wait: at a barrier for its block, or for other lanes of its warp. A warp runs until all
@@ -106,7 +106,7 @@ struct Fiber {
 };
 
 struct Warp {
-    unsigned present, runnable, in_warp, in_block, in_grid, done;       // a bit per lane
+    unsigned present, runnable, in_warp, in_block, in_turn, done;       // a bit per lane
     unsigned synced;                                        // when its __syncwarp() was last complete
     Words told[33][32];                                     // what the lanes said; a lane may be slow to hear it
     int unheard[33];
@@ -161,7 +161,7 @@ struct Machine {
     Fiber* current = nullptr;
     uint32_t now = 0, launched, started, synced;            // a clock that ticks at barriers
     uint32_t resumed;                                       // when this turn of the block began
-    bool together;                                          // are all blocks there at once?
+    bool together, news;                                    // are all blocks there at once? has one told another?
     uint64_t patience;
 
     bool failed;
@@ -285,11 +285,11 @@ void one_of_several(Record& r, unsigned warp, unsigned other_warp) {
 // Did what happened at time `then`, done by thread (or threads) `who`, surely end before what this thread does now?
 inline bool ordered(const Array& a, uint32_t who, uint32_t then, uint32_t me, unsigned my_warp, uint32_t several = 0) {
     if (then < (a.shared ? m.started : m.launched) || who == me) return true;
-    if (then < m.resumed) return a.shared;                  // this block's, in an earlier turn, or another block's
-    if (then < m.synced || (m.clocks && seen(who, then, several))) return true;
     unsigned n_warps = (m.threads + 31) / 32;
     uint32_t its_warp = who >= LANDED ? ~0u
         : who & WARP ? who & ~WARP : who / m.threads * n_warps + who % m.threads / 32;
+    if (then < m.resumed && !a.shared && its_warp / n_warps != m.block_number) return false;        // another block's
+    if (then < m.synced || (m.clocks && seen(who, then, several))) return true;
     return its_warp == m.block_number * n_warps + my_warp && then < m.warps[my_warp].synced;
 }
 
@@ -462,17 +462,19 @@ void wait_for_block(const void* where) {
     me->waits_in = nullptr;
 }
 
-void wait_for_grid() {
+void let_others() {
     Fiber* me = m.current;
     Warp& w = m.warps[me->number / 32];
     unsigned bit = 1u << me->number % 32;
     if (!m.together)
-        stop(__builtin_return_address(0), "waits for the grid, whose blocks were not launched to run together");
-    w.in_grid |= bit, w.runnable &= ~bit;
-    me->waits_in = "a barrier of the grid", me->where = __builtin_return_address(0);
+        stop(__builtin_return_address(0), "waits for other blocks, which were not launched to run together");
+    w.in_turn |= bit, w.runnable &= ~bit;
+    me->waits_in = "let_others", me->where = __builtin_return_address(0);
     wait();
     me->waits_in = nullptr;
 }
+
+void told() { m.news = true; }
 
 // ------------------------------------------------------------------------------------------------ asynchronous copies
 
@@ -527,13 +529,18 @@ void run_thread() {
 // Nobody can go on: say of one of those who wait what it waits for.
 void explain() {
     if (explain_barriers()) return;
-    const Fiber *waiting = nullptr, *gone = nullptr, *in_warp = nullptr;
+    const Fiber *waiting = nullptr, *gone = nullptr, *in_warp = nullptr, *looking = nullptr;
     for (Fiber& f : m.fibers) {
         const Warp& w = m.warps[f.number / 32];
         unsigned bit = 1u << f.number % 32;
         if (w.done & bit) gone = gone ? gone : &f;
-        else if ((w.in_block | w.in_grid) & bit) waiting = waiting ? waiting : &f;
+        else if (w.in_turn & bit) looking = looking ? looking : &f;
+        else if (w.in_block & bit) waiting = waiting ? waiting : &f;
         else in_warp = in_warp ? in_warp : &f;
+    }
+    if (looking) {
+        m.current = const_cast<Fiber*>(looking);
+        return fail(looking->where, "deadlock: waits for a word of another block, which nobody will tell");
     }
     const Fiber* me = in_warp ? in_warp : waiting;
     const Fiber* other = in_warp ? nullptr : gone;
@@ -555,7 +562,7 @@ void start_block() {
     for (unsigned i = 0; i < n_warps; i++) {
         Warp& w = m.warps[i];
         w.present = n - i * 32 < 32 ? (1u << (n - i * 32)) - 1 : ~0u;
-        w.runnable = w.present, w.in_warp = w.in_block = w.in_grid = w.done = 0, w.synced = m.now;
+        w.runnable = w.present, w.in_warp = w.in_block = w.in_turn = w.done = 0, w.synced = m.now;
         std::fill(w.unheard, w.unheard + 33, 0);
     }
     for (unsigned i = 0; i < n; i++) {
@@ -568,11 +575,11 @@ void start_block() {
     }
 }
 
-// Until all threads have left (true), or wait for the grid (false).
+// Until all threads have left (true), or it is others' turn (false).
 bool run_block() {
     unsigned n_warps = (m.threads + 31) / 32;
     for (;;) {
-        bool moved = false, all_done = true, all_there = true, all_in_grid = true;
+        bool moved = false, all_done = true, all_there = true, in_turn = false;
         for (unsigned k = 0; k < n_warps; k++) {
             unsigned i = m.reversed ? n_warps - 1 - k : k;
             Warp& w = m.warps[i];
@@ -584,17 +591,17 @@ bool run_block() {
             }
             all_done &= w.done == w.present;
             all_there &= w.in_block == w.present;
-            all_in_grid &= w.in_grid == w.present;
+            in_turn |= w.in_turn;
         }
         if (all_done) {
             check_end();
             return true;
         }
-        if (all_in_grid) return false;
         if (all_there) {
             m.synced = ++m.now;
             for (Warp& w : m.warps) w.in_block = 0, w.runnable = w.present;
         } else if (!moved && !land_one()) {
+            if (in_turn) return false;
             explain();
             return true;
         }
@@ -616,7 +623,7 @@ struct Aside {
     std::vector<Warp> warps;
     std::vector<char> bytes[2];
     std::vector<Record> records[2];
-    uint32_t started;
+    uint32_t started, synced;
     bool gone = false;
 
     void put() {
@@ -628,7 +635,7 @@ struct Aside {
             std::fill_n(arrays[i]->records.begin(), n, Record());            // copies may be under way there
         }
         fibers.swap(m.fibers), warps.swap(m.warps);
-        started = m.started;
+        started = m.started, synced = m.synced;
     }
     void take() {
         Array* arrays[2] = {&m.arrays[DYNAMIC], &m.fixed};
@@ -637,19 +644,22 @@ struct Aside {
             std::copy(records[i].begin(), records[i].end(), arrays[i]->records.begin());
         }
         fibers.swap(m.fibers), warps.swap(m.warps);
-        m.started = started, m.resumed = m.synced = ++m.now;
-        for (Warp& w : m.warps) w.in_grid = 0, w.runnable = w.present;
+        m.started = started, m.synced = synced, m.resumed = ++m.now;
+        for (Warp& w : m.warps) w.runnable |= w.in_turn, w.in_turn = 0;
     }
 };
 
-// All blocks, in turns that end where they wait for the grid. Who waits after others have left waits for ever.
+// All blocks, in turns that end where they wait for each other. In a round in which nobody is told anything and nobody
+// leaves, each has gone as far as it ever will.
 void run_together(size_t blocks) {
     std::vector<Aside> aside(blocks);
     size_t left = blocks;
     for (bool first = true; left; first = false) {
-        size_t waiting = 0;
+        m.news = false;
+        size_t before = left;
         for (size_t i = 0; i < blocks; i++) {
             size_t k = m.reversed ? blocks - 1 - i : i;
+            if (aside[k].gone) continue;
             be_block(k);
             if (first) {
                 m.fibers.resize(m.threads), m.warps.resize((m.threads + 31) / 32);
@@ -658,20 +668,18 @@ void run_together(size_t blocks) {
             } else {
                 aside[k].take();
             }
-            bool gone = run_block();
+            aside[k].gone = run_block();
             if (m.failed) return;
-            m.current = &m.fibers[0];
-            if (gone ? waiting : waiting < i) {
-                fail(m.current->where, "%s a barrier of the grid, and other blocks %s", gone ? "has left without" :
-                     "waits in", gone ? "wait in one" : "have left");
-                return;
-            }
+            left -= aside[k].gone;
             m.current = nullptr;
-            waiting += !gone;
             aside[k].put();
         }
-        left = waiting;
-        m.launched = ++m.now;
+        if (!left || left < before || m.news) continue;
+        size_t k = 0;
+        while (aside[k].gone) k++;
+        be_block(k);
+        m.fibers.swap(aside[k].fibers), m.warps.swap(aside[k].warps);
+        return explain();
     }
 }
 

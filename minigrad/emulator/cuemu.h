@@ -44,7 +44,9 @@ const Words* meet(unsigned mask, const char* what, const void* mine = nullptr, i
 enum Kind { READ, WRITE, ATOMIC };
 void touch(const void* address, size_t bytes, Kind kind);
 
-void wait_for_grid();                                       // until all threads of all blocks do
+// In launches in which all blocks run at once: tell that others may go on, let them, until a turn later.
+void told();
+void let_others();
 
 void copy_async(void* to, const void* from, int bytes);
 void commit_copies();

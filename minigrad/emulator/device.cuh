@@ -20,25 +20,26 @@ inline void copy4_async(void* shared, const void* global, bool there = true) {
 inline void commit_copies() { cuemu::commit_copies(); }
 template<int LEFT> void wait_copies() { cuemu::wait_copies(LEFT); }
 
-// Nobody counts: blocks take turns here, and all that was done before is in order behind the wait. (That nothing which
-// others want is done between arriving and waiting is not seen.)
-struct GridBarrier {
-    uint32_t* count;
-    bool arrived = false;
-
-    GridBarrier(uint32_t* count) : count(count) {}
-    void arrive() {
-        if (arrived) cuemu::fault("arrives at a barrier of the grid before it has waited for the last");
-        arrived = true;
-        if (threadIdx.x == 0) cuemu::touch(count, 4, cuemu::ATOMIC);
-        __syncthreads();
-    }
-    void wait() {
-        if (!arrived) cuemu::fault("waits in a barrier of the grid at which it has not arrived");
-        arrived = false;
-        cuemu::wait_for_grid();
-    }
-};
+// Numbers that one block tells another: whole words, which carry nothing along. NOTHING is there before.
+constexpr uint32_t NOTHING = ~0u;
+CUEMU_SILENT inline void put(float* to, uint32_t word) {
+    cuemu::touch(to, 4, cuemu::ATOMIC);
+    memcpy(to, &word, 4);
+    cuemu::told();
+}
+CUEMU_SILENT inline float look(float* from) {
+    cuemu::touch(from, 4, cuemu::ATOMIC);
+    float v;
+    memcpy(&v, from, 4);
+    return v;
+}
+CUEMU_SILENT inline float4 look4(float* from) {
+    cuemu::touch(from, 16, cuemu::ATOMIC);
+    float4 v;
+    memcpy(&v, from, 16);
+    return v;
+}
+inline void let_others() { cuemu::let_others(); }
 inline void prefetch(const void*) {}
 
 // ldmatrix: lane i points at row i % 8 of matrix i / 8. Of each matrix, lane l gets entries 2 (l % 4) and the next of

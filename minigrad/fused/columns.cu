@@ -1,27 +1,32 @@
-// Sums over the rows of a matrix, each in an order that never changes.
+// Sums over the rows of matrices, each in an order that never changes.
 #include "device.cuh"
 
-constexpr int AHEAD = 16;                                   // rows that a warp asks for before it looks at the first
+constexpr int THREADS = 1024, COLUMNS = 16, AHEAD = 16;     // of a block; rows asked for before the first is looked at
 
-// out[i] = beta out[i] + sum over n of x[n stride + i], for i < D. A block takes 32 columns, each of its warps every so
-// manieth row, and the first warp the sums of all.
-extern "C" __global__ void __launch_bounds__(1024) add_rows(const float* x, int N, long long stride, int D, float beta,
-                                                            float* out) {
-    float* sums = (float*)dynamic_shared();
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, i = blockIdx.x * 32 + lane;
-    float s = 0.0f;
-    for (int n = warp; i < D && n < N; n += AHEAD * warps) {
-        const float* from = x + n * stride + i;
+// For one matrix, or two side by side, x (N, gridDim.y, D): out[i] = beta out[i] + sum over n of x[n, blockIdx.y, i].
+// A block takes COLUMNS of them, of which a thread adds up every so manieth row. Without an out: nothing.
+extern "C" __global__ void __launch_bounds__(THREADS) add_rows(const float* x, int N, int D, float* out0, float beta0,
+                                                               float* out1, float beta1) {
+    __shared__ float sums[THREADS / 32][COLUMNS];
+    constexpr int ROWS = THREADS / COLUMNS;
+    float *out = blockIdx.y ? out1 : out0, beta = blockIdx.y ? beta1 : beta0, s = 0.0f;
+    if (!out) return;
+    int column = threadIdx.x % COLUMNS, i = blockIdx.x * COLUMNS + column;
+    long long stride = (long long)gridDim.y * D;
+    for (int n = threadIdx.x / COLUMNS; i < D && n < N; n += AHEAD * ROWS) {
+        const float* from = x + n * stride + blockIdx.y * D + i;
         float v[AHEAD];
 #pragma unroll
-        for (int k = 0; k < AHEAD; k++, from += warps * stride) v[k] = n + k * warps < N ? *from : 0.0f;
+        for (int k = 0; k < AHEAD; k++, from += ROWS * stride) v[k] = n + k * ROWS < N ? *from : 0.0f;
 #pragma unroll
         for (int k = 0; k < AHEAD; k++) s += v[k];
     }
-    sums[threadIdx.x] = s;
+    s += __shfl_xor_sync(~0u, s, COLUMNS);
+    if (threadIdx.x % 32 < COLUMNS) sums[threadIdx.x / 32][column] = s;
     __syncthreads();
-    if (warp || i >= D) return;
+    if (threadIdx.x >= COLUMNS || i >= D) return;
     s = beta == 0.0f ? 0.0f : beta * out[i];
-    for (int k = 0; k < warps; k++) s += sums[k * 32 + lane];
+#pragma unroll
+    for (int k = 0; k < THREADS / 32; k++) s += sums[k][column];
     out[i] = s;
 }

@@ -3,100 +3,121 @@
 //
 // Each weight meets one number per row and is not needed again, so a step should take as long as the memory takes to
 // deliver the weights. Which weights a warp wants, and in what order, is known from the start. So every lane has copies
-// of its next weights under way to shared memory all the time, through the phases of all layers and across the barriers
-// of the grid between them: those only hold up who waits for numbers.
+// of its next weights under way to shared memory all the time, through the phases of all layers; what holds up a phase
+// is the numbers of the last one, which other blocks have.
 //
 // There is a block on each multiprocessor. Matrices lie as (out, in), their rows padded to whole packs. Two outputs
 // that are next to each other are a pair; block b has the pairs b, b + gridDim.x, ..., and its warps share them: a warp
-// has a pair, or, where there are too few of them, a part of its inputs. What comes before a product (layer norm, the
-// end of attention) every block computes for itself, into shared memory. Entries are stored as T; what goes from phase
-// to phase is float.
+// has a pair, or, where there are too few of them, a part of its inputs. A head of a row is attended to by one block.
+// Layer norm every block computes for itself, in shared memory. Entries are stored as T; what goes from phase to phase
+// is float.
+//
+// What blocks tell each other lies in `sent`, which holds NOTHING until a number is there. Every phase of every layer
+// has a place of its own, and there are two sets of them: who sends a number in one step takes back the one of the step
+// before, which all have read, for that launch is over.
 #include "common.cuh"
 #include "gelu.cuh"
 
-constexpr int MOST = 512;                                   // threads of a block
+constexpr int MOST = 384;                                   // threads of a block
 constexpr int ROWS = 8;                                     // rows that meet a weight at one time, at most
-constexpr int DEPTH = 4;                                    // units of weights that a warp has room for
+constexpr int DEPTH = 4;                                    // units of weights that a warp has under way
 constexpr int UNIT = 32 * PACK;                             // inputs of a unit: a pack for each lane, of each of a pair
-constexpr int KEYS = 32;                                    // of one head, that a warp attends to
-constexpr int AHEAD = 4;                                    // parts of attention that are asked for at one time
-enum { QKV, PROJECT, UP, DOWN };                            // the products of a layer; and the head is one more QKV
-enum { SET, ADD, GELU, RELU };                              // what is done with a product
+constexpr int AHEAD = 4;                                    // quads, or keys, that a lane asks for at one time
+enum { QKV, PROJECT, UP, DOWN, HEAD, PRODUCTS };            // those of a layer, and the last
+enum { GELU, RELU };
 
 struct Model {
     const long long *tokens, *begins;                       // (B,): what is new, and where, but for `more`
     const T *wte, *wpe, *attn, *proj, *up, *down;           // (V, K), (room, C), (L, 3C, K), (L, C, K), (L, 4C, K), ...
     const float *biases, *norms;                            // (L, 9C): of the four products; (2L + 1, 2, C)
     T *k, *v;                                               // (L, B, H, room, D)
-    float *x, *y;                                           // (B, C4): the sum on the residual path
-    float *qkv, *inside, *parts, *sums, *logits;            // (B, 3C), (B, 4C), (splits, B, H, D), (splits, B, H, 2)
+    float *sent, *logits;                                   // this step's (L, 12, B C4); (B, V)
+    long long other;                                        // from there to the other step's
     int more, B, C, H, L, V, room, rows, what, post_norm;   // rows: at one time. what: GELU or RELU
     float eps;
 
     __device__ int padded(int n, int to) const { return (n + to - 1) / to * to; }
     __device__ int width() const { return padded(4 * C, UNIT); }                         // of a row in shared memory
     __device__ int at(int row) const { return int(begins[row]) + more; }
-    // The residual path as norm n leaves it. GPT-1 normalises the path itself: from one array to the other.
-    __device__ float* path(int n) const { return post_norm && n % 2 ? y : x; }
+    __device__ int product(int q) const { return q == 4 * L ? HEAD : q % 4; }
+    __device__ float* place(int layer, int n) const { return sent + (12LL * layer + n) * B * padded(C, 4); }
+    // (B, n) each, n a multiple of 4: what comes from product q; attention; what product q adds to.
+    __device__ float* out(int q) const { return place(q / 4, q % 4 == QKV ? 0 : q % 4 == DOWN ? 8 : q % 4 + 2); }
+    __device__ float* attended(int layer) const { return place(layer, 9); }
+    __device__ float* residual(int q) const {               // before the first, and after a norm, block 0 has it
+        return q == PROJECT || post_norm ? place(q / 4, 10 + q % 4 / 2) : out(q - 2);
+    }
+    __device__ void send(float* to, float v) const {
+        uint32_t word = __float_as_uint(v);
+        put(to, word == NOTHING ? NOTHING >> 1 : word);     // a NaN is one, whichever
+        put(to + other, NOTHING);
+    }
+    __device__ void send(float* to, const float (&v)[4], int n) const {
+        for (int j = 0; j < 4; j++) if (j < n) send(to + j, v[j]);
+    }
 };
 
-// Product q of a step, as the warps of this block share it.
-struct Product {
-    const T* w;                                             // (n_out, K)
-    const float* bias;
-    int n_in, n_out, K, units;                              // of a row
-    int parts, log, items;                                  // of a pair, 2^log; of this block
+__device__ __forceinline__ bool there(float v) { return __float_as_uint(v) != NOTHING; }
 
-    __device__ Product(const Model& m, int q) {
-        int C = m.C, layer = q / 4, warps = blockDim.x / 32;
-        long long l = layer;
-        n_in = C, n_out = C, bias = m.biases + 9 * l * C;
-        if (layer == m.L) w = m.wte, n_out = m.V, bias = nullptr;
-        else if (q % 4 == QKV) w = m.attn, n_out = 3 * C;
-        else if (q % 4 == PROJECT) w = m.proj, bias += 3 * C;
-        else if (q % 4 == UP) w = m.up, n_out = 4 * C, bias += 4 * C;
-        else w = m.down, n_in = 4 * C, bias += 8 * C;
-        K = m.padded(n_in, PACK), units = (n_in + UNIT - 1) / UNIT;
-        if (layer < m.L) w += l * n_out * K;
-        int pairs = (n_out + 1) / 2, most = (pairs + gridDim.x - 1) / gridDim.x, block = blockIdx.x;
-        for (log = 0; 2 << log <= units && (2 << log) * most <= warps;) log++;
-        parts = 1 << log, items = (most - (block + (most - 1) * int(gridDim.x) >= pairs)) << log;
-    }
-    __device__ int part(int item) const { return item & (parts - 1); }
+
+// A product of every layer, as the warps of this block share it.
+struct Product {
+    const T* w;                                             // (L, n_out, K)
+    long long size;                                         // of a layer's
+    int n_in, n_out, K, units, bias;                        // units: of a row. bias: where in a layer's
+    int log, items;                                         // parts of a pair, 2^log; of this block
+
+    __device__ int part(int item) const { return item & ((1 << log) - 1); }
     __device__ int first_output(int item) const { return 2 * (blockIdx.x + gridDim.x * (item >> log)); }
     __device__ int unit(int item, int more) const { return units * (part(item) + more) >> log; }
 };
 
-// The weights of this warp, unit by unit in the order in which it multiplies them. DEPTH - 1 units are under way.
+__device__ void describe(const Model& m, int kind, Product& p) {
+    int C = m.C, warps = blockDim.x / 32, block = blockIdx.x;
+    p.w = kind == QKV ? m.attn : kind == PROJECT ? m.proj : kind == UP ? m.up : kind == DOWN ? m.down : m.wte;
+    p.n_in = kind == DOWN ? 4 * C : C;
+    p.n_out = kind == QKV ? 3 * C : kind == UP ? 4 * C : kind == HEAD ? m.V : C;
+    p.bias = kind == QKV ? 0 : kind == PROJECT ? 3 * C : kind == UP ? 4 * C : 8 * C;
+    p.K = m.padded(p.n_in, PACK), p.units = (p.n_in + UNIT - 1) / UNIT, p.size = (long long)p.n_out * p.K;
+    int pairs = (p.n_out + 1) / 2, most = (pairs + gridDim.x - 1) / gridDim.x, log = 0;
+    while (2 << log <= p.units && (2 << log) * most <= warps) log++;
+    p.log = log, p.items = (most - (block + (most - 1) * int(gridDim.x) >= pairs)) << log;
+}
+
+// The weights of this warp, unit by unit in the order in which it multiplies them. DEPTH units are under way.
 struct Weights {
     const Model& m;
+    const Product* products;
     uint4* room;                                            // (DEPTH, 2, 32) of this warp
-    Product p;
-    int q = 0, first = 0, item, unit = 0, asked = 0, taken = 0;
+    const T* from;                                          // this lane's next pack, of the first of a pair
+    int q = 0, first = 0, item, many, K, left, second;      // many: units to come of this item; left: inputs of a row
+    unsigned asked = 0, taken = 0;
 
-    __device__ Weights(const Model& model, uint4* room) : m(model), room(room), p(model, 0), item(threadIdx.x / 32) {
+    __device__ Weights(const Model& model, const Product* products, uint4* room)
+            : m(model), products(products), room(room), item(threadIdx.x / 32) {
         settle();
         for (int i = 0; i < DEPTH - 1; i++) ask();
     }
     // The item is this warp's, or the next that is, of the same product for other rows or of one that follows.
     __device__ void settle() {
-        while (item >= p.items && q <= 4 * m.L) {
+        while (q <= 4 * m.L && item >= products[m.product(q)].items) {
             item = threadIdx.x / 32, first += m.rows;
-            if (first < m.B) continue;
-            first = 0;
-            if (++q <= 4 * m.L) p = Product(m, q);
+            if (first >= m.B) first = 0, q++;
         }
-        unit = p.unit(item, 0);
+        many = 0;
+        if (q > 4 * m.L) return;
+        const Product& p = products[m.product(q)];
+        int unit = p.unit(item, 0), i = unit * UNIT + threadIdx.x % 32 * PACK, j = p.first_output(item);
+        many = p.unit(item, 1) - unit, K = p.K, left = K - i, second = j + 1 < p.n_out;
+        from = p.w + (q < 4 * m.L ? q / 4 * p.size : 0) + (long long)j * K + i;
     }
     __device__ void ask() {
-        if (q <= 4 * m.L) {
-            int lane = threadIdx.x % 32, i = unit * UNIT + lane * PACK, j = p.first_output(item);
-            for (int o = 0; o < 2; o++) {
-                bool there = i < p.K && j + o < p.n_out;
-                const T* from = p.w + (there ? (long long)(j + o) * p.K + i : 0);
-                copy16_async(room + (asked * 2 + o) * 32 + lane, from, there);
-            }
-            if (++unit == p.unit(item, 1)) {
+        if (many) {
+            uint4* to = room + asked * 64 + threadIdx.x % 32;
+            copy16_async(to, from, left > 0);
+            copy16_async(to + 32, from + K, left > 0 && second);
+            from += UNIT, left -= UNIT;
+            if (--many == 0) {
                 item += blockDim.x / 32;
                 settle();
             }
@@ -104,17 +125,12 @@ struct Weights {
         commit_copies();
         asked = (asked + 1) % DEPTH;
     }
-    // The next unit; and the place of the one before goes to another that is asked for.
+    // The next unit, after another has been asked for, to where the last one was.
     __device__ void take(float (&w)[2][PACK]) {
-        wait_copies<DEPTH - 2>();
-        for (int o = 0; o < 2; o++) {
-            uint4 raw = room[(taken * 2 + o) * 32 + threadIdx.x % 32];
-            const T* e = (const T*)&raw;
-#pragma unroll
-            for (int k = 0; k < PACK; k++) w[o][k] = float(e[k]);
-        }
-        taken = (taken + 1) % DEPTH;
         ask();
+        wait_copies<DEPTH - 1>();
+        for (int o = 0; o < 2; o++) unpack<T>(room[taken * 64 + o * 32 + threadIdx.x % 32], w[o]);
+        taken = (taken + 1) % DEPTH;
     }
 };
 
@@ -130,108 +146,78 @@ __device__ __forceinline__ void quad(float (&v)[4], const float* p) {
     v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
 }
 
-// Entries i.. of what attention is, which the warps have left in parts: sums of values, each weighted as if its part
-// were all, and the largest score and the sum of weights of each.
-template<int N> __device__ void attended(const Model& m, int row, int i, float (&v)[N]) {
-    int D = m.C / m.H, many = m.at(row) / KEYS + 1;
-    long long head = (long long)row * m.H + i / D, next = (long long)m.B * m.H;
-    float most = -INFINITY, total = 0.0f, all[N] = {};
-    int s0 = 0, last = (m.room + KEYS - 1) / KEYS - 1;
-    do {                                                    // asked for before it is known how many there are
-        float part[AHEAD][N], best[AHEAD], sum[AHEAD], highest = most;
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++) {
-            long long from = min(s0 + k, last) * next + head;
-            best[k] = m.sums[2 * from], sum[k] = m.sums[2 * from + 1];
-            if constexpr (N == 4)
-                quad(part[k], m.parts + from * D + i % D);
-            else
-                part[k][0] = m.parts[from * D + i % D];
-        }
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++) if (s0 + k < many) highest = fmaxf(highest, best[k]);
-        float before = expf(most - highest);
-        total *= before;
-        for (int j = 0; j < N; j++) all[j] *= before;
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++) {
-            if (s0 + k >= many) break;
-            float share = expf(best[k] - highest);
-            total += share * sum[k];                                                     // [AT2]
-            for (int j = 0; j < N; j++) all[j] += share * part[k][j];
-        }
-        most = highest, s0 += AHEAD;
-    } while (s0 < many);
-    for (int j = 0; j < N; j++) v[j] = all[j] / total;                                   // [AT3,5]
+// Entries i.. of the first layer's input, of which n - i are there.
+__device__ void embedded(const Model& m, int row, int i, int n, float (&v)[4]) {
+    const T* token = m.wte + m.tokens[row] * m.padded(n, PACK) + i;
+    const T* position = m.wpe + (long long)m.at(row) * n + i;
+    for (int j = 0; j < 4; j++) v[j] = i + j < n ? float(token[j]) + float(position[j]) : 0.0f;
 }
 
-// Entries i to i + 3 of what product q takes from a row; 0 beyond its n inputs.
-__device__ void input(const Model& m, int q, int row, int i, int n, float (&v)[4]) {
-    for (int j = 0; j < 4; j++) v[j] = 0.0f;
-    if (i >= n) return;
-    if (q == 0) {
-        const T* token = m.wte + m.tokens[row] * m.padded(n, PACK) + i;
-        const T* position = m.wpe + (long long)m.at(row) * n + i;
-        for (int j = 0; j < 4; j++) if (i + j < n) v[j] = float(token[j]) + float(position[j]);
-    } else if (q % 4 == PROJECT) {
-        attended(m, row, i, v);
-    } else {
-        const float* from = q % 4 == DOWN ? m.inside : m.path(q / 2 + 1);
-        load(v, from + (long long)row * m.padded(n, 4) + i, n - i);
-    }
-}
-
-// Into shared memory: rows first.. of what product q takes, (rows, width), normalised with g (2, C) if it has a norm.
+// Into shared memory: rows first.. of what product q takes, (rows, width), normalised with g (2, C4) if it has a norm.
 __device__ void stage(const Model& m, int q, int first, int rows, int n, const float* g, float* x) {
-    int width = m.width(), used = m.padded(n, UNIT), quads = used / 4;
-    bool first_norm = q == 0, has_norm = q % 2 == 0 && !(m.post_norm && first_norm);
+    int width = m.width(), quads = m.padded(n, UNIT) / 4, stride = m.padded(n, 4), lane = threadIdx.x % 32;
+    int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    bool keeps = q % 2 == 0 && q < 4 * m.L && blockIdx.x == 0;
+    float* source = q == 0 ? nullptr : q % 4 == PROJECT ? m.attended(q / 4) : m.out(q - 1);
     __syncthreads();                                        // what was there has been used
-    if (q % 4 == PROJECT && n / m.H % 4) {                  // four entries may be of two heads
-        for (int k = threadIdx.x; k < rows * used; k += blockDim.x) {
-            float v[1] = {};
-            int r = k / used, i = k % used;
-            if (i < n) attended(m, first + r, i, v);
-            x[r * width + place(i)] = v[0];
-        }
-    } else {
-        for (int k = threadIdx.x; k < rows * quads; k += blockDim.x) {
-            float v[4];
-            int r = k / quads, i = k % quads * 4;
-            input(m, q, first + r, i, n, v);
-            *(float4*)(x + r * width + place(i)) = {v[0], v[1], v[2], v[3]};
+    for (int r = warp % rows; r < rows; r += warps) {       // by so many warps of which this is number warp / rows
+        int team = max(1, (warps - r + rows - 1) / rows), step = 32 * team;
+        for (int k = warp / rows * 32 + lane; k < quads; k += AHEAD * step) {
+            float v[AHEAD][4];
+            bool all;
+            do {
+                all = true;
+#pragma unroll
+                for (int a = 0; a < AHEAD; a++) {
+                    int i = (k + a * step) * 4;
+                    for (int j = 0; j < 4; j++) v[a][j] = 0.0f;
+                    if (i >= n) continue;
+                    if (q == 0) {
+                        embedded(m, first + r, i, n, v[a]);
+                    } else {
+                        float4 four = look4(source + (long long)(first + r) * stride + i);
+                        v[a][0] = four.x, v[a][1] = four.y, v[a][2] = four.z, v[a][3] = four.w;
+                    }
+                    for (int j = 0; j < 4; j++) {
+                        if (i + j >= n) v[a][j] = 0.0f;
+                        all &= there(v[a][j]);
+                    }
+                }
+                if (!all) let_others();
+            } while (!all);
+#pragma unroll
+            for (int a = 0; a < AHEAD; a++) {
+                int i = (k + a * step) * 4;
+                if (i / 4 < quads) *(float4*)(x + r * width + place(i)) = {v[a][0], v[a][1], v[a][2], v[a][3]};
+                if (keeps && q == 0) m.send(m.residual(1) + (long long)(first + r) * stride + i, v[a], n - i);
+            }
         }
     }
     __syncthreads();
-    if (q % 2) return;
-    int start = threadIdx.x % 32 * 4;
-    for (int r = threadIdx.x / 32; r < rows; r += blockDim.x / 32) {
-        float *own = x + r * width, *path = m.path(q / 2) + (long long)(first + r) * m.padded(n, 4);
-        bool keeps = blockIdx.x == 0 && (m.post_norm || first_norm);
+    if (q % 2 || (m.post_norm && q == 0)) return;
+    for (int r = warp; r < rows; r += warps) {
+        float *own = x + r * width, *kept = m.residual(q + 1) + (long long)(first + r) * stride;
         float mu = 0.0f, rstd = 0.0f, v[4], scale[4], shift[4];
-        if (keeps && first_norm)
-            for (int i = start; i < n; i += 128) {
-                quad(v, own + place(i));
-                store(path + i, v, n - i);
-            }
-        if (!has_norm) continue;
-        for (int i = start; i < n; i += 128) {
+#pragma unroll 3
+        for (int i = lane * 4; i < n; i += 128) {
             quad(v, own + place(i));
             mu += (v[0] + v[1]) + (v[2] + v[3]);
         }
         mu = warp_sum(mu) / n;                                                           // [LN1]
-        for (int i = start; i < n; i += 128) {
+#pragma unroll 3
+        for (int i = lane * 4; i < n; i += 128) {
             quad(v, own + place(i));
             for (int j = 0; j < 4; j++) if (i + j < n) rstd += (v[j] - mu) * (v[j] - mu);
         }
         rstd = 1.0f / sqrtf(warp_sum(rstd) / n + m.eps);                                 // [LN2]
-        for (int i = start; i < n; i += 128) {
+#pragma unroll 3
+        for (int i = lane * 4; i < n; i += 128) {
             quad(v, own + place(i));
-            load(scale, g + i, n - i);
-            load(shift, g + n + i, n - i);
-            for (int j = 0; j < 4; j++)
-                if (i + j < n) v[j] = (v[j] - mu) * rstd * scale[j] + shift[j];          // [LN3,4]
+            quad(scale, g + i);
+            quad(shift, g + stride + i);
+            for (int j = 0; j < 4; j++) v[j] = (v[j] - mu) * rstd * scale[j] + shift[j];              // [LN3,4]
             *(float4*)(own + place(i)) = {v[0], v[1], v[2], v[3]};
-            if (keeps && !first_norm) store(path + i, v, n - i);
+            if (keeps && m.post_norm) m.send(kept + i, v, n - i);
         }
     }
     __syncthreads();
@@ -239,21 +225,39 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, const f
 
 // ------------------------------------------------------------------------------------------------ products
 
-// Product q of rows first.. whose inputs are x. sums: (warps, 2, ROWS).
+// Of N numbers in each lane, the sums over all lanes; for N = 16, lane l gets that of number l / 2. Half of them go to
+// a lane that adds up that half, and its other half comes back.
+template<int N> __device__ __forceinline__ float sums_of(const float (&v)[N]) {
+    if constexpr (N == 1) {
+        return v[0] + __shfl_xor_sync(~0u, v[0], 1);
+    } else {
+        float half[N / 2];
+        bool upper = threadIdx.x & N;
+#pragma unroll
+        for (int k = 0; k < N / 2; k++) {
+            float low = v[k], high = v[k + N / 2];
+            half[k] = (upper ? high : low) + __shfl_xor_sync(~0u, upper ? low : high, N);
+        }
+        return sums_of(half);
+    }
+}
+
+// Product q of rows first.. whose inputs are x. sums: (warps, 32).
 __device__ void multiply(const Model& m, int q, const Product& p, int first, int rows, Weights& weights, const float* x,
                          float* sums) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, width = m.width();
-    int what = q % 4 == UP ? m.what : q % 2 ? ADD : SET;
-    float* out = q == 4 * m.L ? m.logits : q % 4 == QKV ? m.qkv : q % 4 == UP ? m.inside : m.path(q / 2);
-    int stride = q % 2 ? m.padded(m.C, 4) : p.n_out;
-    for (int t = 0; t < p.items; t += warps) {
-        int item = t + warp, o = lane / ROWS, r = lane % ROWS, j = p.first_output(item) + o;
-        bool mine = item < p.items, ends = mine && p.part(item) == 0 && o < 2 && r < rows && j < p.n_out;
-        float* to = out + (long long)(first + r) * stride + j;
-        float more = ends && p.bias ? p.bias[j] : 0.0f, before = ends && what == ADD ? *to : 0.0f;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, kind = m.product(q);
+    int parts = 1 << p.log, items = p.items, n_out = p.n_out, width = m.width();
+    int o = lane / 2 / ROWS, r = lane / 2 % ROWS;           // of the sum that this lane gets
+    const float* biases = m.biases + 9LL * (q / 4) * m.C + p.bias;
+    for (int t = 0; t < items; t += warps) {
+        int item = t + warp, j = p.first_output(item) + o;
+        bool mine = item < items, ends = mine && p.part(item) == 0 && lane % 2 == 0 && r < rows && j < n_out;
+        bool adds = ends && (kind == PROJECT || kind == DOWN);
+        long long at = (long long)(first + r) * (kind == HEAD ? n_out : m.padded(n_out, 4)) + j;
+        float more = ends && kind != HEAD ? biases[j] : 0.0f, before = adds ? look(m.residual(q) + at) : 0.0f, v = 0.0f;
         if (mine) {
-            float s[2][ROWS] = {}, w[2][PACK];
-            for (int u = p.unit(item, 0); u < p.unit(item, 1); u++) {
+            float s[2 * ROWS] = {}, w[2][PACK];
+            for (int u = p.unit(item, 0), end = p.unit(item, 1); u < end; u++) {
                 weights.take(w);
 #pragma unroll
                 for (int b = 0; b < ROWS; b++) {
@@ -261,107 +265,149 @@ __device__ void multiply(const Model& m, int q, const Product& p, int first, int
                     const float* own = x + b * width + u * UNIT + lane * 4;
 #pragma unroll
                     for (int k = 0; k < PACK; k += 4) {
-                        float4 v = *(const float4*)(own + k / 4 * 128);
+                        float e[4];
+                        quad(e, own + k / 4 * 128);
 #pragma unroll
                         for (int a = 0; a < 2; a++)
-                            s[a][b] += w[a][k] * v.x + w[a][k + 1] * v.y + w[a][k + 2] * v.z + w[a][k + 3] * v.w;
+                            s[a * ROWS + b] +=
+                                w[a][k] * e[0] + w[a][k + 1] * e[1] + w[a][k + 2] * e[2] + w[a][k + 3] * e[3];
                     }
                 }
             }
-#pragma unroll
-            for (int b = 0; b < ROWS; b++) {
-                if (b >= rows) break;
-#pragma unroll
-                for (int a = 0; a < 2; a++) {
-                    float all = warp_sum(s[a][b]);
-                    if (lane == 0) sums[(warp * 2 + a) * ROWS + b] = all;                // [LI1]
-                }
-            }
+            v = sums_of(s);                                                              // [LI1]
         }
-        p.parts > 1 ? __syncthreads() : __syncwarp();
-        if (ends) {
-            float v = 0.0f;
-            for (int part = 0; part < p.parts; part++) v += sums[((warp + part) * 2 + o) * ROWS + r];
-            v += more;
-            *to = what == GELU ? v * gate(v) : what == RELU ? fmaxf(v, 0.0f) : before + v;
+        if (parts > 1) {                                    // then there is one turn: the next to write sums is behind
+            sums[threadIdx.x] = v;                          // barriers of stage()
+            __syncthreads();
+            for (int part = 1; ends && part < parts; part++) v += sums[threadIdx.x + 32 * part];
         }
-        p.parts > 1 ? __syncthreads() : __syncwarp();       // the sums have been read
+        if (!ends) continue;
+        while (!there(before)) {
+            let_others();
+            before = look(m.residual(q) + at);
+        }
+        v += more;
+        if (kind == HEAD) m.logits[at] = v;
+        else m.send(m.out(q) + at, kind != UP ? before + v : m.what == GELU ? v * gate(v) : fmaxf(v, 0.0f));
     }
 }
 
 // ------------------------------------------------------------------------------------------------ attention
 
-// KEYS of the keys and values that the new token of a row sees with one head, by one warp.
-struct Unit {
-    int head, split, seen, first, many;                     // head: of all rows'
-
-    __device__ Unit(const Model& m, int n) {
-        head = n % (m.B * m.H), split = n / (m.B * m.H), first = split * KEYS;
-        seen = m.at(head / m.H) + 1, many = min(KEYS, seen - first);
-    }
-};
-
-// Its own key and value are stored first. So many lanes, a power of two, share the D entries of a key. Written: into
-// parts (splits, B, H, D) the sum of the values, weighted with exp(s - m), and into sums (splits, B, H, 2) m and the
-// sum of those weights. s: room for KEYS numbers. WHOLE: D is a number of packs.
-template<bool WHOLE> __device__ void attend(const Model& m, int layer, const Unit& u, float* s) {
-    auto fetch = [](float (&v)[PACK], const T* p, int n) {
-        if constexpr (WHOLE) {
-            unpack<T>(n > 0 ? load16(p) : make_uint4(0, 0, 0, 0), v);
-        } else {
-            load(v, p, n);
-        }
-    };
-    int D = m.C / m.H, lane = threadIdx.x % 32, lanes = 1;
-    while (lanes * PACK < D) lanes *= 2;
-    int groups = 32 / lanes, group = lane / lanes, c = lane % lanes * PACK;
-    long long start = ((long long)layer * m.B * m.H + u.head) * m.room * D;
-    const float* own = m.qkv + 3LL * (u.head / m.H) * m.C + (long long)(u.head % m.H) * D;
-    T *k = m.k + start, *v = m.v + start;
-    if (u.seen == u.first + u.many)
-        for (int d = lane; d < D; d += 32) {
-            k[(u.seen - 1LL) * D + d] = T(own[m.C + d]);
-            v[(u.seen - 1LL) * D + d] = T(own[2 * m.C + d]);
-        }
-    __syncwarp();                                           // and the scores of an earlier unit have been read
-    float q[PACK], row[PACK], most = -INFINITY, sum = 0.0f, scale = 1.0f / sqrtf(float(D));
-    load(q, own + c, D - c);
-#pragma unroll (WHOLE ? 4 : 1)
-    for (int j0 = 0; j0 < u.many; j0 += groups) {
-        int j = j0 + group;
-        float score = 0.0f;
-        fetch(row, k + (long long)(u.first + j) * D + c, j < u.many ? D - c : 0);
-        for (int i = 0; i < PACK; i++) score += q[i] * row[i];
-        for (int n = lanes / 2; n; n /= 2) score += __shfl_xor_sync(~0u, score, n);
-        if (c == 0 && j < u.many) s[j] = score * scale;                                  // [AT1]
-    }
-    __syncwarp();
-    for (int j = lane; j < u.many; j += 32) most = fmaxf(most, s[j]);
-    most = warp_reduce(most, Max());
-    for (int j = lane; j < u.many; j += 32) sum += s[j] = expf(s[j] - most);
-    sum = warp_sum(sum);
-    __syncwarp();
-    float y[PACK] = {};
-#pragma unroll (WHOLE ? 4 : 1)
-    for (int j = group; j < u.many; j += groups) {
-        fetch(row, v + (long long)(u.first + j) * D + c, D - c);
-        for (int i = 0; i < PACK; i++) y[i] += s[j] * row[i];
-    }
-    long long part = (long long)u.split * m.B * m.H + u.head;
-#pragma unroll
-    for (int i = 0; i < PACK; i++) {
-        for (int n = lanes; n < 32; n *= 2) y[i] += __shfl_xor_sync(~0u, y[i], n);
-        if (group == 0 && c + i < D) m.parts[part * D + c + i] = y[i];                   // [AT5], undivided
-    }
-    if (lane == 0) m.sums[2 * part] = most, m.sums[2 * part + 1] = sum;
+// A weight that was taken relative to one score, relative to a higher one. There may have been none.
+__device__ __forceinline__ float share(float most, float highest) {
+    return most == -INFINITY ? 0.0f : expf(most - highest);
 }
 
-// What the cache holds for a unit, brought near.
-__device__ void prefetch_keys(const Model& m, int layer, const Unit& u) {
+// A head of all rows' attends with its new token to all that it has seen; its key and value are stored. So many lanes,
+// a power of two, share the D entries of a key; such a group takes a key at a time, and has the largest score, the sum
+// of weights exp(s - m), and that of values with those weights. They meet in `met`, (warps, D + 2).
+// WHOLE: D is a number of packs.
+template<bool WHOLE> __device__ __forceinline__ void attend(const Model& m, int layer, int head, float* met) {
+    int D = m.C / m.H, warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32, lanes = 1;
+    while (lanes * PACK < D) lanes *= 2;
+    int groups = 32 / lanes, group = lane / lanes, c = lane % lanes * PACK, left = D - c;
+    int row = head / m.H, last = m.at(row), of_head = head % m.H * D;
+    float *qkv = m.out(4 * layer) + (long long)row * m.padded(3 * m.C, 4) + of_head + c, *own = met + warp * (D + 2);
+    long long start = ((long long)layer * m.B * m.H + head) * m.room * D + c;
+    uint4 keys[AHEAD], values[AHEAD];
+    auto fetch = [&](int j0) {
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) {
+            long long at = start + (long long)(j0 + a * groups + group) * D;
+            keys[a] = values[a] = make_uint4(0, 0, 0, 0);
+            if (j0 + a * groups + group < last && left > 0)
+                keys[a] = load_pack<WHOLE>(m.k + at, left), values[a] = load_pack<WHOLE>(m.v + at, left);
+        }
+    };
+    int j0 = warp * AHEAD * groups;
+    fetch(j0);                                              // all but the new one: while its numbers are on their way
+    float q[PACK], k[PACK], y[PACK], e[PACK], most = 0.0f, sum = 1.0f, scale = 1.0f / sqrtf(float(D));
+    bool all;
+    do {
+        all = true;
+#pragma unroll
+        for (int i = 0; i < PACK; i++) {
+            q[i] = i < left ? look(qkv + i) : 0.0f;
+            k[i] = i < left ? look(qkv + m.C + i) : 0.0f;
+            y[i] = i < left ? look(qkv + 2 * m.C + i) : 0.0f;
+        }
+        for (int i = 0; i < PACK; i++) all &= there(q[i]) && there(k[i]) && there(y[i]);
+        if (!all) let_others();
+    } while (!all);
+    unpack<T>(packed<T>(k), k);                             // the new one, as it is stored
+    unpack<T>(packed<T>(y), y);
+    for (int i = 0; i < PACK; i++) most += q[i] * k[i];
+    for (int n = lanes / 2; n; n /= 2) most += __shfl_xor_sync(~0u, most, n);
+    most *= scale;                                                                       // [AT1]
+    if (warp == 0 && group == 0) {
+        store(m.k + start + (long long)last * D, k, left);
+        store(m.v + start + (long long)last * D, y, left);
+    } else {                                                // it is counted once
+        most = -INFINITY, sum = 0.0f;
+        for (int i = 0; i < PACK; i++) y[i] = 0.0f;
+    }
+    while (j0 < last) {
+        float scores[AHEAD], highest = most;
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) {
+            unpack<T>(keys[a], e);
+            scores[a] = 0.0f;
+            for (int i = 0; i < PACK; i++) scores[a] += q[i] * e[i];
+        }
+        for (int n = lanes / 2; n; n /= 2)
+#pragma unroll
+            for (int a = 0; a < AHEAD; a++) scores[a] += __shfl_xor_sync(~0u, scores[a], n);
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) {
+            scores[a] = j0 + a * groups + group < last ? scores[a] * scale : -INFINITY;  // [AT1]
+            highest = fmaxf(highest, scores[a]);
+        }
+        float before = share(most, highest);
+        sum *= before;
+        for (int i = 0; i < PACK; i++) y[i] *= before;
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) {
+            float weight = share(scores[a], highest);
+            sum += weight;
+            unpack<T>(values[a], e);
+            for (int i = 0; i < PACK; i++) y[i] += weight * e[i];
+        }
+        most = highest, j0 += warps * AHEAD * groups;
+        fetch(j0);
+    }
+    float highest = most;
+    for (int n = lanes; n < 32; n *= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, n));
+    float part = share(most, highest);
+    sum *= part;
+    for (int n = lanes; n < 32; n *= 2) sum += __shfl_xor_sync(~0u, sum, n);
+#pragma unroll
+    for (int i = 0; i < PACK; i++) {
+        y[i] *= part;
+        for (int n = lanes; n < 32; n *= 2) y[i] += __shfl_xor_sync(~0u, y[i], n);
+        if (group == 0 && i < left) own[c + i] = y[i];
+    }
+    if (lane == 0) own[D] = highest, own[D + 1] = sum;
+    __syncthreads();
+    for (int d = threadIdx.x; d < D; d += blockDim.x) {
+        float total = 0.0f, v = 0.0f;
+        for (int w = 0; w < warps; w++) highest = fmaxf(highest, met[w * (D + 2) + D]);
+        for (int w = 0; w < warps; w++) {
+            const float* its = met + w * (D + 2);
+            float part = share(its[D], highest);
+            total += part * its[D + 1];                                                  // [AT2]
+            v += part * its[d];
+        }
+        m.send(m.attended(layer) + (long long)row * m.padded(m.C, 4) + of_head + d, v / total);       // [AT3,5]
+    }
+    __syncthreads();                                        // before others are met there
+}
+
+// What the cache holds for a head, brought near.
+__device__ void prefetch_keys(const Model& m, int layer, int head) {
     int D = m.C / m.H;
-    long long start = (((long long)layer * m.B * m.H + u.head) * m.room + u.first) * D;
-#pragma unroll 1
-    for (int i = threadIdx.x % 32 * 128; i < u.many * D * (int)sizeof(T); i += 32 * 128) {
+    long long start = ((long long)layer * m.B * m.H + head) * m.room * D;
+    for (int i = threadIdx.x * 128; i < m.at(head / m.H) * D * (int)sizeof(T); i += blockDim.x * 128) {
         prefetch((const char*)(m.k + start) + i);
         prefetch((const char*)(m.v + start) + i);
     }
@@ -369,58 +415,50 @@ __device__ void prefetch_keys(const Model& m, int layer, const Unit& u) {
 
 // ------------------------------------------------------------------------------------------------ a step
 
-// Into g (2, C) the norm before product q; and nearer what is wanted soon: biases that this block adds, the next norm.
+// Into g (2, C4) the norm before product q; and nearer what is wanted soon: biases that this block adds, the next norm.
 __device__ void prepare(const Model& m, int q, const Product& p, float* g) {
     const float* norm = m.norms + (q + 1) / 2 * 2LL * m.C;
-    int warp = threadIdx.x / 32;
+    int warp = threadIdx.x / 32, stride = m.padded(m.C, 4);
     if (q % 2 == 0)
-        for (int i = threadIdx.x; i < 2 * m.C; i += blockDim.x) g[i] = norm[i];
+        for (int i = threadIdx.x; i < stride; i += blockDim.x)
+            for (int k = 0; k < 2; k++) g[k * stride + i] = i < m.C ? norm[k * m.C + i] : 0.0f;
     else
         for (int i = threadIdx.x * 32; i < 2 * m.C; i += blockDim.x * 32) prefetch(norm + i);
-    if (p.bias && threadIdx.x % 32 == 0 && warp < p.items) prefetch(p.bias + p.first_output(warp));
+    if (q < 4 * m.L && threadIdx.x % 32 == 0 && warp < p.items)
+        prefetch(m.biases + 9LL * (q / 4) * m.C + p.bias + p.first_output(warp));
 }
 
 extern "C" __global__ void __launch_bounds__(MOST, 1) next_token(
         const long long* tokens, const long long* begins, const T* wte, const T* wpe, const T* attn, const T* proj,
-        const T* up, const T* down, const float* biases, const float* norms, T* k, T* v, float* x, float* y, float* qkv,
-        float* inside, float* parts, float* sums, float* logits, uint32_t* count, int more, int B, int C, int H, int L,
-        int V, int room, int rows, int what, int post_norm, float eps) {
-    const Model m{tokens, begins, wte, wpe, attn, proj, up, down, biases, norms, k, v, x, y, qkv, inside, parts, sums,
-                  logits, more, B, C, H, L, V, room, rows, what, post_norm, eps};
+        const T* up, const T* down, const float* biases, const float* norms, T* k, T* v, float* sent, float* logits,
+        int more, int B, int C, int H, int L, int V, int room, int rows, int what, int post_norm, float eps) {
+    __shared__ Product products[PRODUCTS];
+    long long set = 12LL * L * B * ((C + 3) / 4 * 4);
+    const Model m{tokens, begins, wte, wpe, attn, proj, up, down, biases, norms, k, v, sent + more % 2 * set, logits,
+                  more % 2 ? -set : set, more, B, C, H, L, V, room, rows, what, post_norm, eps};
     int warp = threadIdx.x / 32, warps = blockDim.x / 32;
     uint4* ring = (uint4*)dynamic_shared();                 // (warps, DEPTH, 2, 32)
     float* inputs = (float*)(ring + warps * DEPTH * 64);    // (rows, width)
-    float* scores = inputs + rows * m.width();              // (warps, KEYS)
-    float* g = scores + warps * KEYS;                       // (2, C)
-    float* totals = g + 2 * C;                              // (warps, 2, ROWS)
-    Weights weights(m, ring + warp * DEPTH * 64);
-    GridBarrier all(count);
-    Product p(m, 0);
-    prepare(m, 0, p, g);
+    float* g = inputs + rows * m.width();                   // (2, C4)
+    float* totals = g + 2 * m.padded(C, 4);                 // (warps, 32)
+    float* met = totals + warps * 32;                       // (warps, D + 2)
+    if (threadIdx.x < PRODUCTS) describe(m, threadIdx.x, products[threadIdx.x]);
+    __syncthreads();
+    Weights weights(m, products, ring + warp * DEPTH * 64);
     for (int q = 0; q <= 4 * L; q++) {
+        const Product& p = products[m.product(q)];
+        if (q % 4 == PROJECT)
+            for (int head = blockIdx.x; head < B * H; head += gridDim.x) {
+                if (C / H % PACK == 0) attend<true>(m, q / 4, head, met);
+                else attend<false>(m, q / 4, head, met);
+            }
+        else if (q % 4 == QKV && q < 4 * L && blockIdx.x < B * H) prefetch_keys(m, q / 4, blockIdx.x);
+        prepare(m, q, p, g);
         for (int first = 0; first < B; first += rows) {
             int some = min(rows, B - first);
             stage(m, q, first, some, p.n_in, g, inputs);
             multiply(m, q, p, first, some, weights, inputs, totals);
         }
-        if (q == 4 * L) break;
-        all.arrive();
-        if (q % 4 == QKV) {
-            int n = blockIdx.x + gridDim.x * warp, units = B * H * ((room + KEYS - 1) / KEYS);
-            Unit u(m, n);
-            if (n < units) prefetch_keys(m, q / 4, u);
-            all.wait();
-            while (n < units) {
-                if (u.many > 0 && C / H % PACK == 0) attend<true>(m, q / 4, u, scores + warp * KEYS);
-                else if (u.many > 0) attend<false>(m, q / 4, u, scores + warp * KEYS);
-                n += gridDim.x * warps;
-                u = Unit(m, n);
-            }
-            all.arrive();
-        }
-        p = Product(m, q + 1);
-        prepare(m, q + 1, p, g);
-        all.wait();
     }
     wait_copies<0>();
 }

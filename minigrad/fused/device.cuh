@@ -40,33 +40,25 @@ template<int LEFT> __device__ __forceinline__ void wait_copies() {
 // Ask for the 128 bytes around an address to be brought near, into the second level of the cache.
 __device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
-// A barrier of all blocks, in two halves: between them a thread may do what has to do with no other block. For launches
-// in which all blocks run at once. The upper bit of the count changes when the last of them arrives, and the others are
-// then what they were; so nobody has to set it back, and nobody waits for an answer to find out what to wait for. The
-// last thread of a block speaks for it: where warps have unequal shares of something, the last has the least under way.
-struct GridBarrier {
-    uint32_t *count, phase;
-    bool speaks;
-
-    __device__ GridBarrier(uint32_t* count) : count(count), speaks(threadIdx.x == blockDim.x - 1) {
-        phase = speaks ? read() : 0;
-    }
-    __device__ uint32_t read() {
-        uint32_t now;
-        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(count) : "memory");
-        return now;
-    }
-    __device__ void arrive() {
-        uint32_t add = blockIdx.x == 0 ? (1u << 31) - (gridDim.x - 1) : 1;
-        __syncthreads();                                    // what the others wrote is released with what this one did
-        if (speaks) asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(add) : "memory");
-    }
-    __device__ void wait() {
-        if (speaks) while (!((read() ^ phase) >> 31));
-        phase ^= 1u << 31;
-        __syncthreads();
-    }
-};
+// Numbers that blocks of one launch tell each other, if all of them run at once. A word is told whole, and carries
+// nothing along, so neither side needs a fence, a count, or a barrier of all blocks: who wants a number looks for it
+// until NOTHING, which has to be there before, is gone. Arithmetic makes no such NaN.
+constexpr uint32_t NOTHING = ~0u;
+__device__ __forceinline__ void put(float* to, uint32_t word) {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
+}
+__device__ __forceinline__ float look(float* from) {
+    float v;
+    asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(from));
+    return v;
+}
+__device__ __forceinline__ float4 look4(float* from) {
+    float4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(from));
+    return v;
+}
+__device__ __forceinline__ void let_others() {}             // between two looks
 
 // Four 8 x 8 matrices of 16-bit entries; lane i points at row i % 8 of matrix i / 8.
 template<bool TRANSPOSED> __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void* row) {

@@ -5,15 +5,20 @@
 extern "C" __global__ void drop(const T* x, long long n, float scale, uint32_t k0, uint32_t k1, uint32_t c1,
                                 uint32_t c2, const uint32_t* c3, uint32_t least, T* y) {
     long long i = flat_start();
-    float v[PACK];
-    load(v, x + i, n - i);
+    bool whole = n - i >= PACK && ((size_t)x | (size_t)y) % 16 == 0;
+    uint4 raw = whole ? load16(x + i) : make_uint4(0, 0, 0, 0), words[PACK / 4];           // on its way meanwhile
 #pragma unroll
-    for (int k = 0; k < PACK; k += 4) {
-        uint4 w = philox(uint32_t((i + k) / 4), Mask{k0, k1, c1, c2, *c3, least});
-        v[k] = w.x >= least ? v[k] * scale : 0.0f;                                       // [DR1,2,6]
-        v[k + 1] = w.y >= least ? v[k + 1] * scale : 0.0f;
-        v[k + 2] = w.z >= least ? v[k + 2] * scale : 0.0f;
-        v[k + 3] = w.w >= least ? v[k + 3] * scale : 0.0f;
+    for (int k = 0; k < PACK / 4; k++) words[k] = philox<10>(uint32_t(i / 4) + k, Mask{k0, k1, c1, c2, *c3, least});
+    float v[PACK];
+    if (whole) unpack<T>(raw, v);
+    else load(v, x + i, n - i);
+#pragma unroll
+    for (int k = 0; k < PACK / 4; k++) {
+        v[4 * k] = words[k].x >= least ? v[4 * k] * scale : 0.0f;                        // [DR1,2,6]
+        v[4 * k + 1] = words[k].y >= least ? v[4 * k + 1] * scale : 0.0f;
+        v[4 * k + 2] = words[k].z >= least ? v[4 * k + 2] * scale : 0.0f;
+        v[4 * k + 3] = words[k].w >= least ? v[4 * k + 3] * scale : 0.0f;
     }
-    store(y + i, v, n - i);
+    if (whole) store16(y + i, packed<T>(v));
+    else store(y + i, v, n - i);
 }

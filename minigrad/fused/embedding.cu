@@ -7,6 +7,7 @@
 
 constexpr int CHUNK = 32, DIGITS = 256, SORTERS = 1024, WARPS = SORTERS / 32;
 constexpr int AHEAD = 4;                                    // rows asked for before the first is looked at
+constexpr int LOOKED_AT = 32;                               // ids that a block of clear() has
 
 // One block per id.
 extern "C" __global__ void forward(const long long* ids, const T* w, int C, T* y) {
@@ -154,8 +155,9 @@ extern "C" __global__ void join(const int2* order, int N, int C, float beta, con
     int first = blockIdx.x * CHUNK, behind = first + CHUNK, id = order[behind].x;
     if (order[behind - 1].x != id || first > 0 && order[first - 1].x == id) return;
     bool second = order[first].x != id;
-    int further = 0, met = 1;                               // chunks behind this one that begin with the id
-    for (long long n = behind; met; n += (long long)blockDim.x * CHUNK) {
+    bool longer = behind + CHUNK < N && order[behind + CHUNK].x == id;                   // seldom
+    int further = longer ? 0 : 1, met = longer ? blockDim.x : 0;        // chunks behind this one that begin with the id
+    for (long long n = behind; met == blockDim.x; n += (long long)blockDim.x * CHUNK) {
         long long other = n + (long long)threadIdx.x * CHUNK;
         met = block_sum(other < N && order[other].x == id ? 1 : 0);
         further += met;
@@ -170,18 +172,20 @@ extern "C" __global__ void join(const int2* order, int N, int C, float beta, con
     *to = s;
 }
 
-// Rows of dw (V, C) whose numbers are no ids: 0. A block looks for as many as it has threads.
+// Rows of dw (V, C) whose numbers are no ids: 0. The first warp of a block looks for them among LOOKED_AT.
 extern "C" __global__ void clear(const int2* order, int N, int V, int C, float* dw) {
-    __shared__ int absent[SORTERS];
-    int first = blockIdx.x * blockDim.x, v = first + threadIdx.x, low = 0, high = N;
-    while (low < high) {                                    // before low are smaller ids, from high on none
-        int middle = (low + high) / 2;
-        if (order[middle].x < v) low = middle + 1;
-        else high = middle;
+    __shared__ int absent[LOOKED_AT];
+    int first = blockIdx.x * LOOKED_AT, v = first + threadIdx.x, low = 0, high = N;
+    if (threadIdx.x < LOOKED_AT) {
+        while (low < high) {                                // before low are smaller ids, from high on none
+            int middle = (low + high) / 2;
+            if (order[middle].x < v) low = middle + 1;
+            else high = middle;
+        }
+        absent[threadIdx.x] = v < V && (low == N || order[low].x != v);
     }
-    absent[threadIdx.x] = v < V && (low == N || order[low].x != v);
     __syncthreads();
-    for (int k = threadIdx.x / 32; k < blockDim.x; k += blockDim.x / 32) {
+    for (int k = threadIdx.x / 32; k < LOOKED_AT; k += blockDim.x / 32) {
         float zeros[4] = {};
         for (int i = threadIdx.x % 32 * 4; absent[k] && i < C; i += 128)
             store(dw + (long long)(first + k) * C + i, zeros, C - i);

@@ -8,6 +8,7 @@ BLOCK = 128
 MOST = 256           # threads of a block that takes rows
 CHUNK = 32           # rows that a block adds up
 SORTERS = 1024       # threads of a block that sorts
+LOOKED_AT = 32       # rows of the table that a block clears, if no id names them
 STRETCHES = 64       # of the ids, at most, with a block to sort each: every one reads what all have counted
 
 
@@ -39,7 +40,7 @@ def _add(ids, dy, beta, dw):
     xp, (N, C), V, program = xp_of(dy), dy.shape, len(dw), cuda("embedding", dy.dtype)
     order, chunks = in_order(ids, V, program), -(-N // CHUNK)
     if beta == 0:
-        program.clear[-(-V // BLOCK), BLOCK](order, N, V, C, dw)
+        program.clear[-(-V // LOOKED_AT), BLOCK](order, N, V, C, dw)
     parts, threads = xp.empty((chunks, 2, C), "float32"), min(MOST, -(-C * dy.itemsize // (16 * 32)) * 32)
     program.sums[chunks, threads](order, xp.ascontiguousarray(dy), N, C, beta, dw, parts)
     program.join[(max(chunks - 1, 0), -(-C // MOST)), MOST](order, N, C, beta, parts, dw)

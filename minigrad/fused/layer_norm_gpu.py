@@ -1,15 +1,15 @@
 """Launches layer_norm.cu. Formula, names and [LN] numbers: layer_norm.py."""
-from minigrad.backend import xp_of
+from minigrad.backend import address_of, xp_of
 from minigrad.fused import layer_norm as formula
 from minigrad.fused.columns_gpu import add_rows
 from minigrad.kernels import cuda, has_instance
 from minigrad.sums import plus
 from minigrad.tensor import adds_up
 
-WARPS, ENTRIES = 4, 24           # of a block; of a row, that a thread holds
-MOST = 32 * WARPS * ENTRIES
-FORWARD, BACKWARD = 660, 396     # blocks that share out the rows: five and three for each multiprocessor of an H100
-PLACES = {"forward": 6, "backward": 7}       # that a thread has in shared memory for what is on its way
+TEAMS, ENTRIES = (32, 64, 128), 24           # threads that may share a row; entries of it that one of them holds
+MOST = TEAMS[-1] * ENTRIES
+FORWARD, BACKWARD = 4, 8         # warps of a block, where a warp has a row alone
+SHARES = 1320                    # blocks of backward, at most: five times as many as run at once on an H100
 
 
 def forward(x, w, b, *, eps=1e-5):
@@ -50,39 +50,39 @@ def takes(x, *others):
 
 def normalise(x, r, w, b, eps):
     """(s, y, what backward needs) of [LN7] for s = x + r, or of [LN1-4] for s = x if r is None."""
-    xp, D = xp_of(x), x.shape[-1]
-    x, w, b = (xp.ascontiguousarray(a) for a in (x, w, b))
-    r, s = (None, None) if r is None else (xp.ascontiguousarray(r), xp.empty(x.shape, x.dtype))
-    y, (mu, rstd) = xp.empty(x.shape, x.dtype), (xp.empty((*x.shape[:-1], 1), "float32") for _ in range(2))
-    blocks, block, team = _shares(mu.size, D, FORWARD)
-    launch = cuda("layer_norm", x.dtype).forward[blocks, block, _shared("forward", x)]
-    launch(x, r, w, b, float(eps), mu.size, D, team, s, y, mu, rstd)
-    s = x if s is None else s
+    xp, D, (program, team, teams) = xp_of(x), x.shape[-1], _program(x, FORWARD)
+    given = [None if a is None else in_packs(a) for a in (x, r, w, b)]
+    mu, rstd = (xp.empty((*x.shape[:-1], 1), "float32") for _ in range(2))
+    s, y = (None if a is None else xp.empty(given[0].shape, x.dtype) for a in (r, x))
+    program.forward[-(-mu.size // teams), team * teams](*given, float(eps), mu.size, D, y.shape[-1], s, y, mu, rstd)
+    s, y = (xp.ascontiguousarray(a[..., :D]) for a in (x if s is None else s, y))
     return s, y, (s, w, mu, rstd)
 
 
 def gradients(dy, x, w, mu, rstd, more, into_w, into_b):
     """(dx, dw, db) of [LN5,6]. more: what is added to dx [LN8], or None."""
-    xp, N, D = xp_of(x), mu.size, x.shape[-1]
-    dy, dx = xp.ascontiguousarray(dy.astype(x.dtype, copy=False)), xp.empty(x.shape, x.dtype)
-    more = None if more is None else xp.ascontiguousarray(more.astype(x.dtype, copy=False))
-    blocks, block, team = _shares(N, D, BACKWARD)
-    parts = xp.empty((blocks, 2, D), "float32")
-    launch = cuda("layer_norm", x.dtype).backward[blocks, block, _shared("backward", x)]
-    launch(dy, x, w, mu, rstd, N, D, team, more, dx, parts)
-    return dx, add_rows(parts, 0, into_w), add_rows(parts, 1, into_b)
+    xp, D, (program, team, teams) = xp_of(x), x.shape[-1], _program(x, BACKWARD)
+    dy, x, w, more = (None if a is None else in_packs(a.astype(x.dtype, copy=False)) for a in (dy, x, w, more))
+    blocks, pitch, dx = min(-(-mu.size // teams), SHARES), x.shape[-1], xp.empty(x.shape, x.dtype)
+    parts = xp.empty((blocks, 2, pitch), "float32")
+    program.backward[blocks, team * teams, teams * 8 * pitch](dy, x, w, mu, rstd, mu.size, D, pitch, more, dx, parts)
+    return xp.ascontiguousarray(dx[..., :D]), *add_rows(parts[..., :D], into_w, into_b)
 
 
-def _shares(N, D, most):
-    """(blocks, threads of a block, threads that share a row) for N rows of D entries."""
-    warps = -(-D // (32 * ENTRIES))
-    teams = WARPS // warps
-    return min(-(-N // teams), most), 32 * warps * teams, 32 * warps
+def _program(x, warps):
+    """(kernels for rows of x, threads that share a row, rows of a block that has so many warps for rows of a warp)"""
+    team = next(n for n in TEAMS if x.shape[-1] <= n * ENTRIES)
+    return cuda("layer_norm", x.dtype, TEAM=team), team, warps if team == 32 else 1
 
 
-def _shared(kernel, x):
-    """Bytes of shared memory for rows of x's dtype, and for the sums of warps."""
-    return 16 * WARPS + PLACES[kernel] * MOST * x.itemsize
+def in_packs(a):
+    """a with rows of whole packs of 16 bytes at boundaries of 16: itself, or a copy with zeros behind each row."""
+    a, pack = xp_of(a).ascontiguousarray(a), 16 // a.itemsize
+    if a.shape[-1] % pack == 0 and address_of(a) % 16 == 0:
+        return a
+    wider = xp_of(a).zeros((*a.shape[:-1], -(-a.shape[-1] // pack) * pack), a.dtype)
+    wider[..., :a.shape[-1]] = a
+    return wider
 
 
 layer_norm = forward, backward

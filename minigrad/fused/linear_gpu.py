@@ -33,7 +33,7 @@ def parameters(x, dy, into_w, into_b, sums=None):
     """(dw, db) of [LI3,4] for rows x (N, in) and dy (N, out), as a backward returns them. sums: parts of dy's sums over
     rows, for add_rows, where they are there already."""
     if into_w is SKIP:
-        return None, None if into_b is SKIP else add_rows(column_sums(dy) if sums is None else sums, 0, into_b)
+        return None, None if into_b is SKIP else add_rows(column_sums(dy) if sums is None else sums, into_b)[0]
     xp, shape = xp_of(x), (x.shape[1], dy.shape[1])
     dw, beta = (xp.empty(shape, "float32"), 0.0) if into_w is None else into_w.claim()
 
@@ -51,7 +51,7 @@ def parameters(x, dy, into_w, into_b, sums=None):
     else:
         sums = by_time(x, f"linear backward {x.shape} {dy.shape} {x.dtype.char}",
                        dict(together=together, apart=apart), (dw, beta), trial=lambda: (xp.empty_like(dw), 0.0))
-    return dw if into_w is None else DONE, add_rows(sums, 0, into_b)
+    return dw if into_w is None else DONE, add_rows(sums, into_b)[0]
 
 
 def column_sums(dy):

@@ -2,9 +2,10 @@
 // mlp.py for [ML], gelu.py for [GE].
 //
 // A block stays, and takes tile after tile of 128 x 256 sums. Two warpgroups multiply, one the left half of a tile, one
-// the right half; the warps of a third fetch what they need, 64 entries of every sum at a time. The second warpgroup is
-// some steps behind the first: while one takes its sums from registers to memory, tensor cores have the other's
-// products. Meanwhile only the left factor, which both read, has to wait in shared memory: there are more pieces of it.
+// the right half; the warps of a third fetch what they need, 64 entries of every sum at a time. When a tile's sums are
+// complete they are rounded, which leaves half as many registers, and what is to be done with them, a part of it after
+// each step, is done while tensor cores have the steps of the next tile: GELU and the way to memory cost as many
+// instructions as a third of a tile takes, and tensor cores should not wait for them.
 // Tiles are taken row by row: blocks that are at work at one time share rows of it, and the right factor stays in L2.
 //
 // What lies beyond a matrix arrives as 0 from the copies, which know its bounds.
@@ -17,19 +18,20 @@
 constexpr int ROWS = 128, COLUMNS = 128;                    // of a warpgroup's half of a tile
 constexpr int DEEP = 64, LEFT = 6, RIGHT = 3;               // entries of a sum that a step adds; pieces of the factors
 constexpr int GROUPS = 2, THREADS = 128 * (GROUPS + 1);     // warpgroups that multiply, and one that fetches
-constexpr int LEAD = 4;                                     // steps of the first before the second begins
-static_assert(LEAD <= LEFT && 2 * LEAD > LEFT);
 constexpr int ACROSS = 64, CHUNKS = 4;                      // its sums end in chunks of 64 rows and columns, two by two
+constexpr int PARTS = 2 * CHUNKS, END = 2;                  // a warp's rows of a chunk in two parts; chunks at one time
 
 struct Problem { int M, N, K; };                            // (M, K) times (K, N)
-struct Chunk { T row[ACROSS][ACROSS]; };
+struct Strip { T row[8][ACROSS]; };                         // a warp has two of a chunk, and a part is one of them
+struct Chunk { Strip strip[ACROSS / 8]; };
 struct Piece { Chunk half[2]; };                            // 128 rows of 64 entries, or 64 of 128
 
 struct Shared {
-    Piece left[LEFT], right[GROUPS][RIGHT], end[GROUPS];
+    Piece left[LEFT], right[GROUPS][RIGHT];
+    Chunk end[GROUPS][END];
     Ring<LEFT> of_left;
     Ring<RIGHT> of_right[GROUPS];
-    Ring<1> of_end[GROUPS];
+    Ring<END> of_end[GROUPS];
 };
 
 __device__ __forceinline__ int warp_of() { return threadIdx.x / 32 % 4; }                // in its group
@@ -49,20 +51,18 @@ __device__ __forceinline__ Place chunk_of(Place half, int c) {
     return {half.i + c / 2 * ACROSS, half.j + c % 2 * ACROSS};
 }
 
-// Where the entries of a chunk lie that have these coordinates: 16-byte pieces are exchanged as in what was copied.
-__device__ __forceinline__ T* at(Chunk& chunk, int row, int column) {
-    return &chunk.row[row][(column / 8 ^ row % 8) * 8 + column % 8];
+// Two of this thread's sums in a strip, of columns 8 n and further: 16-byte pieces are exchanged as in what was copied.
+__device__ __forceinline__ uint32_t* pair_at(Strip& strip, int n) {
+    int row = row_of(0);
+    return (uint32_t*)((char*)&strip + ((row * 128 + row * 16 + column_of(0, 0) * 2) ^ n * 16));
 }
 
-// How many bytes into a chunk this thread's first two sums belong.
-__device__ __forceinline__ int first_pair() {
-    int row = row_of(0), column = column_of(0, 0);
-    return (warp_of() * 16 + row) * 128 + row * 16 + column * 2;
-}
+// A warpgroup's sums, rounded: those of part i are [i].
+typedef uint32_t Rounded[PARTS][ACROSS / 8];
 
-// Its sums number e and e + 1, for which eight columns are one piece: the same as at().
-__device__ __forceinline__ uint32_t* pair_at(Chunk& chunk, int first, int e) {
-    return (uint32_t*)((char*)&chunk + (first ^ e / 4 * 16) + e % 4 / 2 * 8 * 128);
+// Where those of a part are in d, by column: its number n, and the next.
+__device__ __forceinline__ float* sums_of(float (&d)[2][COLUMNS / 2], int part, int n) {
+    return &d[part / 4][part / 2 % 2 * ACROSS / 2 + 4 * n + part % 2 * 2];
 }
 
 __device__ __forceinline__ Shared& begin() {
@@ -79,11 +79,6 @@ __device__ __forceinline__ Shared& begin() {
     return shared;
 }
 
-// The upper half of what u has there, or the lower one: two chunks beside each other.
-__device__ __forceinline__ void fetch_half(Piece& to, const TensorMap& u, Barrier* full, Place at, bool lower) {
-    for (int c = 0; c < 2; c++) load_box(&to.half[c], u, full, at.j + c * ACROSS, at.i + lower * ACROSS);
-}
-
 __device__ __forceinline__ void fetch_left(Shared& shared, const TensorMap& left, Problem p) {
     int t = 0;                                              // counts steps of all tiles
     for (TILES(tile, p))
@@ -93,72 +88,79 @@ __device__ __forceinline__ void fetch_left(Shared& shared, const TensorMap& left
         }
 }
 
-// It lies by rows of K, or BY_COLUMNS: then its rows are columns of sums. Behind the pieces for a tile comes one more
-// where there is u: the lower half of what it has there.
-template<bool BY_COLUMNS> __device__ __forceinline__ void fetch_right(Shared& shared, const TensorMap& right,
-                                                                      const TensorMap* u, int group, Problem p) {
-    int t = 0;                                              // counts pieces of all tiles
+// It lies by rows of K, or BY_COLUMNS: then its rows are columns of sums.
+template<bool BY_COLUMNS>
+__device__ __forceinline__ void fetch_right(Shared& shared, const TensorMap& right, int group, Problem p) {
+    int t = 0;                                              // counts steps of all tiles
     for (TILES(tile, p)) {
-        Place half = place_of(tile, group, p);
+        int j = place_of(tile, group, p).j;
         for (int k = 0; k < p.K; k += DEEP, t++) {
             Barrier* full = shared.of_right[group].expect(t, sizeof(Piece));
             Piece& to = shared.right[group][t % RIGHT];
-            if (BY_COLUMNS) load_box(&to, right, full, k, half.j);
-            else for (int c = 0; c < 2; c++) load_box(&to.half[c], right, full, half.j + c * ACROSS, k);
-        }
-        if (u) {
-            Barrier* full = shared.of_right[group].expect(t, sizeof(Piece));
-            fetch_half(shared.right[group][t++ % RIGHT], *u, full, half, true);
+            if (BY_COLUMNS) load_box(&to, right, full, k, j);
+            else for (int c = 0; c < 2; c++) load_box(&to.half[c], right, full, j + c * ACROSS, k);
         }
     }
 }
 
-// d = a warpgroup's half of a tile: 64 rows, and the 64 below. t counts steps of all tiles, r pieces of its own ring.
-// At barrier 1 the second waits for the first, which cannot come there again before that: it would be LEFT steps ahead.
-template<bool BY_COLUMNS>
-__device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& shared, int group, int& t, int& r,
-                                         Problem p) {
+// d = a warpgroup's half of a tile: 64 rows, and the 64 below; the last step is still to be waited for, by complete().
+// After step i of the first ones comes part(i), and all parts in any case. t counts steps of all tiles.
+template<bool BY_COLUMNS, class Part>
+__device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& shared, int group, int& t, Problem p,
+                                         Part part) {
     int steps = (p.K + DEEP - 1) / DEEP;
-    if (group == 1 && steps >= LEAD) group_sync(1, 256);
-    wgmma_fence(d[0], d[1]);
-    for (int step = 0; step < steps; step++, t++, r++) {
+    auto add = [&](bool first) {
         shared.of_left.wait_full(t);
-        shared.of_right[group].wait_full(r);
-        const Piece &left = shared.left[t % LEFT], &right = shared.right[group][r % RIGHT];
+        shared.of_right[group].wait_full(t);
+        const Piece &left = shared.left[t % LEFT], &right = shared.right[group][t % RIGHT];
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < DEEP; k += 16)
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                wgmma<T, !BY_COLUMNS>(d[half], tile_at(&left.half[half].row[0][k], 0),
-                                      BY_COLUMNS ? tile_at(&right.half[0].row[0][k], 0)
-                                                 : tile_at(right.half[0].row[k], sizeof(Chunk)), step + k > 0);
+                wgmma<T, !BY_COLUMNS>(d[half], tile_at(&left.half[half].strip[0].row[0][k], 0),
+                                      BY_COLUMNS ? tile_at(&right.half[0].strip[0].row[0][k], 0)
+                                                 : tile_at(&right.half[0].strip[k / 8], sizeof(Chunk)), !first || k > 0);
         wgmma_commit();
-        wgmma_wait<1>();
-        if (step > 0) {
+        if (!first) {
+            wgmma_wait<1>();
             shared.of_left.leave(t - 1);
-            shared.of_right[group].leave(r - 1);
+            shared.of_right[group].leave(t - 1);
         }
-        if (group == 0 && step == LEAD - 1) group_arrive(1, 256);
+        t++;
+    };
+    wgmma_fence(d[0], d[1]);
+#pragma unroll
+    for (int i = 0; i < PARTS; i++) {
+        if (i < steps) add(i == 0);
+        part(i);
     }
-    wgmma_wait<0>(d[0], d[1]);
-    shared.of_left.leave(t - 1);
-    shared.of_right[group].leave(r - 1);
+    for (int step = PARTS; step < steps; step++) add(false);
 }
 
-// Rows of x that are this warp's = its rows of a chunk. Here and in sum_rows nothing branches: so the compiler can mix
-// them with what follows.
-__device__ __forceinline__ void put(T* x, Chunk& chunk, Place to, Problem p) {
-    int row = warp_of() * 16 + lane_of() / 8, column = lane_of() % 8 * 8;
-    int rows = to.j + column < p.N ? p.M - to.i - row : 0;
-    x += (long long)(to.i + row) * p.N + to.j + column;
-    uint4 pieces[4];
+__device__ __forceinline__ void complete(float (&d)[2][COLUMNS / 2], Shared& shared, int group, int t) {
+    wgmma_wait<0>(d[0], d[1]);
+    shared.of_left.leave(t - 1);
+    shared.of_right[group].leave(t - 1);
+}
+
+// Rows of x = a strip's, which has row i of x first. Here and in sum_rows nothing branches: so the compiler can mix them
+// with what follows.
+__device__ __forceinline__ void put(T* x, const Strip& strip, Place to, Problem p) {
+    int row = lane_of() / 8, piece = lane_of() % 8, column = to.j + piece * 8;
+    int rows = column < p.N ? p.M - to.i - row : 0;
+    x += (long long)(to.i + row) * p.N + column;
+    uint4 pieces[2];
 #pragma unroll
-    for (int k = 0; k < 4; k++) pieces[k] = load16(at(chunk, row + 4 * k, column));
+    for (int k = 0; k < 2; k++) pieces[k] = load16(&strip.row[row + 4 * k][(piece ^ (row + 4 * k)) * 8]);
 #pragma unroll
-    for (int k = 0; k < 4; k++)
+    for (int k = 0; k < 2; k++)
         if (4 * k < rows) store16(x + (long long)p.N * 4 * k, pieces[k]);
 }
+
+// This warp's strip of a chunk for a part, and its first row.
+__device__ __forceinline__ int strip_of(int part) { return warp_of() * 2 + part % 2; }
+__device__ __forceinline__ Place below(Place chunk, int part) { return {chunk.i + strip_of(part) * 8, chunk.j}; }
 
 // ---------------------------------------------------------------------------------------------- forward
 
@@ -168,59 +170,69 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) forward(const __grid_co
                                                                  int N, int K, T* u, T* h) {
     Shared& shared = begin();
     Problem p = {M, N, K};
-    int group = group_of(), t = 0, r = 0;
+    int group = group_of(), t = 0;
     if (group == GROUPS) {
         fewer_registers<24>();
         int which = __shfl_sync(~0u, warp_of(), 0);         // one for the warp
         if (lane_of() > 0) return;
         if (which == 0) fetch_left(shared, x, p);
-        else if (which <= GROUPS) fetch_right<false>(shared, w, nullptr, which - 1, p);
+        else if (which <= GROUPS) fetch_right<false>(shared, w, which - 1, p);
         return;
     }
     more_registers<240>();
 
-    int first = first_pair();
     float d[2][COLUMNS / 2] = {};
-    uint32_t bias[COLUMNS / 8];
-    Chunk &of_u = shared.end[group].half[0], &of_h = shared.end[group].half[1];
+    Rounded sums;
+    Place before = {-1, 0};                                 // what is rounded
+    auto finish = [&](int part) {                           // strips change by turns: none is written before it is read
+        Strip &of_u = shared.end[group][0].strip[strip_of(part)], &of_h = shared.end[group][1].strip[strip_of(part)];
+        Place to = below(chunk_of(before, part / 2), part);
+#pragma unroll
+        for (int n = 0; n < ACROSS / 8; n++) {
+            float2 v = floats_of<T>(sums[part][n]);
+            *pair_at(of_u, n) = sums[part][n];
+            *pair_at(of_h, n) = pair_of<T>(v.x * gate(v.x), v.y * gate(v.y));            // [ML2]
+        }
+        __syncwarp();
+        put(u, of_u, to, p);
+        __syncwarp();                                       // else both are on their way through registers at one time
+        put(h, of_h, to, p);
+    };
     for (TILES(tile, p)) {
-        Place half = place_of(tile, group, p);
+        multiply<false>(d, shared, group, t, p, [&](int part) { if (before.i >= 0) finish(part); });
+        before = place_of(tile, group, p);
+        uint32_t bias[COLUMNS / 8];
 #pragma unroll
         for (int n = 0; n < COLUMNS / 8; n++) {
-            int j = half.j + column_of(n, 0);
+            int j = before.j + column_of(n, 0);
             bias[n] = j < N ? *(const uint32_t*)(b + j) : 0;
         }
-        multiply<false>(d, shared, group, t, r, p);
+        complete(d, shared, group, t);
 #pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-            Place to = chunk_of(half, c);
+        for (int part = 0; part < PARTS; part++)
 #pragma unroll
-            for (int e = 0; e < ACROSS / 2; e += 2) {
-                int k = c % 2 * ACROSS / 2 + e;
-                float2 add = floats_of<T>(bias[k / 4]);
-                float v = d[c / 2][k] + add.x, w = d[c / 2][k + 1] + add.y;              // [ML1]
-                *pair_at(of_u, first, e) = pair_of<T>(v, w);
-                *pair_at(of_h, first, e) = pair_of<T>(v * gate(v), w * gate(w));         // [ML2]
+            for (int n = 0; n < ACROSS / 8; n++) {
+                const float* two = sums_of(d, part, n);
+                float2 add = floats_of<T>(bias[part / 2 % 2 * ACROSS / 8 + n]);
+                sums[part][n] = pair_of<T>(two[0] + add.x, two[1] + add.y);              // [ML1]
             }
-            __syncwarp();
-            put(u, of_u, to, p);
-            put(h, of_h, to, p);
-            __syncwarp();                                   // all lanes have read their rows
-        }
     }
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) finish(part);
 }
 
 // ---------------------------------------------------------------------------------------------- backward
 
-// The upper halves; fetch_right has the lower ones.
-__device__ __forceinline__ void fetch_upper(Shared& shared, const TensorMap& u, Problem p) {
-    int n = 0;                                              // counts tiles
-    for (TILES(tile, p)) {
-        for (int group = 0; group < GROUPS; group++)
-            fetch_half(shared.end[group], u, shared.of_end[group].expect(n, sizeof(Piece)), place_of(tile, group, p),
-                       false);
-        n++;
-    }
+// What u has where sums end.
+__device__ __forceinline__ void fetch_ends(Shared& shared, const TensorMap& u, Problem p) {
+    int n = 0;                                              // counts chunks of all tiles
+    for (TILES(tile, p))
+        for (int c = 0; c < CHUNKS; c++, n++)
+            for (int group = 0; group < GROUPS; group++) {
+                Place from = chunk_of(place_of(tile, group, p), c);
+                Barrier* full = shared.of_end[group].expect(n, sizeof(Chunk));
+                load_box(&shared.end[group][n % END], u, full, from.j, from.i);
+            }
 }
 
 // Parts (M / 64 rounded up, N) get their row of sums over a chunk's rows: a warp has a quarter of the columns.
@@ -229,8 +241,9 @@ __device__ __forceinline__ void sum_rows(float* parts, Chunk& chunk, Place from,
     float sums[2][4] = {};                                  // all 16 rows of a product with ones are the same
     int quarter = warp_of() * 16;
 #pragma unroll
-    for (int row = lane_of() % 16; row < ACROSS; row += 16) {
-        load_matrices<true>(four, at(chunk, row, quarter + lane_of() / 16 * 8));
+    for (int strip = lane_of() % 16 / 8; strip < ACROSS / 8; strip += 2) {
+        int row = lane_of() % 8, piece = warp_of() * 2 + lane_of() / 16;
+        load_matrices<true>(four, &chunk.strip[strip].row[row][(piece ^ row) * 8]);
         uint32_t left[2] = {four[0], four[1]}, right[2] = {four[2], four[3]};
         multiply_tiles<T>(sums[0], ones, left);
         multiply_tiles<T>(sums[1], ones, right);
@@ -250,51 +263,55 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) backward(const __grid_c
                                                                   int K, T* du, float* parts) {
     Shared& shared = begin();
     Problem p = {M, N, K};
-    int group = group_of(), t = 0, r = 0, n = 0;
+    int group = group_of(), t = 0, n = 0;
     if (group == GROUPS) {
         fewer_registers<40>();
         int which = __shfl_sync(~0u, warp_of(), 0);         // one for the warp
         if (lane_of() > 0) return;
         if (which == 0) fetch_left(shared, dy, p);
-        else if (which <= GROUPS) fetch_right<true>(shared, w, &u, which - 1, p);
-        else fetch_upper(shared, u, p);
+        else if (which <= GROUPS) fetch_right<true>(shared, w, which - 1, p);
+        else fetch_ends(shared, u, p);
         return;
     }
     more_registers<232>();
 
-    int first = first_pair();
     float d[2][COLUMNS / 2] = {};
-    for (TILES(tile, p)) {
-        Place half = place_of(tile, group, p);
-        multiply<true>(d, shared, group, t, r, p);                                       // [ML4]
-        Piece *pieces[2] = {&shared.end[group], &shared.right[group][r % RIGHT]};
-        auto finish = [&](int c) {                          // chunk c, when all warps have written it
-            put(du, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);
-            sum_rows(parts, pieces[c / 2]->half[c % 2], chunk_of(half, c), p);           // [ML6]
-            __syncwarp();                                   // all lanes have read it
-            if (c == 1) shared.of_end[group].leave(n);
-            if (c == 3) shared.of_right[group].leave(r);
-        };
-        shared.of_end[group].wait_full(n);
-        shared.of_right[group].wait_full(r);
+    Rounded sums;
+    Place before = {-1, 0};                                 // what is rounded
+    auto finish = [&](int part) {
+        Chunk& chunk = shared.end[group][n % END];
+        Strip& strip = chunk.strip[strip_of(part)];
+        Place from = chunk_of(before, part / 2);
+        if (part % 2 == 0) shared.of_end[group].wait_full(n);
+        uint32_t its_u[ACROSS / 8];                         // all of them first: what is read waits for what is written
 #pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-            Chunk& chunk = pieces[c / 2]->half[c % 2];
-            uint32_t two[ACROSS / 4];                       // all of them first: what is read waits for what is written
+        for (int n = 0; n < ACROSS / 8; n++) its_u[n] = *pair_at(strip, n);
 #pragma unroll
-            for (int e = 0; e < ACROSS / 4; e++) two[e] = *pair_at(chunk, first, 2 * e);
-            if (c > 0) finish(c - 1);
-#pragma unroll
-            for (int e = 0; e < ACROSS / 4; e++) {
-                float2 its_u = floats_of<T>(two[e]);
-                int k = c % 2 * ACROSS / 2 + 2 * e;
-                *pair_at(chunk, first, 2 * e) =
-                    pair_of<T>(d[c / 2][k] * tanh_slope(its_u.x), d[c / 2][k + 1] * tanh_slope(its_u.y));    // [ML5]
-            }
-            if (c % 2 == 1) fence_async();                  // a copy is to write there next
-            group_sync(2 + group, 128);
+        for (int n = 0; n < ACROSS / 8; n++) {
+            float2 dh = floats_of<T>(sums[part][n]), v = floats_of<T>(its_u[n]);
+            *pair_at(strip, n) = pair_of<T>(dh.x * tanh_slope(v.x), dh.y * tanh_slope(v.y));             // [ML5]
         }
-        finish(CHUNKS - 1);
-        r++, n++;
+        __syncwarp();
+        put(du, strip, below(from, part), p);
+        if (part % 2 == 0) return;
+        fence_async();                                      // a copy is to write there next
+        group_sync(1 + group, 128);                         // all warps have written the chunk
+        sum_rows(parts, chunk, from, p);                                                 // [ML6]
+        __syncwarp();                                       // all lanes have read it
+        shared.of_end[group].leave(n++);
+    };
+    for (TILES(tile, p)) {
+        multiply<true>(d, shared, group, t, p, [&](int part) { if (before.i >= 0) finish(part); });
+        before = place_of(tile, group, p);
+        complete(d, shared, group, t);
+#pragma unroll
+        for (int part = 0; part < PARTS; part++)
+#pragma unroll
+            for (int n = 0; n < ACROSS / 8; n++) {
+                const float* two = sums_of(d, part, n);
+                sums[part][n] = pair_of<T>(two[0], two[1]);                              // [ML4]
+            }
     }
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) finish(part);
 }

@@ -5,9 +5,10 @@ from minigrad.backend import xp_of
 from minigrad.fused.hopper_gpu import TYPES, is_hopper, tensor_map
 from minigrad.kernels import cuda
 
-ROWS, COLUMNS, DEEP, LEFT, RIGHT, GROUPS, ACROSS = 128, 128, 64, 6, 3, 2, 64         # as there
+ROWS, COLUMNS, DEEP, LEFT, RIGHT, GROUPS, ACROSS, END = 128, 128, 64, 6, 3, 2, 64, 2 # as there
 THREADS, PIECE = 384, 16                                # PIECE: bytes, of which rows are a whole multiple
-SHARED = (2 * (LEFT + GROUPS * (RIGHT + 1)) * ROWS * DEEP + 8 * 2 * (LEFT + GROUPS * (RIGHT + 1)))
+SHARED = (2 * ((LEFT + GROUPS * RIGHT) * ROWS * DEEP + GROUPS * END * ACROSS ** 2)
+          + 8 * 2 * (LEFT + GROUPS * (RIGHT + END)))
 
 
 def takes(x, w):

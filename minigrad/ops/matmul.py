@@ -1,4 +1,6 @@
 """Matrix product over the last two axes; leading axes broadcast, and a vector is a row before @ and a column after."""
+import math
+
 import numpy as np
 
 from minigrad.backend import wide, xp_of
@@ -27,10 +29,13 @@ def in_stacks(batch, a, b, dtype):
     """a b for stacks, by means of batch(a, b, out), which takes three axes. -> an array of the broadcast shape"""
     xp, lead = xp_of(a), np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     y = xp.empty((*lead, a.shape[-2], b.shape[-1]), dtype)
+    a, b = (xp.broadcast_to(x, lead + x.shape[-2:]) for x in (a, b))
+    if all(x.strides[i] == x.strides[i + 1] * lead[i + 1] for x in (a, b, y) for i in range(len(lead) - 1)):
+        batch(*(x.reshape(math.prod(lead), *x.shape[-2:]) for x in (a, b, y)))
+        return y
     # Stacks along the longest leading axis: merging axes would copy attention's transposed heads.
     longest = lead.index(max(lead))
-    a, b = (xp.moveaxis(xp.broadcast_to(x, lead + x.shape[-2:]), longest, -3) for x in (a, b))
-    out = xp.moveaxis(y, longest, -3)
+    a, b, out = (xp.moveaxis(x, longest, -3) for x in (a, b, y))
     for i in np.ndindex(out.shape[:-3]):
         batch(a[i], b[i], out[i])
     return y
