@@ -12,6 +12,7 @@ COMMANDS = {
     "memory": "where the bytes of a training step are, beside a prediction, and what recompute saves",
     "scaling": "the cost of a token against context, width and depth, beside its formula",
     "scaling-laws": "the loss against parameters and tokens, down to a floor that is known: laws with intervals",
+    "attention": "time and memory of attention against the context, by arrays, by chunks and by the compiled kernel",
     "ranks": "a step on many ranks beside one without messages, and what that says of many GPUs",
     "generate": "new tokens per second beside transformers' and beside the memory's limit",
     "start": "from the start of a process to its first training step",

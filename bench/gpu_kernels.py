@@ -18,7 +18,6 @@ import numpy as np
 
 from bench import floors, ops
 from bench.gpu_sides import CupyClock, TorchClock, card, timed
-from gpt.sizes import entry
 from minigrad import backend, formulas, kernels, using
 from minigrad.backend import asnumpy, dtype_of, is_float, to_device
 from minigrad.fused import attention_sm90_gpu, mlp_gpu, mlp_sm90_gpu
@@ -61,14 +60,13 @@ def rows(sizes, batch, dtype):
     found = {row.name: replace(row, times=1) for row in ops.table_of(sizes, batch, dtype)}
     longer = {**sizes, "block_size": LONG * sizes["block_size"]}
     attention, = (row for row in ops.table_of(longer, max(1, batch // LONG), dtype) if row.name == "attention")
-    (B, T, N, _, _, C, _), e = floors.dimensions(sizes, batch), entry(dtype)
+    (B, T, _, _, _, C, _), names = floors.dimensions(sizes, batch), ops.names_of(sizes, batch, dtype)
     weights = [ops.Arg("weight", shape) for shape in ((C, 4 * C), (4 * C,), (4 * C, C), (C,))]
     middle = ops.Row(mlp, [ops.Arg("activation", (B, T, C)), *weights], torch=torch_mlp,
-                     moved=(e * (14 * N * C + 8 * C * C), e * (23 * N * C + 8 * C * C) + 32 * C * C),
-                     flops=(16 * N * C * C, 32 * N * C * C))
+                     **ops.price("mlp", names))
     stream = ops.Arg("activation", (B, T, C))
     summed = ops.Row(add_layer_norm, [stream, stream, ops.Arg("weight", (C,)), ops.Arg("weight", (C,))],
-                     moved=(4 * e * N * C, 4 * e * N * C), torch=torch_add_layer_norm)
+                     torch=torch_add_layer_norm, **ops.price("add_layer_norm", names))
     return {**found, "attention, long": replace(attention, times=1), "mlp": middle, "add_layer_norm": summed}
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench import floors, step, turns
+from bench.costs import price
 from gpt import GPTConfig
 from gpt.sizes import entry, parameters
 from minigrad import Tensor, backend, pool
@@ -70,14 +71,18 @@ def rows(config, dtype):
     return table_of(*CONFIGS[config], dtype)
 
 
-def table_of(sizes, batch, dtype):
-    """What is measured. Each array counts once each time that it must be read or written, with e bytes an entry.
-
-    Gradients of weights and moments are float32. Of attention's T x T, half is needed. linear_cross_entropy
-    may multiply in either phase; it is booked under forward, where ours does it.
-    """
+def names_of(sizes, batch, dtype):
+    """What the letters in the formulas of bench/costs.py stand for."""
     B, T, N, L, H, C, V = floors.dimensions(sizes, batch)
-    A, P, e = B * H * T * T, parameters(GPTConfig(**sizes)), entry(dtype)
+    return dict(B=B, T=T, N=N, H=H, C=C, D=C // H, V=V, M=B * H * T * T, P=parameters(GPTConfig(**sizes)),
+                s=entry(dtype))
+
+
+def table_of(sizes, batch, dtype):
+    """What is measured, each with its costs (bench/costs.py)."""
+    B, T, N, L, H, C, V = floors.dimensions(sizes, batch)
+    names = names_of(sizes, batch, dtype)
+    P = names["P"]
 
     def x(*shape):
         return Arg("activation", shape)
@@ -88,37 +93,30 @@ def table_of(sizes, batch, dtype):
     def ids(*shape):
         return Arg("integers", shape, V)
 
+    def row(op, args, torch, **params):
+        return Row(op, args, torch=torch, params=params, **price(op.__name__, names))
+
     wide, zeros = Arg("wide", (P,)), Arg("zeros", (P,))
     adam = dict(lr=1e-3, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, step=10)
     blocks = [
-        Row(linear, [x(B, T, C), w(C, 4 * C), w(4 * C)],
-            moved=(e * (5 * N * C + 4 * C * C), e * (6 * N * C + 4 * C * C) + 16 * C * C),
-            flops=(8 * N * C * C, 16 * N * C * C), torch=lambda t, x, w, b: t.nn.functional.linear(x, w.T, b)),
-        Row(matmul, [x(B, H, T, C // H), x(B, H, C // H, T)], moved=(e * (2 * N * C + A), e * (A + 4 * N * C)),
-            flops=(2 * N * T * C, 4 * N * T * C), torch=lambda t, q, k: q @ k),
-        Row(attention, [x(B, T, 3 * C)], moved=(4 * e * N * C, 8 * e * N * C),
-            flops=(2 * N * T * C, 5 * N * T * C), torch=torch_attention, params=dict(n_head=H)),
-        Row(layer_norm, [x(B, T, C), w(C), w(C)], moved=(2 * e * N * C, 3 * e * N * C),
-            torch=lambda t, x, w, b: t.nn.functional.layer_norm(x, w.shape, w, b)),
-        Row(gelu, [x(B, T, 4 * C)], moved=(8 * e * N * C, 12 * e * N * C),
-            torch=lambda t, x: t.nn.functional.gelu(x, approximate="tanh")),
-        Row(relu, [x(B, T, 4 * C)], moved=(8 * e * N * C, 12 * e * N * C), torch=lambda t, x: x.relu()),
-        Row(softmax, [x(B, H, T, T)], moved=(2 * e * A, 3 * e * A), torch=lambda t, x: x.softmax(-1)),
-        Row(dropout, [x(B, T, C)], moved=(2 * e * N * C, 2 * e * N * C),
-            torch=lambda t, x, p, key: t.nn.functional.dropout(x, p), params=dict(p=0.1, key=(0, 0, 0, 0))),
-        Row(add, [x(B, T, C), x(B, T, C)], moved=(3 * e * N * C, 0), torch=lambda t, a, b: a + b),
+        row(linear, [x(B, T, C), w(C, 4 * C), w(4 * C)], lambda t, x, w, b: t.nn.functional.linear(x, w.T, b)),
+        row(matmul, [x(B, H, T, C // H), x(B, H, C // H, T)], lambda t, q, k: q @ k),
+        row(attention, [x(B, T, 3 * C)], torch_attention, n_head=H),
+        row(layer_norm, [x(B, T, C), w(C), w(C)], lambda t, x, w, b: t.nn.functional.layer_norm(x, w.shape, w, b)),
+        row(gelu, [x(B, T, 4 * C)], lambda t, x: t.nn.functional.gelu(x, approximate="tanh")),
+        row(relu, [x(B, T, 4 * C)], lambda t, x: x.relu()),
+        row(softmax, [x(B, H, T, T)], lambda t, x: x.softmax(-1)),
+        row(dropout, [x(B, T, C)], lambda t, x, p, key: t.nn.functional.dropout(x, p), p=0.1, key=(0, 0, 0, 0)),
+        row(add, [x(B, T, C), x(B, T, C)], lambda t, a, b: a + b),
     ]
     return [replace(row, times=L) for row in blocks] + [
-        Row(embedding, [ids(B, T), w(V, C)], moved=(2 * e * N * C, e * N * C + 4 * V * C),
-            torch=lambda t, ids, w: t.nn.functional.embedding(ids, w)),
-        Row(cross_entropy, [x(N, V), ids(N)], moved=(e * N * V, 2 * e * N * V),
-            torch=lambda t, z, y: t.nn.functional.cross_entropy(z, y)),
-        Row(linear_cross_entropy, [x(N, C), w(V, C), ids(N)],
-            moved=(2 * e * N * C + (e + 4) * V * C, 2 * e * N * C + 8 * V * C), flops=(6 * N * V * C, 0),
-            torch=lambda t, x, w, y: t.nn.functional.cross_entropy(x @ w.T, y)),
-        Row(adamw, [Arg("stored", (P,)), wide, zeros, zeros, Arg("rest", (P,)) if e < 4 else None],
-            moved=(28 * P,), torch=torch_adamw, params=adam),
-        Row(sum_of_squares, [wide], moved=(4 * P,), torch=lambda t, g: t.linalg.vector_norm(g)),
+        row(embedding, [ids(B, T), w(V, C)], lambda t, ids, w: t.nn.functional.embedding(ids, w)),
+        row(cross_entropy, [x(N, V), ids(N)], lambda t, z, y: t.nn.functional.cross_entropy(z, y)),
+        row(linear_cross_entropy, [x(N, C), w(V, C), ids(N)],
+            lambda t, x, w, y: t.nn.functional.cross_entropy(x @ w.T, y)),
+        row(adamw, [Arg("stored", (P,)), wide, zeros, zeros, Arg("rest", (P,)) if names["s"] < 4 else None],
+            torch_adamw, **adam),
+        row(sum_of_squares, [wide], lambda t, g: t.linalg.vector_norm(g)),
     ]
 
 

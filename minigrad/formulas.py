@@ -2,7 +2,8 @@
 
     python -m minigrad.formulas              contents, then all pages
     python -m minigrad.formulas layer_norm   one op: signature, formulas, derivation, implementations
-    python -m minigrad.formulas --html DIR   the book as DIR/index.html, its formulas drawn, sources beside them
+    python -m minigrad.formulas --html DIR   the book as DIR/index.html: formulas drawn, sources beside them, every
+                                             gradient checked now, costs, and times on this machine
 """
 import argparse
 import difflib
@@ -89,17 +90,26 @@ def whole_book():
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m minigrad.formulas", description=__doc__.splitlines()[0])
     parser.add_argument("op", nargs="?", help="one op's page; without it, the whole book")
-    parser.add_argument("--html", metavar="DIR", type=Path, help="write DIR/index.html instead of printing")
+    parser.add_argument("--html", metavar="DIR", type=Path, help="write DIR/index.html instead of printing; checks "
+                        "every gradient and exits with 1 if one is wrong")
+    parser.add_argument("--no-speed", action="store_true", help="with --html: leave out the times")
     args = parser.parse_args(argv)
     if args.html:
+        from bench.facts import collect  # measures for a page what bench/ knows how to measure
+
         args.html.mkdir(parents=True, exist_ok=True)
-        (args.html / "index.html").write_text(book.page(chapters()), encoding="utf-8")
-        return
+        measured = collect(not args.no_speed)
+        (args.html / "index.html").write_text(book.page(chapters(), measured), encoding="utf-8")
+        wrong = book.not_right(measured)
+        print(f"{args.html / 'index.html'}: "
+              + (f"wrong gradients: {', '.join(wrong)}" if wrong else "every gradient is right"))
+        return 1 if wrong else 0
     try:
         print(page(args.op) if args.op else whole_book(), flush=True)
     except BrokenPipeError:                               # the reader, head or less, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

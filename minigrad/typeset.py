@@ -6,7 +6,7 @@ The notation is what the docstrings use. A blank between factors is a product an
 stand between formulas. "_" and "^" bind the next factor, as in s_ij, sum_{j<=i}, e^-u and 2^(k + 1), whose braces and
 parentheses are not drawn; a "^" between blanks is an exclusive or. "/" takes the factor before it and the one after it,
 and their parentheses go. A Greek name is its letter, a d before a short name a differential, digits after a name are
-its index, hat is a hat. Whatever else has more than one letter is a word, and upright.
+its index, hat is a hat. Whatever else has more than one letter is a word, and upright; so is layer_norm.
 
     formula  = {item}
     item     = over ["/" over] | operator | blanks
@@ -19,7 +19,8 @@ A root is drawn as a sign and a line above: without a font made for mathematics,
 import re
 from html import escape
 
-TOKEN = re.compile(r"\s+|\d+(?:\.\d+)?(?:e-?\d+)?(?![\w])|0x[0-9A-F]+|[A-Za-z]+\d*|<-|->|<=|>=|//|\+=|\.\.\.?|\S")
+TOKEN = re.compile(r"\s+|[a-z]{3,}_[a-z]{4,}\b|\d+(?:\.\d+)?(?:e-?\d+)?(?![\w])|0x[0-9A-F]+|"
+                   r"[A-Za-z]+\d*|<-|->|<=|>=|//|\+=|\.\.\.?|\S")
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "mu": "μ", "pi": "π", "sigma": "σ",
          "lambda": "λ", "theta": "θ", "phi": "φ", "Phi": "Φ"}
 OPERATORS = {"-": "−", "<-": "←", "->": "→", "<=": "≤", ">=": "≥", "//": "div", "..": "…", "...": "…", "*": "·",
@@ -176,7 +177,7 @@ def name(word):
     """A variable or a word."""
     if found := DIFFERENTIAL.match(word):
         return element("mrow", element("mi", "d", mathvariant="normal"), name(found[1] + found[2]))
-    letters, digits = re.fullmatch(r"([A-Za-z]+)(\d*)", word).groups()
+    letters, digits = re.fullmatch(r"([A-Za-z_]+)(\d*)", word).groups()
     if re.fullmatch("[xyzgpmv]hat", letters):
         one = element("mover", element("mi", letters[0]), element("mo", "^"))
     elif letters in GREEK:

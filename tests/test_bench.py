@@ -608,3 +608,47 @@ def test_what_does_not_compile_is_not_planted():
     at = planted.read(path).index(b"top * v")
     for new, compiles in ((b"top / v", True), (b"top v", False), (b"top.x", False), (b"d[n]", False)):
         assert planted_cuda.compiles_differently(planted.Plant(path, "", at, at + 7, new)) == compiles
+
+
+def test_a_breakage_is_met_by_the_tests_that_import_its_file():
+    near, far = planted.nearest("tok/meter.py", 2)
+    assert "test_meter" in near and "test_scan" in far and not set(near) & set(far)
+    assert "test_fused_basic" in planted.nearest("minigrad/fused/gelu_cpu.py", 2)[1]             # by way of gelu.py
+    assert "train/run.py" in planted.named_in("tests/test_train.py")                             # python -m train.run
+    assert not set(planted.NOT_RUN) & set(planted.nearest("train/run.py", 9)[0])
+    assert {path.split("/")[0] for path in planted.broken_files()} == {"minigrad", "nn", "gpt", "tok", "train"}
+    assert all(planted.nearest(path, planted.REACH) for path in planted.broken_files()), "nobody would notice"
+
+
+def test_what_was_judged_is_not_judged_again_while_it_cannot_have_changed(tmp_path, monkeypatch):
+    file = tmp_path / "judged.jsonl"
+    caught, missed = (planted.Plant("nn/optim.py", "constant", at, at + 1, b"7") for at in (40, 50))
+    record = planted.Record(file)
+    record.add(caught, True, "test_nn", 1.5)
+    record.add(missed, False, "nobody", 2.5)
+    again = planted.Record(file)
+    assert again.find(caught) == (True, "test_nn", 1.5) and again.find(missed) == (False, "nobody", 2.5)
+    assert again.find(caught._replace(new=b"8")) is None
+    monkeypatch.setattr(planted, "project", lambda: "after an edit")
+    changed = planted.Record(file)
+    assert changed.find(caught) and changed.find(missed) is None
+    monkeypatch.setattr(planted, "read", lambda path: b"another text")
+    assert changed.find(caught) is None
+
+
+def test_a_bug_is_judged_in_a_copy(tmp_path, monkeypatch):
+    """The one test file of schedule.py that is asked here notices a sign; the sound copy passes and comes back."""
+    monkeypatch.setattr(planted, "COPIED", ("minigrad", "nn", "tests", "pyproject.toml"))
+    monkeypatch.setattr(planted, "nearest", lambda path, reach: [["test_tiny", "test_broken"]])
+    monkeypatch.setattr(planted, "broken_files", lambda: ["nn/schedule.py"])
+    sandbox, text = planted.Sandbox(tmp_path), planted.read("nn/schedule.py")
+    (sandbox.root / "tests/test_tiny.py").write_text("def test_it():\n    from nn.schedule import cosine_with_warmup\n"
+                                                     "    assert cosine_with_warmup(5, 1.0, 0.1, 10, 100) == 0.6\n")
+    (sandbox.root / "tests/test_broken.py").write_text("def test_it():\n    assert False\n")
+    sign, = (p for p in planted.Finder("nn/schedule.py", text).found if p.operator == "sign" and b"+ 1" in
+             text[p.start:p.start + 3])
+    noticed, by = sandbox.judge(sign)
+    assert noticed and "test_tiny" in by and sandbox.took["test_broken"] is None
+    assert (sandbox.root / "nn/schedule.py").read_bytes() == text
+    monkeypatch.setattr(planted, "nearest", lambda path, reach: [["test_broken"]])
+    assert sandbox.judge(sign) == (False, "nobody")
