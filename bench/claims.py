@@ -61,6 +61,11 @@ def column(title, n):
     return rf"^{title} +" + r"\S+ +" * (n - 1) + r"([\d.]+)"
 
 
+def power(side, n):
+    """The n-th power that bench attention finds for a side."""
+    return rf"^{side} +" + r"[\d.]+ ± [\d.]+ +" * (n - 1) + r"([\d.]+) ±"
+
+
 SAME = Tolerance(0.99, 1.01, "seed and formulas decide it; other processors round other last bits")
 EXACT = Tolerance(0.999, 1.001, "counted, not timed")
 ROUNDING = Tolerance(0, 10, "the largest of many rounding errors: ten times as much is still rounding")
@@ -72,6 +77,7 @@ MEMORY = Tolerance(0.85, 1.15, "what the system gave the process, libraries of o
 PERCENT = Tolerance(0.9, 1.1, "a rounded percentage of counted bytes")
 CHANCE = Tolerance(0, 3, "how far two runs part once they have parted is chance")
 ROUNDED = Tolerance(0.98, 1.02, "float32's loss after as few steps; there it falls fast, and runs that round part")
+POWER = Tolerance(0.85, 1.15, "the slope of a line through few points, the shortest of which cost a call")
 TIMED = Tolerance(0.4, 1.6, "a difference of times: few percent of what moves by many")
 TINY = Tolerance(0, 4, "a share of a thousandth, of times on a shared machine")
 OTHER = Tolerance(0.95, 2, "other code has other places to break")
@@ -90,6 +96,7 @@ RUNS = {                    # in this order; --short ends when its time is over
     "step": Run(f"python -m bench step {FEW}", ("torch",)),
     "survive": Run("python -m bench survive --short"),
     "start": Run("python -m bench start --rounds 1", ("torch",)),
+    "attention": Run("python -m bench attention --short --out {folder}/attention"),
     "ladder": Run("python -m bench ladder"),
     "char": Run("python -m bench step --config char --rounds 2 --steps 1", ("torch",)),
     "torch": Run("python -m pytest -q tests/test_against_torch.py", ("torch",)),
@@ -188,7 +195,7 @@ ROWS = (
         gpt2_mb("2632", FLOAT32, 6, MEMORY), gpt2_mb("2548", BF16, 6, MEMORY),
         gpt2_mb("3112", PLAIN, 6, MEMORY), gpt2_mb("3036", ANY, 6, MEMORY), *faster("gpt2", (6.3, 4.3), (3.4, 2.2)))),
     Row("GPT-2 124M on one H200", (),
-        {"570,000 115 49 2.11 535,000 414,000 19.8 34.9 71.6": GPU}),
+        {"623,000 105 54 2.11 534,000 530,000 413,000 21.8 34.9 34.9 71.6": GPU}),
     Row("the matrix products alone", (
         char("101", FLOAT32, 4, SHARE), gpt2_mb("105", FLOAT32, 4, SHARE),
         char("88", BF16, 4, SHARE), gpt2_mb("101", BF16, 4, SHARE),
@@ -276,7 +283,14 @@ ROWS = (
     Row("from the start of a process", (
         Claim("1.0", "start", column("ours, cached kernels, first step", 1), SPEED),
         Claim("2.9", "start", column("PyTorch eager, first step", 1), THEIRS),
-        Claim("1.5", "start", column("import torch", 1), THEIRS))),
-    Row("compiling all kernels", (Claim("32", "start", r"that the step needs: ([\d.]+) s", SPEED),)),
+        Claim("1.5", "start", column("import torch", 1), THEIRS),
+        Claim("32", "start", r"that the step needs: ([\d.]+) s", SPEED))),
+    Row("attention, 2 heads of 64", (
+        Claim("1.99", "attention", power("flash", 1), POWER),
+        Claim("1.03", "attention", power("flash", 2), POWER),
+        Claim("2.03", "attention", power("naive", 1), POWER),
+        Claim("1.93", "attention", power("naive", 2), POWER),
+    ), {"0.02 0.02 0.04 0.03": "how far points lie from their line, which the load decides",
+        "1.12 1.20 0.20 0.38": "from the points of the same run, at more lengths than --short has"}),
     Row("what `import minigrad` adds", (Claim("0.014", "import", r"\b(\d+) passed", PASSES, 1),)),
 )

@@ -23,7 +23,7 @@ from minigrad import backend
 # attention, and for small models the launches.
 EXPECTED = {"gpt2": 0.85, "gpt2-medium": 0.85, "char": 0.5}
 PADDED = 50304           # GPT-2's 50257 tokens, rounded up to a multiple of 128 as everybody does in training
-LR = 3e-4
+LR, WARM = 3e-4, 50      # reached after so many steps: begun with, it makes losses jump, and then each run is another
 
 
 def sizes_of(preset):
@@ -36,6 +36,11 @@ def traffic(sizes, batch, dtype):
     twice by the loss, and written as gradients: on a GPU they are more than a cache holds."""
     logits = batch * sizes["block_size"] * sizes["vocab_size"] * entry(dtype)
     return floors.traffic(sizes, batch, dtype) + 4 * logits
+
+
+def rate(taken):
+    """The learning rate of the step after so many."""
+    return LR * min(1.0, (taken + 1) / WARM)
 
 
 def text(vocab_size, batch, T, seed=0):
@@ -92,8 +97,8 @@ class Ours(Training):
 
     def step(self, x, y):
         from train.step import train_step
-        found = train_step(self.model, self.opt, [(x, y)], LR, self.taken, self.config, self.scale, late=True,
-                           graph=self.graph)
+        found = train_step(self.model, self.opt, [(x, y)], rate(self.taken), self.taken, self.config, self.scale,
+                           late=True, graph=self.graph)
         self.taken += 1
         return lambda: found()[0]
 
@@ -109,7 +114,7 @@ class PyTorch(Training):
         from bench.torch_gpt2 import copy_of
         from gpt import GPT, GPTConfig
         self.clock, self.text = TorchClock(), text(sizes["vocab_size"], batch, sizes["block_size"])
-        self.torch, self.dtype = torch, getattr(torch, dtype)
+        self.torch, self.dtype, self.taken = torch, getattr(torch, dtype), 0
         torch.set_float32_matmul_precision("high")
         self.model = copy_of(GPT(GPTConfig(**sizes))).to(self.clock.device)
         self.opt = torch.optim.AdamW(self.model.decay_groups(), lr=LR, betas=(0.9, 0.95), fused=True)
@@ -126,6 +131,9 @@ class PyTorch(Training):
         with self.attention(), self.torch.autocast(self.clock.device, self.dtype, enabled=half):
             loss = self.loss(x, y)
         self.scaler.scale(loss).backward()
+        for group in self.opt.param_groups:
+            group["lr"] = rate(self.taken)
+        self.taken += 1
         self.scaler.unscale_(self.opt)
         self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.scaler.step(self.opt)
