@@ -44,13 +44,14 @@ EXEMPT = [
     (r"^ *float part\[K / 8\]\[4\];", "room in registers"),
     (r"(?<=2 << log )<=(?= p\.units)|(?<=\* most )<=(?= warps\))", "into how many parts a pair of outputs is cut"),
     (r"if \(q > 4 \* m\.L\) return;", "spares asking for weights that nobody takes"),
-    (r"if \(i >= n\) continue;|(?<= i )<(?= n; i \+= 128\))", "entries behind the end of a row count for nothing"),
+    (r"(?<=v\[a\]\[j\] = )0\.0f;(?=\n *if \(i >= n\))|if \(i >= n\) continue;|(?<= i )<(?= n; i \+= 128\))|"
+     r"(?<= i \+ j )<(?= n \? float)|\bi < left(?= \? look)", "entries behind a row or a head count for nothing"),
     (r"if \(b >= rows\) break;", "spares rows that are not there"),
     (r"(?<=if \()parts > 1(?=\))|if \(!all\)(?= let_others)", "spares a barrier, or a turn"),
     (r"lane % 2 == 0(?= && r < rows)|if \(lane == 0\)(?= own\[D\])", "which lane writes what several have"),
     (r"(?<=< last) && left > 0(?=\))|(?<=while \(j0 )<(?= last\))", "spares keys that count for nothing"),
     (r"(?<=if \()q % 2 == 0(?=\)\n)", "spares a norm that nobody takes"),
-    (r"(?<=k < )32(?=; k \*= 2)", "a shuffle from 32 lanes away reaches nobody"),
+    (r"(?<=[kn] < )32(?=; [kn] \*= 2)", "a shuffle from 32 lanes away reaches nobody"),
     (r"^#define (ARGUMENTS|UNPACK).*(\\\n.*)*", "names in an order"),
 ]
 SYMMETRIC = {"min", "max", "fmaxf", "fminf", "combine", "__umulhi"}

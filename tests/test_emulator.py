@@ -102,6 +102,7 @@ def test_blocks_that_run_together_hear_each_other(backwards, early):
     ("if (threadIdx.x == 9) return; __syncthreads();", r"waits in __syncthreads for ever: thread \(9, 0, 0\) has left"),
     ("x[(i + 64) % n] = v;", "race at byte .* of the array of argument 0"),
     ("sent[t * n + i] = v;", "race at byte .* of the array of argument 1: written"),
+    ("put(sent + t * n + i, 0);", "tells a word where there is one, which others may want"),
     ("x[i] = sent[t * n + i];", "race at byte .* of the array of argument"),
     ("own[threadIdx.x ^ 32] = v;", "race at byte .* of the __shared__ arrays|by an asynchronous copy"),
 ])

@@ -24,6 +24,9 @@ template<int LEFT> void wait_copies() { cuemu::wait_copies(LEFT); }
 constexpr uint32_t NOTHING = ~0u;
 CUEMU_SILENT inline void put(float* to, uint32_t word) {
     cuemu::touch(to, 4, cuemu::ATOMIC);
+    uint32_t before;
+    memcpy(&before, to, 4);
+    if (before != NOTHING && word != NOTHING) cuemu::fault("tells a word where there is one, which others may want");
     memcpy(to, &word, 4);
     cuemu::told();
 }

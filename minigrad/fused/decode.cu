@@ -157,7 +157,7 @@ __device__ void embedded(const Model& m, int row, int i, int n, float (&v)[4]) {
 __device__ void stage(const Model& m, int q, int first, int rows, int n, const float* g, float* x) {
     int width = m.width(), quads = m.padded(n, UNIT) / 4, stride = m.padded(n, 4), lane = threadIdx.x % 32;
     int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    bool keeps = q % 2 == 0 && q < 4 * m.L && blockIdx.x == 0;
+    bool keeps = q < 4 * m.L && blockIdx.x == 0;
     float* source = q == 0 ? nullptr : q % 4 == PROJECT ? m.attended(q / 4) : m.out(q - 1);
     __syncthreads();                                        // what was there has been used
     for (int r = warp % rows; r < rows; r += warps) {       // by so many warps of which this is number warp / rows
@@ -343,9 +343,8 @@ template<bool WHOLE> __device__ __forceinline__ void attend(const Model& m, int 
     if (warp == 0 && group == 0) {
         store(m.k + start + (long long)last * D, k, left);
         store(m.v + start + (long long)last * D, y, left);
-    } else {                                                // it is counted once
-        most = -INFINITY, sum = 0.0f;
-        for (int i = 0; i < PACK; i++) y[i] = 0.0f;
+    } else {
+        most = -INFINITY;                                   // it is counted once: elsewhere its weight is 0
     }
     while (j0 < last) {
         float scores[AHEAD], highest = most;
