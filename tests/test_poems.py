@@ -96,7 +96,8 @@ def test_a_poem_begins_with_what_is_asked_for(tokenizer):
     (CHAUPAI, "<lines=1><left=16>मंगल<left=12> भवन<left=9> अमंगल<left=4> हारी<left=0>।"
               "<left=16> द्रवउ<left=13> सुदसरथ<left=8> अजिर<left=5> बिहारी<left=0>॥"),
     ("रहिमन धागा प्रेम का, मत तोरो चटकाय।\nटूटे पे फिर ना जुरे, जुरे गाँठ परी जाय॥",
-     "<lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,<left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।"
+     "<lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,"
+     "<left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।"
      "\n<lines=1><left=13>टूटे<left=9> पे<left=7> फिर<left=5> ना<left=3> जुरे<left=0>,"
      "<left=11> जुरे<left=9> गाँठ<left=6> परी<left=3> जाय<left=0>॥"),
     ("राम॥", "<lines=1>राम॥"), ("\u093fराम\nराम", "<lines=2>\u093fराम\n<lines=1>राम"), ("", "<lines=1>")])
@@ -121,15 +122,16 @@ def test_counts_are_those_of_some_reading(text, more):
     assert lines == [n for n in range(verse.count("\n") + 1, 0, -1) if n <= poems.MOST]
     for before, word, after in re.findall(rf"(?=<left=(\d+)>[^<]*?({poems.WORD.pattern})<left=(\d+)>)", counted):
         assert int(before) - int(after) in {*matras(word, "savaiya"), len(scan_word(word)), len(scan_word(word)) - 1}
-    for part in re.findall(r"<left=(\d+)>(?=[^<>]*[।॥,\n!]|$)", counted):
-        assert part
+    for line in counted.split("\n"):
+        ends = re.findall(r"<left=(\d+)>(?=[।॥])", line)
+        assert set(ends) <= {"0"}
 
 
 def test_prose_is_counted_in_parts_of_at_most_sixteen():
     text = poems.counted_prose("मैं 12 घर गया, English और उसने कहा कि राम-नाम बड़ा है।\n\nहाँ")
     assert poems.plain(text) == poems.clean("मैं घर गया, और उसने कहा कि राम-नाम बड़ा है।\nहाँ")
-    assert text == ("<left=7>मैं<left=5> घर<left=3> गया<left=0>,<left=14> और<left=11> उसने<left=7> कहा<left=4> कि<left=3> राम"
-                    "<left=0>-<left=8>नाम<left=5> बड़ा<left=2> है<left=0>।\n<left=2>हाँ<left=0>")
+    assert text == ("<left=7>मैं<left=5> घर<left=3> गया<left=0>,<left=14> और<left=11> उसने<left=7> कहा<left=4> कि<left=3>"
+                    " राम<left=0>-<left=8>नाम<left=5> बड़ा<left=2> है<left=0>।\n<left=2>हाँ<left=0>")
     assert poems.counted_prose("\u093f\u093f") == ""
 
 
@@ -287,7 +289,8 @@ def test_control_tokens_are_tokens_in_the_shards(folder):
     for name in ("val", "test"):
         for p in poems.read(folder, name):
             asked = {key: getattr(p, key) for key in poems.KEYS if getattr(p, key) in known[key]}
-            assert p.text == poems.control(asked) + poems.counted(p.verse) and p.theme_from == ("given" if p.theme else "")
+            assert p.text == poems.control(asked) + poems.counted(p.verse)
+            assert p.theme_from == ("given" if p.theme else "")
     said = [len(poems.CONTROL.findall(poems.plain(p.text))) for p in poems.read(folder, "train")]
     assert len(set(said)) > 2 and 3.3 < np.mean(said) < 3.9                      # each of four, nine times in ten
     found = [Shard(path.parent, "val", tokenizer) for path in (folder / "shards").glob("*/val.bin")]

@@ -150,12 +150,13 @@ def measured(verse, given=""):
 COUNTS = [*(token("lines", n) for n in range(1, MOST + 1)), *(token("left", n) for n in range(MOST + 1))]
 
 
-def counted(verse, known=COUNTS, left=None):
-    """A verse with the counts that are known as tokens. left: as left_in() gives it, which it does without."""
+def counted(verse, known=COUNTS, left=None, in_all=None):
+    """A verse with the counts that are known as tokens. left: as left_in() gives it, which it does without. in_all:
+    how many lines, if the verse has not ended."""
     left, found = iter(left_in(verse) if left is None else left), []
     lines = verse.split("\n")
     for k, line in enumerate(lines):
-        found += ["\n" * (k > 0), token("lines", len(lines) - k)]
+        found += ["\n" * (k > 0), token("lines", (in_all or len(lines)) - k)]
         end = 0
         for word, (before, after) in zip(WORD.finditer(line), left):
             gap = line[end:word.start()]
