@@ -190,14 +190,17 @@ def left_in(verse):
         verdict = None
     if not verdict or not verdict.nearest:
         return [(None, None)] * len(WORD.findall(verse))
-    found, form = [], verdict.nearest
+    found, form, places = [], verdict.nearest, [*WORD.finditer(verse)]
     for i, padas in groupby(verdict.padas, lambda pada: pada.line):
         for pada, part in zip(padas, form.lines[i % len(form.lines)]):
             weights = [".LG".index(mark) if form.unit == "matras" else mark != "." for mark in pada.reading]
             lengths, at = [], 0
             for word in words(pada.text):
                 lengths.append(sum(weights[at:(at := at + len(scan_word(word)))]))
-            found += _counting(lengths) if sum(lengths) in part.counts else [(None, None)] * len(lengths)
+            own = places[len(found):len(found) + len(lengths)]
+            apart = forms.END.search(verse, own[0].start(), own[-1].end())       # it was read across the end of a line
+            fits = sum(lengths) in part.counts and not apart
+            found += _counting(lengths) if fits else [(None, None)] * len(lengths)
     return found
 
 
