@@ -20,6 +20,7 @@ from itertools import count
 from tok.composer import Composer
 from tok.meter import END, FORMS, divided, named, rhyme
 from train import poems
+from train.aloud import Aloud
 from train.poetry_write import Asked, Poet
 
 SHARE, COST, ASK = 0.995, 1.3, 1.0                         # lines that scan, times free, ms
@@ -34,7 +35,7 @@ def show_decoding(folder, verses, rows, temperature):
     for form in dict.fromkeys(form.name for form in FORMS if form.name.replace(" ", "-") in poet.controls["form"]):
         asked = Asked(form.replace(" ", "-"), temperature=temperature)
         start = time.perf_counter()
-        writer = poet.composer(form, asked.rules, asked.lines, asked.rhyme)
+        writer = poet.composer(form, asked.rules, asked.lines, asked.rhyme).composer
         tables = time.perf_counter() - start
         kept, free = measured(poet, asked, verses, rows)
         kept |= {"ask": asking(poet, form, kept.pop("ids")), "tables": tables}
@@ -86,14 +87,14 @@ def measured(poet, asked, verses, rows):
 
 def asking(poet, form, verses):
     """Milliseconds a token in which a composer that remembers nothing says what may come, over these verses."""
-    writer, seconds, tokens = Composer(poet.vocabulary, form), 0.0, 0
+    writer, seconds, tokens = Aloud(Composer(poet.vocabulary, form), poet.tokenizer), 0.0, 0
     for ids in verses:
-        progress = writer.begin()
+        progress, said = writer.composer.begin(), ()
         for i in ids:
             start = time.perf_counter()
-            if not writer.complete(progress):
-                writer.allowed(progress)
-                progress = writer.after(progress, i)
+            if not writer.composer.complete(progress):
+                writer.allowed(progress, said)
+                progress, said = writer.after(progress, said, i)
             seconds += time.perf_counter() - start
             tokens += 1
     return 1e3 * seconds / tokens

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import tok
 from tok import HindiTokenizer
 from tok.meter import FORMS
+from tok.scansion import matras, scan_word
 from train import near, poems, poetry, poetry_prepare, poetry_train, themes, verse
 from train.checkpoint import best, steps
 from train.data import END, SPLITS, Shard
@@ -87,6 +88,51 @@ def test_a_poem_begins_with_what_is_asked_for(tokenizer):
                         ({"size": "big"}, "one of form, meter")):
         with pytest.raises(ValueError, match=says):
             poems.begin(tokenizer, **asked)
+
+
+# --------------------------------------------------------------------------------------------------------------- counts
+
+@pytest.mark.parametrize("verse, want", [
+    (CHAUPAI, "<lines=1><left=16>मंगल<left=12> भवन<left=9> अमंगल<left=4> हारी<left=0>।"
+              "<left=16> द्रवउ<left=13> सुदसरथ<left=8> अजिर<left=5> बिहारी<left=0>॥"),
+    ("रहिमन धागा प्रेम का, मत तोरो चटकाय।\nटूटे पे फिर ना जुरे, जुरे गाँठ परी जाय॥",
+     "<lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,"
+     "<left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।"
+     "\n<lines=1><left=13>टूटे<left=9> पे<left=7> फिर<left=5> ना<left=3> जुरे<left=0>,"
+     "<left=11> जुरे<left=9> गाँठ<left=6> परी<left=3> जाय<left=0>॥"),
+    ("राम॥", "<lines=1>राम॥"), ("\u093fराम\nराम", "<lines=2>\u093fराम\n<lines=1>राम"), ("", "<lines=1>")])
+def test_counted_aloud(verse, want):
+    assert poems.counted(verse) == want and poems.plain(want) == verse
+
+
+def test_a_part_that_does_not_fit_has_no_counts():
+    lines = poems.counted(f"{CHAUPAI}\nमंगल भवन हारी। द्रवउ सुदसरथ अजिर बिहारी॥").split("\n")
+    assert lines[1] == "<lines=1>मंगल भवन हारी।<left=16> द्रवउ<left=13> सुदसरथ<left=8> अजिर<left=5> बिहारी<left=0>॥"
+
+
+@given(st.lists(st.lists(st.sampled_from([*FOUND, "तेहिं", "सोइ", "हनुमानहि", "ऽ", "भगवान्"]), min_size=1, max_size=6).map(
+    " ".join), min_size=1, max_size=40).map("।\n".join), st.sampled_from([f" {CHAUPAI}", "", ", राम-नाम!"]))
+def test_counts_are_those_of_some_reading(text, more):
+    """They go in and out again; and what a word takes of them it can weigh under S2, or it is an akshara each."""
+    verse = poems.clean(text + more)
+    counted = poems.counted(verse)
+    assert poems.plain(counted) == verse
+    assert all(poems.counted(verse, known) == poems.plain(counted) for known in ((), {"राम"}))
+    lines = [int(n) for n in re.findall("<lines=(.+?)>", counted)]
+    assert lines == [n for n in range(verse.count("\n") + 1, 0, -1) if n <= poems.MOST]
+    for before, word, after in re.findall(rf"(?=<left=(\d+)>[^<]*?({poems.WORD.pattern})<left=(\d+)>)", counted):
+        assert int(before) - int(after) in {*matras(word, "savaiya"), len(scan_word(word)), len(scan_word(word)) - 1}
+    for line in counted.split("\n"):
+        ends = re.findall(r"<left=(\d+)>(?=[।॥])", line)
+        assert set(ends) <= {"0"}
+
+
+def test_prose_is_counted_in_parts_of_at_most_sixteen():
+    text = poems.counted_prose("मैं 12 घर गया, English और उसने कहा कि राम-नाम बड़ा है।\n\nहाँ")
+    assert poems.plain(text) == poems.clean("मैं घर गया, और उसने कहा कि राम-नाम बड़ा है।\nहाँ")
+    assert text == ("<left=7>मैं<left=5> घर<left=3> गया<left=0>,<left=14> और<left=11> उसने<left=7> कहा<left=4> कि<left=3>"
+                    " राम<left=0>-<left=8>नाम<left=5> बड़ा<left=2> है<left=0>।\n<left=2>हाँ<left=0>")
+    assert poems.counted_prose("\u093f\u093f") == ""
 
 
 # --------------------------------------------------------------------------------------------------------------- themes
@@ -216,7 +262,10 @@ def test_every_poem_but_copies_is_in_one_split(folder):
     assert sorted(ids) == sorted(want) and "copy" not in " ".join(ids)
     assert 0.7 < len(found["train"]) / len(ids) < 0.9 and min(map(len, found.values())) > 10
     for name, some in found.items():
-        assert [p.verse for p in some] == texts(folder, f"verse/{name}.jsonl")
+        aloud = texts(folder, f"verse/{name}.jsonl")
+        assert [p.verse for p in some] == [poems.plain(text) for text in aloud[:len(some)]]
+        exercises = aloud[len(some):]
+        assert bool(exercises) == (name == "train") and all("<left=16>" in text for text in exercises)
 
 
 def test_no_variant_crosses_the_split(folder):
@@ -240,11 +289,13 @@ def test_control_tokens_are_tokens_in_the_shards(folder):
     for name in ("val", "test"):
         for p in poems.read(folder, name):
             asked = {key: getattr(p, key) for key in poems.KEYS if getattr(p, key) in known[key]}
-            assert p.text == poems.control(asked) + p.verse and p.theme_from == ("given" if p.theme else "")
-    said = [len(poems.CONTROL.findall(p.text)) for p in poems.read(folder, "train")]
+            assert p.text == poems.control(asked) + poems.counted(p.verse)
+            assert p.theme_from == ("given" if p.theme else "")
+    said = [len(poems.CONTROL.findall(poems.plain(p.text))) for p in poems.read(folder, "train")]
     assert len(set(said)) > 2 and 3.3 < np.mean(said) < 3.9                      # each of four, nine times in ten
     found = [Shard(path.parent, "val", tokenizer) for path in (folder / "shards").glob("*/val.bin")]
-    want = [poems.begin(tokenizer, p.verse, **dict(poems.CONTROL.findall(p.text))) for p in poems.read(folder, "val")]
+    want = [poems.begin(tokenizer, poems.counted(p.verse), **dict(poems.CONTROL.findall(poems.plain(p.text))))
+            for p in poems.read(folder, "val")]
     ids = [*(i for row in want for i in row), tokenizer.special[END]]
     assert [shard.tokens.tolist() for shard in found].count(ids) == 1
 

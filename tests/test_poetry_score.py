@@ -63,8 +63,12 @@ def test_the_likelihood_of_rows_is_that_of_the_model():
         z = model(np.array([ids[:-1]])).data[0].astype(float)
         logs = z - np.log(np.exp(z).sum(-1, keepdims=True))
         nats -= sum(logs[i - 1, ids[i]] for i in range(first, len(ids)))
-    rows = Rows(rows, 8)
-    assert evaluate(model, rows)[0] * rows.tokens == pytest.approx(nats, rel=1e-5)
+    scored, given = Rows(rows, 8), Rows(rows, 8, {3, 7})
+    assert evaluate(model, scored)[0] * scored.tokens == pytest.approx(nats, rel=1e-5)
+    for ids, k in ([1, 2, 3, 4], 2), ([5, 6, 7], 2):                            # 3 and 7 are read, and cost nothing
+        z = model(np.array([ids[:k]])).data[0, -1].astype(float)
+        nats += z[ids[k]] - np.log(np.exp(z).sum())
+    assert evaluate(model, given)[0] * given.tokens == pytest.approx(nats, rel=1e-5) and given.tokens == 2
 
 
 def test_bits_of_the_model_and_of_the_peer_are_of_the_same_aksharas(folder, scored):
@@ -72,7 +76,8 @@ def test_bits_of_the_model_and_of_the_peer_are_of_the_same_aksharas(folder, scor
     assert found["aksharas"] == sum(len(re.findall("[क-ह]़?(?:्[क-ह]़?)*्?|[अ-औ]", p.verse)) for p in test)
     peer = kneser_ney.KneserNey([p.verse for p in poems.read(folder, "train")])
     assert found["Kneser-Ney"]["bits"] == pytest.approx(peer.bits([p.verse for p in test]) / found["aksharas"])
-    for told in ("told nothing", "told what it is"):
+    assert found["told its counts too"]["bits"] < found["told what it is"]["bits"]           # there they have a price
+    for told in ("told nothing", "told what it is", "told its counts too"):
         row, tokenizer = found[told], poems.model_of(folder).tokenizer
         assert row["tokens"] == sum(len(tokenizer.encode(p.verse)) + 1 for p in test)    # and the end, no controls
         assert row["bits"] * found["aksharas"] == pytest.approx(row["tokens"] * math.log2(row["perplexity"]))

@@ -1,5 +1,6 @@
 """Verse on demand: what is asked is kept, candidates are ranked, the seed decides, lines are answered."""
 import io
+import re
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ from gpt import GPT, GPTConfig
 from tok import HindiTokenizer
 from tok.hindi import aksharas
 from tok.meter import Line, divided, line_of, meter, named, rhyme
-from train import poetry, verse
+from train import poems, poetry, verse
 from train.data import END
 from train.poetry_write import Asked, Poet, answered
 from train.text import GPT2
@@ -19,18 +20,18 @@ CONTROLS = ["<form=chaupai>", "<form=doha>", "<form=pad>", "<meter=16>", "<meter
 
 
 @cache
-def gpt2():
+def gpt2(counts=False):
     """A model that has learned nothing, and so writes every text another way."""
-    tokenizer = HindiTokenizer.train(verse.corpus(300, 0), 700, special_tokens=[END, *CONTROLS])
+    tokenizer = HindiTokenizer.train(verse.corpus(300, 0), 700, special_tokens=[END, *CONTROLS, *poems.COUNTS * counts])
     model, rng = GPT(GPTConfig(tokenizer.vocab_size, 48, 2, 2, 16), seed=0), np.random.default_rng(0)
     for p in model.parameters():
         p.data = p.data + rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.2)
     return GPT2(model.eval(), tokenizer)
 
 
-@pytest.fixture(scope="module")
-def poet():
-    return Poet(gpt2())
+@pytest.fixture(scope="module", params=[False, True], ids=["", "counting"])
+def poet(request):
+    return Poet(gpt2(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_candidates_are_ranked_and_the_seed_decides(poet):
 
 
 def test_log_probability_is_the_models_own(poet):
-    """The sum over the new tokens, its end included, as the model gives it without any constraint."""
+    """The sum over the new tokens, its end included and counts not, as the model gives it without any constraint."""
     asked = Asked("chaupai", prompt="मंगल भवन")
     (written,), (*_, begun) = poet.write(asked), poet.begin(asked)
     ids = poet.begin(asked)[2]
@@ -88,10 +89,31 @@ def test_log_probability_is_the_models_own(poet):
     expected = 0.0
     for i in new[:47 - len(ids)]:                            # as far as the model sees all
         z = z.astype(np.float64)
-        expected += z[i] - z.max() - np.log(np.exp(z - z.max()).sum())
+        expected += (z[i] - z.max() - np.log(np.exp(z - z.max()).sum())) * (i not in poet.counts)
         z = poet.decoder.step(np.array([i]))[0]
     so_far = [total for (_, _, total), in poet.stream(asked)][len(new[:47 - len(ids)]) - 1]
     assert abs(so_far - expected) < 1e-3 * abs(expected)
+
+
+@pytest.mark.parametrize("asked", [Asked(), Asked("chaupai", lines=4, prompt="मंगल भवन अमंगल हारी। द्रवउ सुद"), Asked(
+    "doha", prompt="रहिमन धागा प्रेम का,"), Asked("doha", prompt="रहिमन धागा प्रेम का, मत तोरो चटकाय।\n", lines=4)])
+def test_a_model_that_counts_is_told_the_counts(asked):
+    """Prompt and verse together are the verse counted aloud, by the readings that the model took."""
+    poet = Poet(gpt2(True))
+    verse, prompt = poet.begin(asked)[-1], poet.begin(asked)[2]
+    names = [name for i, name in poet.counts.items()]
+    for row in range(3):
+        *_, ((_, new, _),) = poet.stream(asked._replace(seed=row))
+        ids = [i for i in [*prompt, *new] if i not in {poet.end, *(poet.tokenizer.special[name] for name in CONTROLS)}]
+        told, text = poet.tokenizer.decode(ids), verse + poet.text(new)
+        assert poems.plain(told) == text
+        bare, want = re.sub(r"\d+", "", told), re.sub(r"\d+", "", poems.counted(text, names))
+        assert bare.replace("<left=><left=>", "<left=>") == want.replace("<left=><left=>", "<left=>")
+        assert re.findall(r"<lines=\d+>", told) == re.findall(r"<lines=\d+>", poems.counted(text, names))
+        for line in told.split("\n"):
+            counts = [int(n) for n in re.findall(r"<left=(\d+)>", line)]
+            wholes = [n for n, before in zip(counts, [0, *counts]) if n > before]
+            assert counts[-1] == 0 and wholes == {"doha": [13, 11], "chaupai": [16, 16]}[asked.form]
 
 
 def test_free_verse_is_free(poet):

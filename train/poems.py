@@ -13,16 +13,30 @@ some training poems they are, so that a model can be asked with some of them. Th
 
 The text is in the normal form of tok.hindi, a line of verse on each of its lines, and has no characters but Devanagari,
 spaces and the signs in KEPT: nothing in it can be read as a control token.
+
+A poem that a model learns from is counted aloud, as beginners do it on their fingers. No token says how many matras it
+has, so how long a line is would have to be learned of whole lines; told what is left after each word, a model only has
+to know how long words are:
+
+    <lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,<left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।
+
+    lines     at the beginning of a line, how many there are from this one on
+    left      at the beginning of a part and after each word, how much the part has left, in the unit of the form that
+              tok.meter finds nearest: by the reading with which it makes the part fit, so a part ends at 0. In parts
+              that do not count as the form wants there are none
+
+counted() puts these tokens in and plain() takes them out. A model writes them itself; they are no part of its verse.
 """
 import json
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from minigrad.check import expect
 from tok import meter as forms
 from tok.hindi import normalize
-from tok.scansion import VOWEL_OF, WORD
+from tok.scansion import VOWEL_OF, WORD, matras, scan_word, words
 from train.data import END, SPLITS
 from train.text import GPT2
 
@@ -31,6 +45,8 @@ FREE = "free"                                              # the meter of a poem
 VAGUE = {"", "chhand", "kavitt", "doha_or_sortha", "unknown"}            # forms that are many meters, or unclear
 KEPT = ",;!?—।॥-"
 CONTROL = re.compile(r"<(\w+)=([^<>]+)>")
+MOST = 32                                                  # there is no token for more lines, nor for more left
+COUNT = re.compile(r"<(?:lines|left)=\d+>")
 _OTHER = re.compile(rf"[^\u0900-\u0963\u0970-\u097f{re.escape(KEPT)} \n]+")
 
 
@@ -108,7 +124,8 @@ def begin(tokenizer, verse="", **asked):
         expect(key in KEYS, "controls", repr(key), f"one of {', '.join(KEYS)}")
         expect(not what or what in known[key], f"--{key}", repr(what), f"one of {', '.join(known[key]) or 'none'}")
     names = [token(key, asked[key]) for key in KEYS if asked.get(key)]
-    return [tokenizer.special[END], *(tokenizer.special[name] for name in names), *tokenizer.encode(verse)]
+    ids = [tokenizer.special[name] for name in (END, *names)]
+    return [*ids, *tokenizer.encode(verse, {*counts(tokenizer).values()})]
 
 
 def meter_tag(form):
@@ -126,6 +143,91 @@ def measured(verse, given=""):
     if not verdict.form:
         return value(given) or "verse", FREE
     return value(verdict.form if given in VAGUE else given), meter_tag(verdict.nearest)
+
+
+# --------------------------------------------------------------------------------------------------------------- counts
+
+COUNTS = [*(token("lines", n) for n in range(1, MOST + 1)), *(token("left", n) for n in range(MOST + 1))]
+
+
+def counted(verse, known=COUNTS, left=None, in_all=None):
+    """A verse with the counts that are known as tokens. left: as left_in() gives it, which it does without. in_all:
+    how many lines, if the verse has not ended."""
+    left, found = iter(left_in(verse) if left is None else left), []
+    lines = verse.split("\n")
+    for k, line in enumerate(lines):
+        found += ["\n" * (k > 0), token("lines", (in_all or len(lines)) - k)]
+        end = 0
+        for word, (before, after) in zip(WORD.finditer(line), left):
+            gap = line[end:word.start()]
+            signs = gap.rstrip(" ")                        # the space belongs to the word behind it
+            found += [signs, *_left(before), gap[len(signs):], word[0], *_left(after)]
+            end = word.end()
+        found.append(line[end:])
+    return "".join(piece for piece in found if piece in known or not COUNT.fullmatch(piece))
+
+
+def counts(tokenizer):
+    """{the id of each count that this tokenizer has a token for: its name}."""
+    return {i: name for name, i in tokenizer.special.items() if COUNT.fullmatch(name)}
+
+
+def _left(n):
+    return [] if n is None else [token("left", n)]
+
+
+def plain(text):
+    """A text without its counts."""
+    return COUNT.sub("", text)
+
+
+def left_in(verse):
+    """For each word of a verse (what the part that it opens has left before it, what that has left after it); None
+    where there is nothing to say."""
+    try:
+        verdict = forms.meter(verse)
+    except ValueError:                                     # a text that cannot be scanned
+        verdict = None
+    if not verdict or not verdict.nearest:
+        return [(None, None)] * len(WORD.findall(verse))
+    found, form, places = [], verdict.nearest, [*WORD.finditer(verse)]
+    for i, padas in groupby(verdict.padas, lambda pada: pada.line):
+        for pada, part in zip(padas, form.lines[i % len(form.lines)]):
+            weights = [".LG".index(mark) if form.unit == "matras" else mark != "." for mark in pada.reading]
+            lengths, at = [], 0
+            for word in words(pada.text):
+                lengths.append(sum(weights[at:(at := at + len(scan_word(word)))]))
+            own = places[len(found):len(found) + len(lengths)]
+            apart = forms.END.search(verse, own[0].start(), own[-1].end())       # it was read across the end of a line
+            fits = sum(lengths) in part.counts and not apart
+            found += _counting(lengths) if fits else [(None, None)] * len(lengths)
+    return found
+
+
+def _counting(lengths):
+    """left_in() of words of these lengths, that are a part."""
+    left = sum(lengths)
+    for k, length in enumerate(lengths):
+        yield left if k == 0 else None, left - length
+        left -= length
+
+
+def counted_prose(text, most=16):
+    """Prose as exercise in counting: the words of a clause in parts of at most so many matras. "" where that fails."""
+    text, left = clean(text), []
+    try:
+        for clause in re.split(rf"[{re.escape(KEPT)}\n]", text):
+            lengths = []
+            for word in words(clause):
+                (length,) = matras(word, "S1")
+                if sum(lengths) + length > most:
+                    left += _counting(lengths)
+                    lengths = []
+                lengths.append(length)
+            left += _counting(lengths)
+    except ValueError:
+        return ""
+    return re.sub(r"<lines=\d+>", "", counted(text, left=left))
 
 
 # ----------------------------------------------------------------------------------------------------------- the folder

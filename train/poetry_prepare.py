@@ -19,6 +19,8 @@ Without any, poems of the grammar in verse.py stand for them. What is done, in t
     control     a value has a token if RARE training poems have it, or 1 in 500. Of a training poem's tokens each is
                 left out with probability MISSING, so that the model knows poems of which less is said
     tokens      byte pairs from the training texts, verse repeated until it weighs as much as prose, at most 8 times
+    counts      what stages 2 and 3 read is counted aloud (poems.py): poems, and, so that rarer words are counted too,
+                as many letters of prose for stage 2
 
 Prose comes in documents of consecutive paragraphs, about PAGE characters, split 98, 1, 1 if they are MANY, else as
 verse is. All files appear whole or not at all; prepare.json, the last one, says what was asked for, and the same
@@ -87,7 +89,7 @@ def gathered(args):
         expect(file.is_file() and file.suffix == ".txt", "--verse", f"{str(file)!r}", "a .txt file")
     size = args.vocab_size or (LARGE if files or poems_in else SMALL)
     asked = {"sources": [[file.name, sha256(file)] for file in files + poems_in], "seed": args.seed,
-             "vocab_size": size, "rules": 1}
+             "vocab_size": size, "rules": 2}
     if not files and not poems_in:
         return asked, list(couplets(args.seed)), {}
     rows, prose = [], {}
@@ -170,15 +172,17 @@ def prepare(out, asked, rows, prose):
     documents = pages(prose, removed, [p for name in ("val", "test") for p in split[name]])
 
     tokens = control_tokens(split["train"])
-    rng = stream("controls left out", asked["seed"])
+    rng, aloud = stream("controls left out", asked["seed"]), {}
     for name, some in split.items():
         out_of = [[key for key in KEYS if name == "train" and rng.random() < MISSING] for _ in some]
-        split[name] = [p._replace(text=poems.control(known(p, tokens), left_out) + p.verse)
-                       for p, left_out in zip(some, out_of)]
+        counted = [poems.counted(p.verse) for p in tqdm(some, "count", delay=1, leave=False)]
+        split[name] = [p._replace(text=poems.control(known(p, tokens), left_out) + text)
+                       for p, text, left_out in zip(some, counted, out_of)]
+        aloud[name] = counted + (exercises(documents["train"], some) if name == "train" else [])
     tokenizer = learn(split["train"], documents["train"], asked["vocab_size"], tokens)
     for name in SPLITS:
         write_jsonl(out / "poems" / f"{name}.jsonl", (p._asdict() for p in split[name]))
-        write_jsonl(out / "verse" / f"{name}.jsonl", ({"text": p.verse} for p in split[name]))
+        write_jsonl(out / "verse" / f"{name}.jsonl", ({"text": text} for text in aloud[name]))
         if prose:
             write_jsonl(out / "prose" / f"{name}.jsonl", ({"text": text} for text in documents[name]))
     tokenizer.save(out / "tokenizer.json")
@@ -252,12 +256,18 @@ def known(p, tokens):
     return {key: getattr(p, key) for key in KEYS if poems.token(key, getattr(p, key)) in tokens}
 
 
+def exercises(prose, training):
+    """Pages of prose counted aloud, evenly from all, about as many letters as the poems have."""
+    share = max(1, sum(map(len, prose)) // sum(len(p.verse) for p in training))
+    return [*filter(None, map(poems.counted_prose, prose[::share]))]
+
+
 def learn(training, prose, vocab_size, tokens):
     """A tokenizer in which verse weighs as much as prose does."""
     letters = sum(len(p.verse) for p in training)
     times = min(8, max(1, round(sum(map(len, prose)) / letters)))
     texts = [*prose, *(p.verse for p in training for _ in range(times))]
-    return HindiTokenizer.train(texts, vocab_size, special_tokens=[END, *tokens], progress=True)
+    return HindiTokenizer.train(texts, vocab_size, special_tokens=[END, *tokens, *poems.COUNTS], progress=True)
 
 
 def write_jsonl(file, rows):

@@ -4,8 +4,9 @@
     2    verse       what verse is like: lines, meter, rhyme, old words     config poetry-verse      -> DIR/stage2
     3    control     what a doha by Kabir is like, and a chaupai of Tulsi's    config poetry-control    -> DIR/stage3
 
-Each begins with the best weights of the one before it, by validation loss, and ends early when that has not fallen for
-a while; those of the last stage that has ended are DIR/model. A stage that was stopped goes on by the same command, one
+Text of stages 2 and 3 is counted aloud (poems.py), and in stage 2 there is prose that is, as an exercise. Each stage
+begins with the best weights of the one before it, by validation loss, and ends early when that has not fallen for a
+while; those of the last stage that has ended are DIR/model. A stage that was stopped goes on by the same command, one
 that has ended is left as it is. Where there is no prose, stage 1 is left out and stage 2 begins from nothing.
 
 Whatever train.run takes may follow: --steps 100, for instance. On a CPU that multiplies in bfloat16 the stages do.

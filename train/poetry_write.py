@@ -3,7 +3,8 @@
 The form, the author and the theme are told to the model by control tokens (poems.py). That asks; it does not oblige. So
 of the tokens that it finds likely only those are taken from which the lines can still close on their counts
 (tok/composer.py); --free takes whatever comes. Several candidates are written at once, each by its own seed, and ranked
-by ln p(verse) per akshara: by the model alone, not by what was left of its choice.
+by ln p(verse) per akshara: by the model alone, not by what was left of its choice. A model that counts aloud (poems.py)
+is told its counts (aloud.py), or with --free writes them itself; they are no part of the verse, nor of its probability.
 
 --interactive answers: to a line that somebody writes, the lines that are missing, in the same meter and rhyme.
 """
@@ -23,10 +24,11 @@ from tok.meter import END as LINE_END
 from tok.meter import FORMS, divided, named
 from tok.scan_view import in_text
 from train import poems
+from train.aloud import Aloud
 from train.data import END
 
 LONGEST = 4096                                             # tokens of a verse: more than any form has room for
-FREE_LINE = 24                                             # and what a line has at most if nothing closes it
+FREE_LINE = 48                                             # and what a line has at most if nothing closes it
 
 
 class Asked(NamedTuple):
@@ -67,24 +69,26 @@ class Poet:
         self.end, self.composer = special[END], lru_cache(8)(self._composer)
         self.only_end = np.arange(self.tokenizer.vocab_size) == self.end
         self.speakable = np.ones(self.tokenizer.vocab_size, bool)
-        self.speakable[[i for i in special.values() if i != self.end]] = False
+        self.counts = poems.counts(self.tokenizer)
+        self.speakable[[i for i in special.values() if i != self.end and i not in self.counts]] = False
 
     @cached_property
     def vocabulary(self):
         return Vocabulary(self.tokenizer)
 
     def _composer(self, form, rules, lines, rhyme):
-        return Composer(self.vocabulary, form, rules, lines, rhyme)
+        return Aloud(Composer(self.vocabulary, form, rules, lines, rhyme), self.tokenizer)
 
     def begin(self, asked):
         """(what writes the verse, or None if it is free; the Progress after the prompt; the ids of control tokens and
         prompt; the prompt as it stands in the verse)."""
         form = asked.form.replace("-", " ")
         writer = None if asked.free else self.composer(form, asked.rules, asked.lines, asked.rhyme)
-        progress = writer and writer.begin(asked.prompt)
+        progress = writer and writer.composer.begin(asked.prompt)
         verse = progress.text.decode() if writer else normalize(asked.prompt).strip(" ")
+        told = writer.told(progress) if writer else verse
         tag = poems.meter_tag(form) if any(form == known.name for known in FORMS) else None
-        ids = poems.begin(self.tokenizer, verse, form=asked.form, author=asked.author, theme=asked.theme,
+        ids = poems.begin(self.tokenizer, told, form=asked.form, author=asked.author, theme=asked.theme,
                           meter=tag if tag in self.controls["meter"] else None)
         return writer, progress, ids, verse
 
@@ -92,14 +96,15 @@ class Poet:
         """Step by step, for each candidate that is not complete: (which, the ids that are new so far, sum of ln p)."""
         expect(candidates > 0, "--candidates", candidates, "at least 1")
         writer, progress, ids, _ = self.begin(asked)
-        reached = {tuple(ids): progress}                   # what was read or written -> how far the verse is
+        reached = {tuple(ids): (progress, ())}             # what was read or written -> how far the verse is
 
         def allowed(rows):
             found = []
             for row in map(tuple, rows if isinstance(rows, list) else rows.tolist()):
                 if row not in reached:
-                    reached[row] = writer.after(reached[row[:-1]], row[-1])
-                found.append(self.only_end if writer.complete(reached[row]) else writer.allowed(reached[row]))
+                    reached[row] = writer.after(*reached[row[:-1]], row[-1])
+                done = writer.composer.complete(reached[row][0])
+                found.append(self.only_end if done else writer.allowed(*reached[row]))
             return np.array(found)
 
         new, sums = [[] for _ in range(candidates)], [0.0] * candidates
@@ -109,7 +114,7 @@ class Poet:
                              allowed=allowed if writer else lambda rows: self.speakable, **how):
             for token in tokens:
                 new[token.row].append(token.id)
-                sums[token.row] += token.logprob
+                sums[token.row] += token.logprob * (token.id not in self.counts)
             yield [(token.row, new[token.row], sums[token.row]) for token in tokens]
 
     def write(self, asked, candidates=1):
@@ -126,7 +131,7 @@ class Poet:
 
     def text(self, new):
         """What new ids say."""
-        return self.tokenizer.decode([i for i in new if i != self.end])
+        return self.tokenizer.decode([i for i in new if i != self.end and i not in self.counts])
 
     def form_of(self, prompt, rules="S2"):
         """The first form that the model knows into which all of these lines fit, or None."""

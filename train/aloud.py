@@ -1,0 +1,116 @@
+"""Verse that a Composer keeps in its meter, told to a model that counts aloud (poems.counted): what is left comes from
+the machine of tok.meter, not from the model.
+
+    at the beginning of a line    <lines=2>, if the text too begins a line there, and the whole of its first part
+    within a word                 more of the word; or, where the word may end, a count: what is left then. So the model
+                                  ends its words, and of several readings it takes one
+    after that count              what may follow a word there; after a 0 the end of a part, or the whole of the next
+    after a comma at a pause      the whole of the next part
+"""
+import numpy as np
+
+from tok.composer import COMMAS, DANDAS, JOINED
+from tok.meter import line_of
+from tok.scansion import WORD, scan_word, words
+from train import poems
+
+BREAKS = " -\n" + DANDAS + COMMAS
+ENDED = poems.token("left", 0)
+
+
+class Aloud:
+    """A Composer with the counts of a tokenizer, if it has any. said: the counts since the last other token."""
+
+    def __init__(self, composer, tokenizer):
+        self.composer, self.names = composer, poems.counts(tokenizer)
+        self.ids = {name: i for i, name in self.names.items()}
+        pauses = COMMAS * (len(composer.form.lines[0]) > 1)
+        first, begun = [], []                              # of each token the first character; may it become a break?
+        for token in composer.vocabulary.tokens:
+            first.append((token or b" ").decode(errors="replace")[0])
+            begun.append(any(char.encode().startswith(token or b" ") for char in BREAKS))
+        self.closes = np.isin(first, [*DANDAS + pauses])                                      # ends a part
+        self.spaces = np.isin(first, [*BREAKS]) & ~self.closes                                # ends a word within it
+        self.goes_on = ~(self.closes | self.spaces | begun)                                   # is more of a word
+
+    def allowed(self, progress, said=()):
+        """Which tokens may come next? (V,)"""
+        given = self.composer.allowed(progress)
+        if not self.ids:
+            return given
+        names, others = self.due(progress, said)
+        if others is self.goes_on:                         # what is said there has to be true of what can follow
+            after = {name: self.closes if name == ENDED else self.spaces for name in names}
+            names = [name for name in names if (given & after[name]).any()]
+        found = given & others
+        found[[self.ids[name] for name in names if name in self.ids]] = True
+        return found if found.any() else given             # a character that can only be spelled byte by byte
+
+    def after(self, progress, said, token):
+        """(progress, said) after a token that is allowed."""
+        if token in self.names:
+            return progress, (*said, self.names[token])
+        return self.composer.after(progress, token), ()
+
+    def due(self, progress, said):
+        """(the counts that may come, which of the tokens that are none may)."""
+        line, machine = progress.text[progress.line:].decode(errors="replace"), self.machine(len(progress.lines))
+        if not line:
+            names = [*self._lines(progress.text), self._whole(machine, 0)]
+            return (names[len(said):][:1], False) if len(said) < len(names) else ((), True)
+        places = machine.counts(machine.feed(machine.start, line)) if line[-1] in COMMAS or WORD.match(line[-1]) else ()
+        begun = [self._whole(machine, part) for part, n in places if n == 0 < part < len(machine.parts)]
+        if line[-1] in COMMAS:
+            return (begun, False) if begun and not said else ((), True)
+        if not WORD.match(line[-1]):
+            return (), True
+        if said:
+            return (begun, self.closes) if said == (ENDED,) else ((), self.spaces)
+        return {poems.token("left", machine.parts[part].counts[0] - n) for part, n in places if n}, self.goes_on
+
+    def machine(self, i):
+        form = self.composer.form
+        return line_of(form, self.composer.rules, i % len(form.lines))
+
+    def _lines(self, text):
+        """The count of lines at this place, if one stands here and has a token."""
+        name = poems.token("lines", self._in_all() - text.count(b"\n"))
+        return [name] if text[-1:] in (b"", b"\n") and name in self.ids else []
+
+    def _in_all(self):
+        """How many lines the text of the verse will have."""
+        return -(-self.composer.lines // 2) if self.composer.form.name in JOINED else self.composer.lines
+
+    @staticmethod
+    def _whole(machine, part):
+        return poems.token("left", machine.parts[part].counts[0])
+
+    def told(self, progress):
+        """The text so far with its counts; its last word, if nothing stands behind it, may go on and has none."""
+        text = progress.text.decode()
+        if not self.ids or not progress.text.strip():
+            return text
+        begun, left = text[len(progress.text[:progress.line].decode()):], []
+        for i, line in enumerate([*progress.lines, *[begun] * bool(begun)]):
+            machine = self.machine(i)
+            if i < len(progress.lines):
+                reading = machine.read(line)
+            else:                                          # of its words that have ended
+                last = [word.start() for word in WORD.finditer(line) if word.end() == len(line)]
+                state = machine.feed(machine.start, line[:last[0]] if last else line)
+                reading = min(state.places.values())[1]
+            left += _left(machine, line, reading)
+        whole = text.removesuffix("\n")
+        return poems.counted(whole, self.ids, left, self._in_all()) + text[len(whole):]
+
+
+def _left(machine, line, reading):
+    """poems.left_in() of a line that is read so; of words that the reading does not reach, nothing is left behind."""
+    parts, part, at, left = reading.split("|"), 0, 0, machine.parts[0].counts[0]
+    for word in words(line):
+        if at == len(parts[part]) and part + 1 < len(parts):
+            part, at, left = part + 1, 0, machine.parts[part + 1].counts[0]
+        marks = parts[part][at:at + len(scan_word(word))]
+        before, at = left if at == 0 else None, at + len(marks)
+        left -= sum(".LG".index(mark) if machine.by_matras else mark != "." for mark in marks)
+        yield before, left if marks else None
