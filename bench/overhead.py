@@ -33,11 +33,14 @@ class Rows:
     def __init__(self, c, rows):
         self.c, self.rows, self.tokens = c, rows, EVAL_TOKENS // c.block_size * c.block_size
 
-    def batches(self, rank=0, ranks=1):
-        assert ranks == 1
-        rng = np.random.default_rng(1)
-        for left in range(self.tokens // self.c.block_size, 0, -self.rows):
-            ids = rng.integers(0, self.c.vocab_size, (min(left, self.rows), self.c.block_size + 1))
+    @property
+    def count(self):
+        return -(-self.tokens // self.c.block_size // self.rows)
+
+    def batches(self, which):
+        for k in which:
+            rows = min(self.rows, self.tokens // self.c.block_size - k * self.rows)
+            ids = np.random.default_rng(k).integers(0, self.c.vocab_size, (rows, self.c.block_size + 1))
             yield ids[:, :-1], ids[:, 1:]
 
 
