@@ -22,7 +22,7 @@ constexpr int MOST = 384;                                   // threads of a bloc
 constexpr int ROWS = 8;                                     // rows that meet a weight at one time, at most
 constexpr int DEPTH = 4;                                    // units of weights that a warp has under way
 constexpr int UNIT = 32 * PACK;                             // inputs of a unit: a pack for each lane, of each of a pair
-constexpr int AHEAD = 4;                                    // quads, or keys, that a lane asks for at one time
+constexpr int AHEAD = PACK == 4 ? 3 : 4;                     // quads, or keys, that a lane asks for at one time
 enum { QKV, PROJECT, UP, DOWN, HEAD, PRODUCTS };            // those of a layer, and the last
 enum { GELU, RELU };
 

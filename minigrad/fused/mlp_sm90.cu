@@ -120,7 +120,8 @@ __device__ __forceinline__ void multiply(float (&d)[2][COLUMNS / 2], Shared& sha
             for (int half = 0; half < 2; half++)
                 wgmma<T, !BY_COLUMNS>(d[half], tile_at(&left.half[half].strip[0].row[0][k], 0),
                                       BY_COLUMNS ? tile_at(&right.half[0].strip[0].row[0][k], 0)
-                                                 : tile_at(&right.half[0].strip[k / 8], sizeof(Chunk)), !first || k > 0);
+                                                 : tile_at(&right.half[0].strip[k / 8], sizeof(Chunk)),
+                                      !first || k > 0);
         wgmma_commit();
         if (!first) {
             wgmma_wait<1>();
@@ -144,8 +145,8 @@ __device__ __forceinline__ void complete(float (&d)[2][COLUMNS / 2], Shared& sha
     shared.of_right[group].leave(t - 1);
 }
 
-// Rows of x = a strip's, which has row i of x first. Here and in sum_rows nothing branches: so the compiler can mix them
-// with what follows.
+// Rows of x from to.i on = a strip's. Here and in sum_rows nothing branches: so the compiler can mix them with what
+// follows.
 __device__ __forceinline__ void put(T* x, const Strip& strip, Place to, Problem p) {
     int row = lane_of() / 8, piece = lane_of() % 8, column = to.j + piece * 8;
     int rows = column < p.N ? p.M - to.i - row : 0;
