@@ -59,7 +59,6 @@ struct Model {
 
 __device__ __forceinline__ bool there(float v) { return __float_as_uint(v) != NOTHING; }
 
-
 // A product of every layer, as the warps of this block share it.
 struct Product {
     const T* w;                                             // (L, n_out, K)
