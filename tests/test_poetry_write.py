@@ -116,12 +116,44 @@ def test_a_model_that_counts_is_told_the_counts(asked):
             assert counts[-1] == 0 and wholes == {"doha": [13, 11], "chaupai": [16, 16]}[asked.form]
 
 
+@pytest.mark.parametrize("form", ["doha", "chaupai"])
+def test_a_line_is_read_token_by_token_as_it_is_at_once(form):
+    """Where a place says a word may end, the line's machine says so of all of the line."""
+    poet, rng = Poet(gpt2(True)), np.random.default_rng(0)
+    writer = poet.composer(form, "S2", None, True)
+    for prompt in ("", "रहिमन धा" if form == "doha" else "मंगल भवन अमंगल हारी। द्रव"):
+        place = writer.begin(prompt)
+        while not writer.composer.complete(place.progress):
+            text, lines = place.progress.text[place.progress.line:].decode(errors="replace"), place.progress.lines
+            machine = line_of(named(form), "S2", len(lines) % len(named(form).lines))
+            ends = {*()}
+            if re.search(r"[,;!?\u0900-\u0963]$", text):
+                ends = machine.counts(machine.feed(machine.start, text))
+            assert (place.last, place.ends) == (text[-1:], ends), text
+            allowed = np.flatnonzero(writer.allowed(place))
+            place = writer.after(place, int(rng.choice(allowed)))
+
+
 def test_free_verse_is_free(poet):
     """No meter is kept, no control token is written, and forms may be asked that have no meter."""
     for form in ("doha", "pad"):
         texts = [written.text for written in poet.write(Asked(form, free=True, temperature=1.0), 6)]
         assert not any(name in text for text in texts for name in CONTROLS)
         assert not any(line_of(named("doha"), "S2", 0).read(line) for text in texts for line in text.split("।"))
+
+
+@pytest.mark.parametrize("prompt, lines, told", [
+    ("", None, ""), ("रहिमन धागा प्रेम का, मत तोरो चटकाय", 2, "<lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2>"
+     " का<left=0>,<left=11> मत<left=9> तोरो<left=5> चटकाय"),
+    ("रहिमन धागा प्रेम का, मत तोरो चटकाय।\n", None, "<left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,"
+     "<left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।\n"), ("राम hello", None, "राम hello")])
+def test_free_verse_too_is_told_the_counts_of_its_prompt(prompt, lines, told):
+    poet = Poet(gpt2(True))
+    *_, ids, verse = poet.begin(Asked(prompt=prompt, lines=lines, free=True))
+    begun = ids.index(poet.tokenizer.special["<meter=13+11>"]) + 1
+    assert verse == prompt and poet.tokenizer.decode(ids[begun:]) == told
+    *_, ids, verse = Poet(gpt2()).begin(Asked(prompt=prompt, free=True))
+    assert gpt2().tokenizer.decode(ids).endswith(prompt)
 
 
 def test_what_a_model_does_not_know_is_refused(poet):

@@ -7,10 +7,12 @@ the machine of tok.meter, not from the model.
     after that count              what may follow a word there; after a 0 the end of a part, or the whole of the next
     after a comma at a pause      the whole of the next part
 """
+from typing import NamedTuple
+
 import numpy as np
 
-from tok.composer import COMMAS, DANDAS, JOINED
-from tok.meter import line_of
+from tok.composer import COMMAS, DANDAS, JOINED, Progress
+from tok.meter import State, line_of
 from tok.scansion import WORD, scan_word, words
 from train import poems
 
@@ -18,8 +20,19 @@ BREAKS = " -\n" + DANDAS + COMMAS
 ENDED = poems.token("left", 0)
 
 
+class Place(NamedTuple):
+    """Where a verse is."""
+
+    progress: Progress
+    said: tuple                                            # the counts since the last other token
+    line: State                                            # the open line, as far as its characters are whole
+    read: int                                              # where in the text that ends
+    last: str                                              # the last character of the line, "" at its beginning
+    ends: frozenset                                        # (part, how much of it) if a word or a pause ends here
+
+
 class Aloud:
-    """A Composer with the counts of a tokenizer, if it has any. said: the counts since the last other token."""
+    """A Composer with the counts of a tokenizer, if it has any. What it reads of a line it does not read again."""
 
     def __init__(self, composer, tokenizer):
         self.composer, self.names = composer, poems.counts(tokenizer)
@@ -33,40 +46,58 @@ class Aloud:
         self.spaces = np.isin(first, [*BREAKS]) & ~self.closes                                # ends a word within it
         self.goes_on = ~(self.closes | self.spaces | begun)                                   # is more of a word
 
-    def allowed(self, progress, said=()):
+    def begin(self, text=""):
+        """The Place after a text, as Composer.begin() takes it."""
+        return self._read(self.composer.begin(text), None, -1)
+
+    def allowed(self, place):
         """Which tokens may come next? (V,)"""
-        given = self.composer.allowed(progress)
+        given = self.composer.allowed(place.progress)
         if not self.ids:
             return given
-        names, others = self.due(progress, said)
+        names, others = self.due(place)
         if others is self.goes_on:                         # what is said there has to be true of what can follow
-            after = {name: self.closes if name == ENDED else self.spaces for name in names}
-            names = [name for name in names if (given & after[name]).any()]
+            ends, within = (given & self.closes).any(), (given & self.spaces).any()
+            names = [name for name in names if (ends if name == ENDED else within)]
         found = given & others
         found[[self.ids[name] for name in names if name in self.ids]] = True
         return found if found.any() else given             # a character that can only be spelled byte by byte
 
-    def after(self, progress, said, token):
-        """(progress, said) after a token that is allowed."""
+    def after(self, place, token):
+        """The Place after a token that is allowed."""
         if token in self.names:
-            return progress, (*said, self.names[token])
-        return self.composer.after(progress, token), ()
+            return place._replace(said=(*place.said, self.names[token]))
+        return self._read(self.composer.after(place.progress, token), place.line, place.read)
 
-    def due(self, progress, said):
+    def _read(self, progress, line, read):
+        """The Place of a progress whose open line has been read up to there, or is another one."""
+        machine = self.machine(len(progress.lines))
+        if progress.line > read:
+            line, read = machine.start, progress.line
+        try:
+            more = progress.text[read:].decode()
+        except UnicodeDecodeError:                         # of the last character only some bytes
+            return Place(progress, (), line, read, "\ufffd", frozenset())
+        if not self.ids or not more:
+            return Place(progress, (), line, read, "", frozenset())
+        line = machine.feed(line, more)
+        ends = machine.counts(line) if more[-1] in COMMAS or WORD.match(more[-1]) else ()
+        return Place(progress, (), line, len(progress.text), more[-1], frozenset(ends))
+
+    def due(self, place):
         """(the counts that may come, which of the tokens that are none may)."""
-        line, machine = progress.text[progress.line:].decode(errors="replace"), self.machine(len(progress.lines))
-        if not line:
-            names = [*self._lines(progress.text), self._whole(machine, 0)]
+        text, said, last, machine = place.progress.text, place.said, place.last, self.machine(len(place.progress.lines))
+        if not last:
+            names = [*self._lines(text), self._whole(machine, 0)]
             return (names[len(said):][:1], False) if len(said) < len(names) else ((), True)
-        places = machine.counts(machine.feed(machine.start, line)) if line[-1] in COMMAS or WORD.match(line[-1]) else ()
-        begun = [self._whole(machine, part) for part, n in places if n == 0 < part < len(machine.parts)]
-        if line[-1] in COMMAS:
+        begun = [self._whole(machine, part) for part, n in place.ends if n == 0 < part < len(machine.parts)]
+        if last in COMMAS:
             return (begun, False) if begun and not said else ((), True)
-        if not WORD.match(line[-1]):
+        if not WORD.match(last):
             return (), True
         if said:
             return (begun, self.closes) if said == (ENDED,) else ((), self.spaces)
-        return {poems.token("left", machine.parts[part].counts[0] - n) for part, n in places if n}, self.goes_on
+        return {poems.token("left", machine.parts[part].counts[0] - n) for part, n in place.ends if n}, self.goes_on
 
     def machine(self, i):
         form = self.composer.form
