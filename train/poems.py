@@ -50,8 +50,8 @@ VAGUE = {"", "chhand", "kavitt", "doha_or_sortha", "unknown"}            # forms
 KEPT = ",;!?—।॥-"
 CONTROL = re.compile(r"<(\w+)=([^<>]+)>")
 MOST = 32                                                  # there is no token for more lines, nor for more left
-LEFT = {"matras": "left", "aksharas": "aksharas"}          # the key of what is left, in each unit
-COUNT = re.compile(rf"<(?:lines|tuk|{'|'.join(LEFT.values())})=[^<>]+>")
+UNITS = "matras", "aksharas"
+COUNT = re.compile("<(?:lines|tuk|left|aksharas)=[^<>]+>")
 _OTHER = re.compile(rf"[^\u0900-\u0963\u0970-\u097f{re.escape(KEPT)} \n]+")
 
 
@@ -152,8 +152,13 @@ def measured(verse, given=""):
 
 # --------------------------------------------------------------------------------------------------------------- counts
 
+def left(n, unit):
+    """The token that says so much is left, in matras or aksharas."""
+    return token({"matras": "left", "aksharas": "aksharas"}[unit], n)
+
+
 COUNTS = [*(token("lines", n) for n in range(1, MOST + 1)),
-          *(token(key, n) for key in LEFT.values() for n in range(MOST + 1))]
+          *(left(n, unit) for unit in UNITS for n in range(MOST + 1))]
 
 
 def counted(verse, known=None, told=None, in_all=None):
@@ -162,7 +167,8 @@ def counted(verse, known=None, told=None, in_all=None):
     told, found = iter(told_in(verse) if told is None else told), []
     lines = verse.split("\n")
     for k, line in enumerate(lines):
-        found += ["\n" * (k > 0), *_count("lines", (in_all or len(lines)) - k)]
+        n = (in_all or len(lines)) - k
+        found += ["\n" * (k > 0), *[token("lines", n)] * (n <= MOST)]
         end = 0
         for word, (before, after) in zip(WORD.finditer(line), told):
             gap = line[end:word.start()]
@@ -176,10 +182,6 @@ def counted(verse, known=None, told=None, in_all=None):
 def counts(tokenizer):
     """{the id of each count and rhyme that this tokenizer has a token for: its name}."""
     return {i: name for name, i in tokenizer.special.items() if COUNT.fullmatch(name)}
-
-
-def _count(key, n):
-    return [token(key, n)] if n <= MOST else []
 
 
 def plain(text):
@@ -229,11 +231,11 @@ def ending(some):
 
 def _telling(lengths, unit, rhyme=None):
     """told_in() of words of these lengths, that are a part."""
-    key, left = LEFT[unit], sum(lengths)
-    before = [*([token("tuk", rhyme)] if rhyme else []), *_count(key, left)]
+    rest = sum(lengths)
+    before = [*[token("tuk", rhyme)] * bool(rhyme), *[left(rest, unit)] * (rest <= MOST)]
     for length in lengths:
-        left -= length
-        yield before, _count(key, left)
+        rest -= length
+        yield before, [left(rest, unit)] * (rest <= MOST)
         before = []
 
 
