@@ -174,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) sums(const int2* order, con
     int start = __popc(__ballot_sync(~0u, near[1 + lane].x == before));
     int further = __popc(__ballot_sync(~0u, near[1 + CHUNK + lane].x == last));
     if (entries[0].x == before || start == CHUNK && near[CHUNK + 1].x == before) start = 0;     // not only two chunks'
-    if (last < 0 || before == last || near[2 * CHUNK + 1].x == last) further = 0;
+    if (before == last || near[2 * CHUNK + 1].x == last) further = 0;
     int end = min(CHUNK, N - first) + further;
     bool whole = C % PACK == 0 && (size_t)dy % 16 == 0;
     for (PACKS(i, C))
