@@ -39,7 +39,7 @@ EXEMPT = [
     (r"if \(threadIdx\.x == 0\)(?= parts\[blockIdx\.x\] = )", "which one writes what all of a block have"),
     (r"(?<=v\[k\] = v\[k\] )<=(?= 0\.0f)", "the sign of a zero"),
     (r"\bmost = \(pairs[^,]*", "how even the shares are of which it is the largest"),
-    (r"\bmany = min\(CHUNK, N - first\)", "spares rows behind the last"),
+    (r"\bend = min\(CHUNK, N - first\)", "spares rows behind the last"),
     (r"\battend<\w+>", "which loads are quick enough"),
     (r"^ *float part\[K / 8\]\[4\];", "room in registers"),
     (r"(?<=2 << log )<=(?= p\.units)|(?<=\* most )<=(?= warps\))", "into how many parts a pair of outputs is cut"),

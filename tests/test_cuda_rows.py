@@ -187,6 +187,22 @@ def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, empty, sched
     np.testing.assert_allclose(slot.array, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("begin", [0, 1, 31])
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 63, 64, 65, 95, 96, 97, 130])
+def test_a_run_of_equal_ids_may_end_anywhere(begin, length):
+    """In its chunk of 32, in the next or beyond, there or one row off, as the last rows or not."""
+    for behind in (0, 1, 40):
+        runs = [1] * begin + [length] + [2] * (behind // 2) + [1] * (behind % 2)
+        ids, rng = np.repeat(np.arange(len(runs)), runs), np.random.default_rng(length)
+        dy, want = rng.standard_normal((len(ids), 8)).astype("f"), np.zeros((len(runs) + 3, 8))
+        ids = ids[order := rng.permutation(len(ids))]
+        np.add.at(want, ids, dy[order].astype("f8"))
+        with using("emulated"):
+            _, backward = kernels.choose(embedding, [ids, want.astype("f")])
+            np.testing.assert_allclose(backward(dy[order], ids, want.astype("f"), into=(SKIP, None))[1], want,
+                                       rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("V", [2, 300, 70000])
 @pytest.mark.parametrize("N, stretches", [(5, 64), (2100, 64), (2100, 2), (3000, 1), (0, 64)])
 def test_sorting_keeps_the_order_of_equals(V, N, stretches, monkeypatch):

@@ -17,33 +17,42 @@ struct Exponents {
 // The packs of a row that are this thread's: for (MINE(j)) ...
 #define MINE(j) int j = threadIdx.x; j < packs; j += blockDim.x
 
-// A block for the row of logits z with the true token y, below 0 for padding. The row has `width` entries, of which V
-// are logits. g (width), if it is not null: z itself, where it is written over; 0 beyond V. stats (2), if it is not
-// null: m and 1 / w. KEPT: z is read once, and waits for its return in shared memory.
+// A block for the row of logits z with the true token *truth, below 0 for padding. The row has `width` entries, of which
+// V are logits. g (width), if it is not null: z itself, where it is written over; 0 beyond V. stats (2), if it is not
+// null: m and 1 / w. KEPT: z is read once, and waits for its return in shared memory. All of it is asked for before
+// anything is waited for, the token too, and one half is looked at while the other is on its way.
 //
 // Packs begin at the first 16-byte boundary; an entry before it or behind the last pack is some thread's `edge`.
-template<bool KEPT> __device__ __forceinline__ void row(const T* z, long long y, int V, int width, float e, T* g,
-                                                        float* loss, float* stats) {
+template<bool KEPT> __device__ __forceinline__ void row(const T* z, const long long* truth, int V, int width, float e,
+                                                        T* g, float* loss, float* stats) {
+    int lead = min(V, int(-(size_t)z % 16 / sizeof(T))), packs = (V - lead) / PACK, ends[2] = {packs / 2, packs};
+    int at = threadIdx.x < lead ? threadIdx.x : threadIdx.x + packs * PACK;
+    const uint4 *body = (const uint4*)(z + lead), *from = KEPT ? (const uint4*)dynamic_shared() : body;
+#pragma unroll
+    for (int half = 0, j = threadIdx.x; KEPT && half < 2; half++) {
+#pragma unroll 4
+        for (; j < ends[half]; j += blockDim.x) copy16_async((uint4*)dynamic_shared() + j, body + j);
+        commit_copies();
+    }
+    long long y = *truth;
     if (y < 0) {
+        wait_copies<0>();
+        __syncthreads();                                    // z may be g
         float zeros[PACK] = {};
         for (PACKS(i, g ? width : 0)) store(g + i, zeros, width - i);
         if (threadIdx.x == 0) *loss = 0.0f;
         return;
     }
-    int lead = min(V, int(-(size_t)z % 16 / sizeof(T))), packs = (V - lead) / PACK;
-    int at = threadIdx.x < lead ? threadIdx.x : threadIdx.x + packs * PACK;
-    const uint4 *body = (const uint4*)(z + lead), *from = KEPT ? (const uint4*)dynamic_shared() : body;
     float at_y = y < V ? float(z[y]) : __int_as_float(0x7fc00000);                       // no such token: NaN
     float edge = at < V ? float(z[at]) : -INFINITY, w = 0.0f, powers = 0.0f, v[PACK];
-    if (KEPT) {
-#pragma unroll 4
-        for (MINE(j)) copy16_async((uint4*)dynamic_shared() + j, body + j);
-        commit_copies();
-        wait_copies<0>();
-    }
     uint32_t most = everywhere<T>(edge);
+#pragma unroll
+    for (int half = 0, j = threadIdx.x; half < 2; half++) {
+        if (KEPT && half == 0) wait_copies<1>();
+        if (KEPT && half == 1) wait_copies<0>();
 #pragma unroll 4
-    for (MINE(j)) most = larger<T>(most, load16(from + j));
+        for (; j < ends[half]; j += blockDim.x) most = larger<T>(most, load16(from + j));
+    }
     float m = block_max(largest<T>(most));
     Exponents to(m);
 #pragma unroll 2
@@ -79,12 +88,12 @@ template<bool KEPT> __device__ __forceinline__ void row(const T* z, long long y,
 extern "C" __global__ void __launch_bounds__(512, 2) rows_kept(const T* z, const long long* y, int V, int width,
                                                                float e, T* g, float* losses, float* stats) {
     long long n = blockIdx.x;
-    row<true>(z + n * width, y[n], V, width, e, g ? g + n * width : g, losses + n, stats ? stats + 2 * n : stats);
+    row<true>(z + n * width, y + n, V, width, e, g ? g + n * width : g, losses + n, stats ? stats + 2 * n : stats);
 }
 extern "C" __global__ void __launch_bounds__(512, 2) rows_read(const T* z, const long long* y, int V, int width,
                                                                float e, T* g, float* losses, float* stats) {
     long long n = blockIdx.x;
-    row<false>(z + n * width, y[n], V, width, e, g ? g + n * width : g, losses + n, stats ? stats + 2 * n : stats);
+    row<false>(z + n * width, y + n, V, width, e, g ? g + n * width : g, losses + n, stats ? stats + 2 * n : stats);
 }
 
 // dz = factor (p - t), from rows z (N, V) and what stats say of them; one block a row.

@@ -6,12 +6,11 @@ extern "C" __global__ void drop(const T* x, long long n, float scale, uint32_t k
                                 uint32_t c2, const uint32_t* c3, uint32_t least, T* y) {
     long long i = flat_start();
     bool whole = n - i >= PACK && ((size_t)x | (size_t)y) % 16 == 0;
-    uint4 raw = whole ? load16(x + i) : make_uint4(0, 0, 0, 0), words[PACK / 4];           // on its way meanwhile
+    uint4 raw = whole ? load_pack<true>(x + i, n - i) : load_pack<false>(x + i, n - i), words[PACK / 4];
 #pragma unroll
     for (int k = 0; k < PACK / 4; k++) words[k] = philox<10>(uint32_t(i / 4) + k, Mask{k0, k1, c1, c2, *c3, least});
     float v[PACK];
-    if (whole) unpack<T>(raw, v);
-    else load(v, x + i, n - i);
+    unpack<T>(raw, v);                                      // in one place for both: before it the mask is made
 #pragma unroll
     for (int k = 0; k < PACK / 4; k++) {
         v[4 * k] = words[k].x >= least ? v[4 * k] * scale : 0.0f;                        // [DR1,2,6]

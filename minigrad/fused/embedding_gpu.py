@@ -39,11 +39,10 @@ def _add(ids, dy, beta, dw):
     """dw = beta dw + [EM2], for ids (N,) and dy (N, C)."""
     xp, (N, C), V, program = xp_of(dy), dy.shape, len(dw), cuda("embedding", dy.dtype)
     order, chunks = in_order(ids, V, program), -(-N // CHUNK)
-    if beta == 0:
-        program.clear[-(-V // LOOKED_AT), BLOCK](order, N, V, C, dw)
+    cleared = -(-V // LOOKED_AT) if beta == 0 else 0
     parts, threads = xp.empty((chunks, 2, C), "float32"), min(MOST, -(-C * dy.itemsize // (16 * 32)) * 32)
-    program.sums[chunks, threads](order, xp.ascontiguousarray(dy), N, C, beta, dw, parts)
-    program.join[(max(chunks - 1, 0), -(-C // MOST)), MOST](order, N, C, beta, parts, dw)
+    program.sums[chunks + cleared, threads](order, xp.ascontiguousarray(dy), N, V, C, beta, dw, parts)
+    program.join[(-(-chunks // 32), -(-C // MOST)), MOST](order, N, C, beta, parts, dw)
 
 
 def in_order(ids, V, program):

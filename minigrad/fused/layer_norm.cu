@@ -72,26 +72,50 @@ forward(const T* x, const T* r, const T* w, const T* b, float eps, int N, int D,
     if (threadIdx.x % TEAM == 0) mu[n] = m, rstd[n] = deviation;
 }
 
+// Where the k-th pack of a thread waits that backward has asked for: the thread itself takes it out.
+enum { DY, X, MORE };
+__device__ __forceinline__ uint4* place(int array, int k) {
+    return (uint4*)dynamic_shared() + (array * HELD + k) * BACKWARD + threadIdx.x;
+}
+
+__device__ __forceinline__ void bring(int array, const T* row, int D) {
+#pragma unroll
+    for (MINE(k, i)) copy16_async(place(array, k), row + i, i < D);
+}
+
 // Each team keeps its share of dw and db in registers. Those of a block are added up, always in the same order, and
-// become its row of parts (blocks, 2, pitch), which add_rows() adds up.
+// become its row of parts (blocks, 2, pitch), which add_rows() adds up. Beside a row the next one is on its way.
 // more, or null: what x's gradient has got from elsewhere, and dx is the sum [LN8].
 extern "C" __global__ void __launch_bounds__(BACKWARD, BACKWARDS)
 backward(const T* dy, const T* x, const T* w, const float* mu, const float* rstd, int N, int D, int pitch,
          const T* more, T* dx, float* parts) {
     constexpr int TEAMS = BACKWARD / TEAM;
-    float dw[HELD][PACK] = {}, db[HELD][PACK] = {};
-    for (int n = blockIdx.x * TEAMS + threadIdx.x / TEAM; n < N; n += gridDim.x * TEAMS) {
+    int step = gridDim.x * TEAMS, first = blockIdx.x * TEAMS + threadIdx.x / TEAM;
+    float dw[HELD][PACK] = {}, db[HELD][PACK] = {}, next_m, next_r;
+    auto ask_for = [&](int n) {
+        int there = n < N ? D : 0;
+        bring(DY, dy + (long long)n * pitch, there);
+        bring(X, x + (long long)n * pitch, there);
+        commit_copies();
+        next_m = there ? mu[n] : 0.0f, next_r = there ? rstd[n] : 0.0f;
+    };
+    auto ask_for_more = [&](int n) {
+        if (more) bring(MORE, more + (long long)n * pitch, n < N ? D : 0);
+        commit_copies();
+    };
+    ask_for(first);
+    ask_for_more(first);
+    for (int n = first; n < N; n += step) {
         long long row = (long long)n * pitch;
-        uint4 raw_dy[HELD], raw_x[HELD], raw_w[HELD], raw_more[HELD];
-        float m = mu[n], r = rstd[n], g[HELD][PACK], xhat[HELD][PACK], sum_g = 0.0f, sum_gx = 0.0f;
-        ask(raw_dy, dy + row, D);
-        ask(raw_x, x + row, D);
+        uint4 raw_w[HELD];
+        float m = next_m, r = next_r, g[HELD][PACK], xhat[HELD][PACK], sum_g = 0.0f, sum_gx = 0.0f;
         ask(raw_w, w, D);
+        wait_copies<1>();                                   // not for more
 #pragma unroll
         for (MINE(k, i)) {
             float scale[PACK];
-            unpack<T>(raw_dy[k], g[k]);
-            unpack<T>(raw_x[k], xhat[k]);
+            unpack<T>(load16(place(DY, k)), g[k]);
+            unpack<T>(load16(place(X, k)), xhat[k]);
             unpack<T>(raw_w[k], scale);
             for (int j = 0; j < PACK; j++) {
                 xhat[k][j] = (xhat[k][j] - m) * r;                                       // [LN3]
@@ -102,17 +126,21 @@ backward(const T* dy, const T* x, const T* w, const float* mu, const float* rstd
                 sum_gx += g[k][j] * xhat[k][j];
             }
         }
-        ask(raw_more, more + row, more ? D : 0);
+        ask_for(n + step);
         float mean_g = team_sum(sum_g) / D, mean_gx = team_sum(sum_gx) / D;
+        wait_copies<1>();                                   // not for the next row
 #pragma unroll
         for (MINE(k, i)) {
-            float before[PACK];
-            unpack<T>(raw_more[k], before);
+            float before[PACK] = {};
+            if (more) unpack<T>(load16(place(MORE, k)), before);
             for (int j = 0; j < PACK; j++)
                 g[k][j] = before[j] + r * (g[k][j] - mean_g - xhat[k][j] * mean_gx);     // [LN6]
             if (i < D) store16(dx + row + i, packed<T>(g[k]));
         }
+        ask_for_more(n + step);
     }
+    wait_copies<0>();
+    __syncthreads();                                        // what was brought has left: the memory is used again
     float *shares = (float*)dynamic_shared(), *own = shares + 2 * (threadIdx.x / TEAM) * pitch;  // (TEAMS, 2, pitch)
 #pragma unroll
     for (MINE(k, i)) for (int j = 0; i < D && j < PACK; j += 4) {

@@ -64,8 +64,9 @@ def gradients(dy, x, w, mu, rstd, more, into_w, into_b):
     xp, D, (program, team, teams) = xp_of(x), x.shape[-1], _program(x, BACKWARD)
     dy, x, w, more = (None if a is None else in_packs(a.astype(x.dtype, copy=False)) for a in (dy, x, w, more))
     blocks, pitch, dx = min(-(-mu.size // teams), SHARES), x.shape[-1], xp.empty(x.shape, x.dtype)
-    parts = xp.empty((blocks, 2, pitch), "float32")
-    program.backward[blocks, team * teams, teams * 8 * pitch](dy, x, w, mu, rstd, mu.size, D, pitch, more, dx, parts)
+    parts, threads = xp.empty((blocks, 2, pitch), "float32"), team * teams
+    shared = max(8 * teams * pitch, 3 * threads * ENTRIES * x.itemsize)        # parts of teams, packs of threads
+    program.backward[blocks, threads, shared](dy, x, w, mu, rstd, mu.size, D, pitch, more, dx, parts)
     return xp.ascontiguousarray(dx[..., :D]), *add_rows(parts[..., :D], into_w, into_b)
 
 
