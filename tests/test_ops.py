@@ -380,6 +380,9 @@ def test_ties_share_the_gradient():
     x = Tensor(np.array([3.0, 1.0, 3.0, 3.0]), requires_grad=True)
     x.max().backward(6.0)
     np.testing.assert_array_equal(x.grad, [2, 0, 2, 2])
+    many = Tensor(np.zeros(70_000, "float16"), requires_grad=True)       # more than the largest number of float16
+    many.max().backward(7.0)
+    np.testing.assert_allclose(many.grad, 1e-4, rtol=1e-3)
     a, b = (Tensor(np.array([1.0, 2.0]), requires_grad=True) for _ in range(2))
     e.maximum(a, b).backward(np.ones(2))
     np.testing.assert_array_equal(a.grad + b.grad, [1, 1])

@@ -4,7 +4,7 @@ Sums run in the wide dtype and are rounded once. In the formulas below i and j r
 """
 import numpy as np
 
-from minigrad.backend import is_float, wide, xp_of
+from minigrad.backend import is_float, wide, wide_dtype, xp_of
 from minigrad.check import expect
 from minigrad.tensor import op
 
@@ -100,7 +100,7 @@ def max(x, *, axis=None, keepdims=False):
 def _(dy, x, y, axes):
     """dx_i = dy [x_i = y] / (number of x_j that equal y): ties share dy evenly"""
     hit = x == y
-    share = wide(dy).reshape(y.shape) / wide(hit.sum(axes, keepdims=True).astype(dy.dtype))
+    share = wide(dy).reshape(y.shape) / hit.sum(axes, keepdims=True).astype(wide_dtype(dy.dtype))
     return (xp_of(dy).where(hit, share, 0),)
 
 
