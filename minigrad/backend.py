@@ -254,6 +254,11 @@ def wide(x):
 
 
 # ---------------------------------------------------------------------------------------------- randomness
+def rounded(y, x):
+    """y, computed from wide(x), in x's own dtype; what comes of integers and booleans is left as it is."""
+    return y.astype(x.dtype, copy=False) if is_float(x.dtype) else y
+
+
 
 def stream(name, seed):
     """The random stream called name: independent of every other name, and the same on every machine."""

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from minigrad import special
-from minigrad.backend import dtype_of, wide, xp_of
+from minigrad.backend import dtype_of, rounded, wide, xp_of
 from minigrad.check import expect
 from minigrad.tensor import SKIP, op
 
@@ -28,11 +28,6 @@ def _together(who, *arrays):
         if dtype is not None:
             return [xp_of(*arrays).asarray(a, dtype) if type(a) is float else a for a in arrays]
     return arrays
-
-
-def _round(y, x):
-    """y, computed in the wide dtype, in x's own."""
-    return y.astype(x.dtype, copy=False)
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic
@@ -245,7 +240,7 @@ def _sigmoid(x):
 @op
 def sigmoid(x):
     """y = 1 / (1 + e^-x)"""
-    y = _round(_sigmoid(wide(x)), x)
+    y = rounded(_sigmoid(wide(x)), x)
     return y, (y,)
 
 
@@ -258,7 +253,7 @@ def _(dy, y):
 @op
 def silu(x):
     """y = x s, where s = sigmoid(x)"""
-    return _round(wide(x) * _sigmoid(wide(x)), x), (x,)
+    return rounded(wide(x) * _sigmoid(wide(x)), x), (x,)
 
 
 @silu.backward
@@ -272,7 +267,7 @@ def _(dy, x):
 @op
 def erf(x):
     """y = 2 / sqrt(pi) times the integral of e^(-t^2) for t from 0 to x"""
-    return _round(special.erf(wide(x)), x), (x,)
+    return rounded(special.erf(wide(x)), x), (x,)
 
 
 @erf.backward
@@ -321,7 +316,7 @@ def clip(x, *, low=None, high=None):
     xp = xp_of(x)
     y = x if low is None else xp.maximum(x, low)
     y = y if high is None else xp.minimum(y, high)
-    return _round(y, x), (x, low, high)
+    return rounded(y, x), (x, low, high)
 
 
 @clip.backward

@@ -4,7 +4,7 @@ Sums run in the wide dtype and are rounded once. In the formulas below i and j r
 """
 import numpy as np
 
-from minigrad.backend import is_float, wide, wide_dtype, xp_of
+from minigrad.backend import rounded, wide, wide_dtype, xp_of
 from minigrad.check import expect
 from minigrad.tensor import op
 
@@ -23,11 +23,6 @@ def _one_axis(who, x, axis):
            f"one axis from {-x.ndim} to {x.ndim - 1}", "reshape first to run over several axes")
 
 
-def _round(y, x):
-    """y, summed in the wide dtype, in x's own; sums of integers and booleans keep the dtype they got."""
-    return y.astype(x.dtype, copy=False) if is_float(x.dtype) else y
-
-
 def _drop(y, axes, keepdims):
     """y, whose axes are 1, without them."""
     return y if keepdims else y.squeeze(axes)
@@ -37,7 +32,7 @@ def _drop(y, axes, keepdims):
 def sum(x, *, axis=None, keepdims=False):
     """y = sum_i x_i"""
     axes, kept = _over("sum", x, axis)
-    return _round(wide(x).sum(axes, keepdims=keepdims), x), (x.shape, kept)
+    return rounded(wide(x).sum(axes, keepdims=keepdims), x), (x.shape, kept)
 
 
 @sum.backward
@@ -60,7 +55,7 @@ def mean(x, *, axis=None, keepdims=False):
     """y = 1/n sum_i x_i"""
     axes, kept = _over("mean", x, axis)
     n = _count("mean", x, axes)
-    return _round(wide(x).mean(axes, keepdims=keepdims), x), (x.shape, kept, n)
+    return rounded(wide(x).mean(axes, keepdims=keepdims), x), (x.shape, kept, n)
 
 
 @mean.backward
@@ -77,7 +72,7 @@ def var(x, *, axis=None, keepdims=False, ddof=0):
     xw = wide(x)
     mu = xw.mean(axes, keepdims=True)
     y = ((xw - mu) ** 2).sum(axes, keepdims=keepdims) / n
-    return _round(y, x), (x, mu, n)
+    return rounded(y, x), (x, mu, n)
 
 
 @var.backward
@@ -127,7 +122,7 @@ def logsumexp(x, *, axis=None, keepdims=False):
     total = xp.exp(xw - m).sum(axes, keepdims=True)
     with np.errstate(divide="ignore"):                  # all entries -inf: y = log 0 = -inf is meant
         y = m + xp.log(total)
-    return _round(_drop(y, axes, keepdims), x), (x, y)
+    return rounded(_drop(y, axes, keepdims), x), (x, y)
 
 
 @logsumexp.backward
@@ -142,7 +137,7 @@ def _(dy, x, y):
 def cumsum(x, *, axis=-1):
     """y_i = sum_(j <= i) x_j, along one axis"""
     _one_axis("cumsum", x, axis)
-    return _round(wide(x).cumsum(axis), x), (axis,)
+    return rounded(wide(x).cumsum(axis), x), (axis,)
 
 
 @cumsum.backward
@@ -158,7 +153,7 @@ def prod(x, *, axis=None, keepdims=False):
     if axis is not None:
         _one_axis("prod", x, axis)
     _, kept = _over("prod", x, axis)
-    return _round(wide(x).prod(axis, keepdims=keepdims), x), (x, axis, kept)
+    return rounded(wide(x).prod(axis, keepdims=keepdims), x), (x, axis, kept)
 
 
 @prod.backward
