@@ -32,7 +32,7 @@ def _together(who, *arrays):
 
 # ---------------------------------------------------------------------------------------------- arithmetic
 
-@op(kernels=("cpu", "gpu"))
+@op(kernels=("cpu", "gpu"), numbers=True)
 def add(a, b):
     """y = a + b"""
     a, b = _together("add", a, b)
@@ -45,7 +45,7 @@ def _(dy):
     return dy, dy
 
 
-@op
+@op(numbers=True)
 def sub(a, b):
     """y = a - b"""
     a, b = _together("sub", a, b)
@@ -58,7 +58,7 @@ def _(dy, into):
     return dy, None if into[1] is SKIP else -dy
 
 
-@op
+@op(numbers=True)
 def mul(a, b):
     """y = a b"""
     a, b = _together("mul", a, b)
@@ -71,7 +71,7 @@ def _(dy, a, b, into):
     return None if into[0] is SKIP else dy * b, None if into[1] is SKIP else dy * a
 
 
-@op
+@op(numbers=True)
 def div(a, b):
     """y = a / b"""
     a, b = _together("div", a, b)
@@ -97,7 +97,7 @@ def _(dy):
     return (-dy,)
 
 
-@op
+@op(numbers=True)
 def pow(a, b):
     """y = a^b, either of which may be a number"""
     a, b = _together("pow", a, b)
@@ -280,7 +280,7 @@ def _(dy, x):
 
 # --------------------------------------------------------------------------------------- choosing and casting
 
-@op
+@op(numbers=True)
 def maximum(a, b):
     """y = max(a, b)"""
     a, b = _together("maximum", a, b)
@@ -295,7 +295,7 @@ def _(dy, a, b):
     return where(a < b, 0, share), where(b < a, 0, share)
 
 
-@op
+@op(numbers=True)
 def minimum(a, b):
     """y = min(a, b)"""
     a, b = _together("minimum", a, b)
@@ -330,7 +330,7 @@ def _(dy, x, low, high):
     return (dx,)
 
 
-@op
+@op(numbers=True)
 def where(mask, a, b):
     """y = a where mask, else b"""
     mask, a, b = _together("where", mask, a, b)
