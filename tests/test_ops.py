@@ -13,6 +13,7 @@ from minigrad import Tensor, backend, formulas, gradcheck, kernels, pool, using
 from minigrad.backend import dtype_of, is_float, wide_dtype
 from minigrad.fused.attention import attention
 from minigrad.fused.cross_entropy import cross_entropy, linear_cross_entropy
+from minigrad.fused.dropout import dropout
 from minigrad.fused.gelu import gelu
 from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.linear import linear
@@ -423,8 +424,24 @@ def test_ties_share_the_gradient():
     (r.prod, [(2, 3)], dict(axis=-3), "prod: got axis -3"),
     (take_along_axis, [(2, 3), (3, 1)], {}, "x's shape but for axis 1"),
     (take_along_axis, [(2, 3), (2, 1)], dict(axis=3), "take_along_axis: got axis 3 for shape"),
+    (take_along_axis, [(2, 3), (2, 1)], {}, r"got indices float64 \(2, 1\) for x \(2, 3\); expected integers"),
+    (r.sum, [(2, 3)], dict(axis=(0, -2)), r"sum: got axis \(0, -2\) .* each once"),
+    (r.sum, [(2, 3)], dict(axis=1.0), "sum: got axis 1.0"),
+    (r.var, [(2, 3)], dict(axis=0, ddof=2), "var: got ddof 2 for 2 entries; expected fewer"),
+    (s.reshape, [(2, 3)], dict(shape=(-2, -3)), "reshape: got shape"),
+    (s.reshape, [(1, 1)], dict(shape=(-1, -1)), "at most one axis of -1"),
+    (s.expand_dims, [(2, 3)], dict(axis=(0, 1)), "expand_dims: got axis"),
+    (s.broadcast_to, [(1, 3)], dict(shape=(-1, 3)), "broadcast_to: got"),
+    (s.flip, [(2, 3)], dict(axis=(0, 2)), "flip: got axis 2"),
+    (s.tril, [(3,)], {}, r"tril: got shape \(3,\); expected 2 axes or more"),
+    (s.pad, [(2, 3)], dict(widths=((-1, 0), (0, 0))), "from 0 up"),
+    (s.pad, [(2, 3)], dict(widths=1), "pad: got widths 1"),
+    (s.concatenate, [(2,), ()], {}, "differ in axis 0 only"),
+    (s.stack, [(2, 3), (2, 3)], dict(axis=3), "stack: got axis 3"),
+    (s.split, [(2, 5)], dict(parts=(-1, 6)), "lengths that add up to it"),
     (softmax, [(2, 3)], dict(axis=2), r"softmax: got axis 2 for shape \(2, 3\)"),
     (log_softmax, [()], {}, "softmax: got axis -1"),
+    (dropout, [(2, 3)], dict(p=0.5, key=3), "dropout: got key = 3; expected .* four integers"),
 ], ids=lambda v: str(v))
 @both_modes
 def test_wrong_arguments_say_so(op, args, params, words, mode):

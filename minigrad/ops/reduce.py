@@ -12,9 +12,10 @@ from minigrad.tensor import op
 def _over(who, x, axis):
     """(the axes that axis means, x's shape with those axes 1)."""
     axes = tuple(range(x.ndim)) if axis is None else tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-    expect(all(-x.ndim <= a < x.ndim for a in axes), who, f"axis {axis} for shape {x.shape}",
-           f"axes from {-x.ndim} to {x.ndim - 1}")
-    axes = tuple(a % x.ndim for a in axes)
+    fit = all(hasattr(a, "__index__") and -x.ndim <= a < x.ndim for a in axes)
+    axes = tuple(a % x.ndim for a in axes) if fit else ()
+    expect(fit and len(set(axes)) == len(axes), who, f"axis {axis} for shape {x.shape}",
+           f"axes from {-x.ndim} to {x.ndim - 1}, each once")
     return axes, tuple(1 if i in axes else n for i, n in enumerate(x.shape))
 
 
@@ -69,6 +70,7 @@ def var(x, *, axis=None, keepdims=False, ddof=0):
     """y = 1/(n - ddof) sum_i (x_i - mu)^2,  mu = mean(x)"""
     axes, _ = _over("var", x, axis)
     n = _count("var", x, axes) - ddof
+    expect(n > 0, "var", f"ddof {ddof} for {n + ddof} entries", "fewer than there are entries")
     xw = wide(x)
     mu = xw.mean(axes, keepdims=True)
     y = ((xw - mu) ** 2).sum(axes, keepdims=keepdims) / n
