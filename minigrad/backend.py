@@ -225,7 +225,8 @@ def cuda_module(text, defines, arch=None):
 
 
 def dtype_of(name):
-    """The storage dtype called "float64", "float32", "float16" or "bfloat16"."""
+    """The storage dtype called "float64", "float32", "float16" or "bfloat16"; or that of a type, such as np.float32."""
+    name = np.dtype(name) if isinstance(name, type) else name
     if str(name) == "bfloat16":
         import ml_dtypes
         bfloat16 = np.dtype(ml_dtypes.bfloat16)

@@ -485,6 +485,13 @@ def test_a_head_wants_a_matrix_of_its_width(x, w, mode):
         linear_cross_entropy(np.zeros(x), np.zeros(w), np.zeros(x[:-1], int))
 
 
+def test_gradcheck_takes_tensors_and_says_what_it_takes_not():
+    x = Tensor(np.array([0.5, 2.0], "float32"), requires_grad=True)
+    assert gradcheck(e.exp, x) < 1e-6
+    with pytest.raises(ValueError, match="gradcheck: got <function .* expected an op"):
+        gradcheck(lambda x: x * 2, x)
+
+
 def test_a_wrong_index_names_the_shape():
     with pytest.raises(IndexError, match=r"getitem: .* of shape \(2, 3\)"):
         Tensor(np.ones((2, 3)))[5]
