@@ -254,15 +254,16 @@ def wide(x):
     return x.astype(wide_dtype(x.dtype), copy=False)
 
 
-# ---------------------------------------------------------------------------------------------- randomness
 def rounded(y, x):
     """y, computed from wide(x), in x's own dtype; what comes of integers and booleans is left as it is."""
     return y.astype(x.dtype, copy=False) if is_float(x.dtype) else y
 
 
+# ---------------------------------------------------------------------------------------------- randomness
 
 def stream(name, seed):
     """The random stream called name: independent of every other name, and the same on every machine."""
+    expect(hasattr(seed, "__index__") and seed >= 0, "seed", repr(seed), "a whole number from 0 up")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(name.encode())])))
 
 
