@@ -14,13 +14,13 @@ and dx_j = sum_i dp_i (d p_i / d x_j) collects into
 Read [SM3] as: compare each dp_j with the average of dp under p. Adding a constant to a row of x moves nothing, and
 indeed sum_j dx_j = 0.
 
-Causal, for squares of scores x (..., T, T), whose row i sees columns k <= i alone: x_ik counts as
-    x_ik = -inf for k > i,   so there   p_ik = 0,   and by [SM3]   dx_ik = 0               [SM6]
-whatever x and dp hold there. It is the mask of a language model's attention; no such array has to be made or added.
-
 log_softmax. y = log p without the detour through p, which could have underflowed to 0:
     y_i = (x_i - m) - log s                                                                [SM4]
     d y_i / d x_j = delta_ij - p_j,   so   dx_j = dy_j - p_j sum_i dy_i,   p_j = exp(y_j)  [SM5]
+
+Causal, for squares of scores x (..., T, T), whose row i sees columns k <= i alone: x_ik counts as
+    x_ik = -inf for k > i,   so there   p_ik = 0,   and by [SM3]   dx_ik = 0               [SM6]
+whatever x and dp hold there. It is the mask of a language model's attention; no such array has to be made or added.
 
 Saved: the result alone, in the storage dtype. Sums are taken wide.
 """
