@@ -204,6 +204,8 @@ class Tensor:
         self.data = data if isinstance(data, np.ndarray) or backend.on_gpu(data) else np.asarray(data)
         if self.data.dtype.kind in "OSUMm":             # None and words become arrays of them, and fail much later
             expect(False, "Tensor", f"{type(data).__name__}, as an array of {self.dtype}", "numbers")
+        if not self.data.dtype.isnative:                # kernels would read its bytes from the wrong end
+            self.data = self.data.astype(self.dtype.newbyteorder("="))
         if requires_grad and not backend.is_float(self.data.dtype):
             expect(False, "Tensor", f"requires_grad with dtype {self.dtype}", "a floating dtype")
         self.requires_grad, self.node, self.index, self.slot = requires_grad, None, 0, None
@@ -417,7 +419,9 @@ def into(parents):
 
 def _operand(a, numbers):
     """Arrays, None and, where they are wanted, Python's numbers as they are; the rest as arrays."""
-    if isinstance(a, np.ndarray) or a is None or numbers and type(a) in (int, float, bool) or backend.on_gpu(a):
+    if isinstance(a, np.ndarray) and a.dtype.isnative or a is None or backend.on_gpu(a):
+        return a
+    if numbers and type(a) in (int, float, bool):
         return a
     return a.item() if numbers and isinstance(a, np.generic) else Tensor(a).data
 

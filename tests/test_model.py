@@ -286,6 +286,7 @@ def test_to_is_in_place_and_knows_its_names():
     assert model.to(dtype="float64") is model and model.wte.weight.dtype == np.float64
     assert all(a is b for a, b in zip(tensors, model.parameters(), strict=True))
     assert names == [name for name, _ in model.named_parameters()]
+    assert backend.dtype_of(np.float16) == backend.dtype_of("float16") and backend.dtype_of(float) == np.float64
     with pytest.raises(ValueError, match="dtype: got 'int8'; expected one of bfloat16, float16, float32, float64"):
         model.to(dtype="int8")
     with pytest.raises(ValueError, match="to_device: got 'tpu'; expected 'cpu' or 'gpu'"):
