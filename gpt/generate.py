@@ -61,12 +61,15 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
     The same seed gives the same text. The model's train or eval mode is left as found.
     """
     rows = prompts_of(ids)
-    expect(max_new_tokens >= 0, "generate", f"max_new_tokens {max_new_tokens}", "0 or more")
+    expect(hasattr(max_new_tokens, "__index__") and max_new_tokens >= 0, "generate",
+           f"max_new_tokens {max_new_tokens}", "0 or more")
     expect(temperature >= 0, "generate", f"temperature {temperature}", "0 (greedy) or more")
-    expect(top_k is None or top_k > 0, "generate", f"top_k {top_k}", "None, or 1 or more")
+    expect(top_k is None or hasattr(top_k, "__index__") and top_k > 0, "generate", f"top_k {top_k}",
+           "None, or 1 or more")
     for name, value in (("top_p", top_p), ("min_p", min_p)):
         expect(value is None or 0 < value <= 1, "generate", f"{name} {value}", "None, or a number in (0, 1]")
     expect(repetition_penalty > 0, "generate", f"repetition_penalty {repetition_penalty}", "a number above 0")
+    expect(not isinstance(stop, (int, str)), "generate", f"stop {stop!r}", "ids, such as [50256]")
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     decoder, streams = decoder or Decoder(model), [backend.stream("generate", seed + b) for b in range(len(rows))]
     like = model.wte.weight.data
@@ -136,7 +139,7 @@ class Chooser:
             rows, streams, allowed, repetition_penalty, how)
 
     def __call__(self, logits, going):
-        z = logits = backend.asnumpy(logits)
+        z = logits = on_host(logits)
         rows = [self.rows[b] for b in going]
         if self.repetition_penalty != 1:
             z = penalised(z, rows, self.repetition_penalty)
@@ -160,6 +163,14 @@ def prompts_of(ids):
     ids = np.asarray(ids)
     expect(ids.ndim == 2 and ids.size > 0 and ids.dtype.kind in "iu", "generate", f"ids {ids.dtype} {ids.shape}", *want)
     return ids.tolist()
+
+
+def on_host(logits):
+    """Logits as a NumPy array; an error where the model has none to give."""
+    logits = backend.asnumpy(logits)
+    expect(not np.isnan(logits).any(), "generate", "logits that are NaN", "numbers",
+           "the weights hold NaN or infinity: look at the loss that the model was trained to")
+    return logits
 
 
 def penalised(logits, rows, r):
@@ -207,12 +218,13 @@ def beam_search(model, ids, max_new_tokens, beams=4, length_penalty=1.0, stop=()
     ends with one of stop, or has max_new_tokens.
     """
     (row,), size = prompts_of([ids]), model.config.block_size
-    expect(beams > 0 and max_new_tokens > 0, "beam_search", f"beams {beams}, max_new_tokens {max_new_tokens}",
-           "at least 1")
+    expect(all(hasattr(n, "__index__") and n > 0 for n in (beams, max_new_tokens)), "beam_search",
+           f"beams {beams}, max_new_tokens {max_new_tokens}", "whole numbers above 0")
+    expect(not isinstance(stop, (int, str)), "beam_search", f"stop {stop!r}", "ids, such as [50256]")
     expect(len(row) + max_new_tokens - 1 <= size, "beam_search", f"{len(row)} tokens and {max_new_tokens} new ones",
            f"room for them in block_size = {size}")
     decoder, ended = Decoder(model), []
-    logits, alive, sums = backend.asnumpy(decoder.read([row])), [[]], np.zeros(1)
+    logits, alive, sums = on_host(decoder.read([row])), [[]], np.zeros(1)
     for n in range(1, max_new_tokens + 1):
         z = logits.astype(np.float64) - logits.max(-1, keepdims=True)
         totals = sums[:, None] + z - np.log(np.exp(z).sum(-1, keepdims=True))            # (B, V)
@@ -226,5 +238,5 @@ def beam_search(model, ids, max_new_tokens, beams=4, length_penalty=1.0, stop=()
             break
         alive, sums = [new for new, _, _ in going], np.array([total for _, _, total in going])
         decoder.keep([parent for _, parent, _ in going])
-        logits = backend.asnumpy(decoder.step(np.array([new[-1] for new in alive])))
+        logits = on_host(decoder.step(np.array([new[-1] for new in alive])))
     return [(row + new, float(score)) for new, score in ended]

@@ -41,10 +41,14 @@ class GPTConfig:
 
     def __post_init__(self):
         sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
-        expect(min(sizes) > 0 and self.n_embd % self.n_head == 0, "GPTConfig",
-               f"sizes {sizes}", "positive sizes with n_embd a multiple of n_head")
-        expect(0 <= self.dropout < 1, "GPTConfig", f"dropout {self.dropout}", "a number in [0, 1)")
-        expect(self.activation in ACTIVATIONS, "GPTConfig", f"activation {self.activation!r}",
+        whole = all(hasattr(n, "__index__") for n in sizes)
+        expect(whole and min(sizes) > 0 and self.n_embd % self.n_head == 0, "GPTConfig",
+               f"sizes {sizes}", "whole numbers above 0, with n_embd a multiple of n_head")
+        for name, least, most in (("dropout", 0, 1), ("eps", 0, math.inf)):
+            n = getattr(self, name)
+            expect(hasattr(n, "__float__") and least <= n < most, "GPTConfig", f"{name} {n!r}",
+                   f"a number in [{least}, {most})")
+        expect(self.activation in tuple(ACTIVATIONS), "GPTConfig", f"activation {self.activation!r}",
                f"one of {', '.join(ACTIVATIONS)}")
 
     @classmethod
@@ -113,6 +117,8 @@ class GPT(Module):
     """
 
     def __init__(self, config, seed=0):
+        expect(isinstance(config, GPTConfig), "GPT", repr(config), "a GPTConfig",
+               "GPTConfig.preset('gpt2'); with the released weights, GPT.from_pretrained('gpt2')")
         c = self.config = config
         with init.seeded(seed):
             self.wte = Embedding(c.vocab_size, c.n_embd, std=0.02)

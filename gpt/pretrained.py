@@ -121,6 +121,7 @@ def load(source):
 
 def find(source):
     """The folder that source names, downloaded if need be, or llm.c's file."""
+    expect(isinstance(source, (str, os.PathLike)), "from_pretrained", repr(source), WANT)
     path = Path(source)
     if path.is_dir():
         pickles = sorted(p.name for p in path.iterdir() if is_pickle(p))
@@ -170,10 +171,13 @@ def from_folder(folder):
     from safetensors import SafetensorError, safe_open
     config, kind = read_config(folder / "config.json")
     files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else shards(folder)
+    headers = {path: header(path) for path in files}
+    there, layers = sum(map(len, headers.values())), config.n_layer
+    expect(layers <= there, "from_pretrained", f"n_layer {layers} in config.json for {there} tensors", "more tensors")
     stored = {}                                              # our name: (file, its name there, dtype)
     wanted = {their_name(name, kind): (name, shape) for name, shape in shapes(config).items()}
-    for path in files:
-        for inside, (dtype, shape) in header(path).items():
+    for path, found in headers.items():
+        for inside, (dtype, shape) in found.items():
             name = inside if inside.startswith("transformer.") else "transformer." + inside
             if name.endswith(NOT_WEIGHTS):
                 continue
@@ -253,7 +257,7 @@ def read_config(path):
     kind = theirs.get("model_type") if isinstance(theirs, dict) else None
     expect(kind in (GPT1, GPT2), "from_pretrained", f"model_type {kind!r} in {path}", f"{GPT1!r} or {GPT2!r}")
     key, names = ACTIVATION[kind]
-    expect(theirs.get(key) in names, "from_pretrained", f"{key} {theirs.get(key)!r} in {path}",
+    expect(theirs.get(key) in list(names), "from_pretrained", f"{key} {theirs.get(key)!r} in {path}",
            f"one of {', '.join(names)}")
     for key, value in RELEASED.items():
         expect(theirs.get(key, value) == value, "from_pretrained", f"{key} {theirs.get(key)!r} in {path}",

@@ -34,7 +34,7 @@ at most. In the last MLP on the way back: dy, GELU's output rebuilt (not on a GP
 input:
     max(s N' C + w R V (+ s R V),  13 s N' C),   GPU: max(s N' C + min(s N' V, G),  9 s N' C)      [SZ6]
 In generation, keys and values of every position:
-    K = 2 L s C                                                                                    [SZ7]
+    Q = 2 L s C                                                                                    [SZ7]
 """
 import argparse
 import os
@@ -139,9 +139,10 @@ def entry(dtype):
 def describe(c, memory=None, dtype="float32", T=None, device="cpu"):
     """What the model costs on a device, as text. memory: GiB to fit it into (default: this machine's); T: tokens in a
     row."""
-    T = T or c.block_size
-    memory = memory or machine()
+    T, memory = c.block_size if T is None else T, machine() if memory is None else memory
     expect(memory > 0, "memory", memory, "GiB above 0")
+    expect(0 < T <= c.block_size, "context", f"{T} tokens", f"1 to {c.block_size}, the model's positions")
+    expect(device in ("cpu", "gpu"), "device", repr(device), "'cpu' or 'gpu'")
     P, F, byte = parameters(c), forward_flops(c, T), memory * GIB
     lines = [f"{'GPT-2' if c.pre_norm else 'GPT-1'}: {c.n_layer} layers, {c.n_head} heads, width {c.n_embd}, "
              f"{c.block_size} positions, {c.vocab_size:,} tokens, {c.activation}",

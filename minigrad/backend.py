@@ -225,7 +225,8 @@ def cuda_module(text, defines, arch=None):
 
 
 def dtype_of(name):
-    """The storage dtype called "float64", "float32", "float16" or "bfloat16"."""
+    """The storage dtype called "float64", "float32", "float16" or "bfloat16"; or that of a type, such as np.float32."""
+    name = np.dtype(name) if isinstance(name, type) else name
     if str(name) == "bfloat16":
         import ml_dtypes
         bfloat16 = np.dtype(ml_dtypes.bfloat16)
@@ -253,10 +254,16 @@ def wide(x):
     return x.astype(wide_dtype(x.dtype), copy=False)
 
 
+def rounded(y, x):
+    """y, computed from wide(x), in x's own dtype; what comes of integers and booleans is left as it is."""
+    return y.astype(x.dtype, copy=False) if is_float(x.dtype) else y
+
+
 # ---------------------------------------------------------------------------------------------- randomness
 
 def stream(name, seed):
     """The random stream called name: independent of every other name, and the same on every machine."""
+    expect(hasattr(seed, "__index__") and seed >= 0, "seed", repr(seed), "a whole number from 0 up")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(name.encode())])))
 
 

@@ -3,8 +3,9 @@ import numpy as np
 
 from minigrad import kernels
 from minigrad.backend import is_float
+from minigrad.check import expect
 from minigrad.sums import sum_to
-from minigrad.tensor import SKIP
+from minigrad.tensor import SKIP, Op, Tensor
 
 STEP = 1e-3          # the differences below err by O(STEP^4) = 1e-12 and by rounding, eps / STEP = 2e-13
 
@@ -19,7 +20,9 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
     Integers, Python numbers and None are held fixed. Returns the largest relative error; raises AssertionError above
     rtol.
     """
+    expect(isinstance(op, Op), "gradcheck", repr(op), "an op", "@op on its forward makes one: see minigrad/tensor.py")
     rng = np.random.default_rng(seed)
+    arrays = [a.data if isinstance(a, Tensor) else a for a in arrays]
     arrays = [a.astype("float64") if _floats(a) else a for a in arrays]
     with kernels.using(mode):
         forward, backward = kernels.choose(op, arrays)

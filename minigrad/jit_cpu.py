@@ -13,7 +13,8 @@ two products differently. Where it matters, ranges are cut at fixed places, or t
 one product to a sum. forceinline makes the code that is compiled and the code that is found in the cache the same.
 
 Compiled code is kept in a cache. Numba looks at a kernel's own file to see whether the code is still good, but not at
-the files that its inlined functions come from, so the name of the cache folder is made from the contents of those.
+the files that its inlined functions and its constants come from, so the name of the cache folder is made from the
+contents of those.
 """
 import hashlib
 from pathlib import Path
@@ -30,8 +31,8 @@ INLINE = {"nogil": True, "forceinline": True, "fastmath": {"contract"}, "error_m
 inline = njit(**INLINE)
 # Compiled again into each kernel that calls it, but as a function of its own. Flags that are left out are the caller's.
 plain = njit(nogil=True, forceinline=False, fastmath=FAST, error_model="numpy")
-SHARED = ("jit_cpu.py", "fork_cpu.py", "special.py", "math_cpu.py", "gemm_cpu.py", "sums_cpu.py", "fused/dropout.py",
-          "fused/dropout_cpu.py", "fused/gelu_cpu.py")
+SHARED = ("jit_cpu.py", "fork_cpu.py", "special.py", "math_cpu.py", "gemm_cpu.py", "sums_cpu.py", "fused/adamw.py",
+          "fused/dropout.py", "fused/dropout_cpu.py", "fused/gelu.py", "fused/gelu_cpu.py")
 
 
 def jit(f):

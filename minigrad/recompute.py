@@ -30,6 +30,9 @@ def recompute(fn, *inputs):
     leaves, moment, calls = {}, backend.now(), Calls()
     with recording(leaves), calls.noted():
         y = fn(*(Tensor(t) if isinstance(t, Tensor) else t for t in inputs))
+    outputs = y if isinstance(y, tuple) else (y,)
+    expect(all(isinstance(t, Tensor) for t in outputs), "recompute", f"a function that returns {type(y).__name__}",
+           "one that returns a Tensor or a tuple of Tensors")
     outside = next((t.node.name for t in leaves.values() if t.node is not None), None)
     expect(outside is None, "recompute", f"a function that uses the result of an earlier {outside!r}",
            "a function of its inputs and of leaves", "pass it as an input")

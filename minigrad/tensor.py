@@ -28,6 +28,9 @@ borrow a slot's array to keep one in.
 the result and would save it are given a promise instead, and its forward runs once more when their backward wants the
 array. A GPU has more memory than time, and keeps it.
 
+@op(numbers=True) marks one that is given Python's numbers as they are, so that x * 2.0 stays float16 if x is. For the
+others a number is an array without axes.
+
 Ownership: dy and saved are borrowed, returned gradients may alias dy, and only arrays that forward itself
 allocated and saved may be overwritten by backward. The engine copies before it adds in place.
 
@@ -199,6 +202,10 @@ class Tensor:
         if isinstance(data, Tensor):
             data = data.data
         self.data = data if isinstance(data, np.ndarray) or backend.on_gpu(data) else np.asarray(data)
+        if self.data.dtype.kind in "OSUMm":             # None and words become arrays of them, and fail much later
+            expect(False, "Tensor", f"{type(data).__name__}, as an array of {self.dtype}", "numbers")
+        if not self.data.dtype.isnative:                # kernels would read its bytes from the wrong end
+            self.data = self.data.astype(self.dtype.newbyteorder("="))
         if requires_grad and not backend.is_float(self.data.dtype):
             expect(False, "Tensor", f"requires_grad with dtype {self.dtype}", "a floating dtype")
         self.requires_grad, self.node, self.index, self.slot = requires_grad, None, 0, None
@@ -219,7 +226,8 @@ class Tensor:
             if self.slot is not None:
                 self.slot.empty = True
         else:
-            expect(value.shape == self.shape, "grad", f"shape {value.shape}", f"{self.shape}, the tensor's own")
+            shape = np.shape(value)
+            expect(shape == self.shape, "grad", f"shape {shape}", f"{self.shape}, the tensor's own")
             self.grad_slot().empty = True
             self.slot.add(value)
 
@@ -326,14 +334,16 @@ class Op:
     """A differentiable function: a reference pair, and the devices for which there is a kernel pair."""
     table = {}                                          # name -> Op; the tests and the book of formulas walk it
 
-    def __init__(self, forward, kernels=(), cheap=False):
-        self.cheap = cheap
+    def __init__(self, forward, kernels=(), cheap=False, numbers=False):
+        self.cheap, self.numbers = cheap, numbers
         self.name, self.__doc__, self.__name__ = forward.__name__, forward.__doc__, forward.__name__
         self.reference, self.reference_backward = forward, None
         self.kernels, self.module = frozenset(kernels), forward.__module__
         parameters = inspect.signature(forward).parameters
         self.looks_ahead = "into" in parameters
-        self.arguments = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
+        arguments = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.arguments = len(arguments)                 # 0: as many arrays as one likes
+        self.required = sum(p.default is p.empty for p in arguments)
         Op.table[self.name] = self
 
     def backward(self, f):
@@ -347,8 +357,8 @@ class Op:
         return self
 
     def __call__(self, *args, **params):
-        if len(args) < self.arguments:                  # array arguments that are left out, such as a bias
-            args += (None,) * (self.arguments - len(args))
+        if len(args) != self.arguments or not args:
+            args = self._completed(args)
         mode, arrays, parents, promised, wanted = _recording.get(), [], [], {}, False
         for a in args:
             parent = NOBODY
@@ -358,8 +368,11 @@ class Op:
                     parent, wanted = _parent(a), True
                     if a.node is not None and a.node.again:
                         promised[id(a.data)] = a.node
+            elif a is None and len(arrays) < self.required:
+                expect(False, self.name, f"None for argument {len(arrays) + 1}", "an array",
+                       "what made it may have returned nothing")
             else:
-                arrays.append(_operand(a))
+                arrays.append(_operand(a, self.numbers))
             parents.append(parent)
         forward, backward = kernels.choose(self, arrays)
         if self.looks_ahead:
@@ -375,6 +388,17 @@ class Op:
         elif wanted:                                    # recompute's first run: remember who was there, nothing else
             mode.update((id(a), a) for a, parent in zip(args, parents) if parent is not NOBODY)
         return tuple(_result(a, node, i) for i, a in enumerate(y)) if isinstance(y, tuple) else _result(y, node)
+
+    def _completed(self, args):
+        """The arguments, with None for those that may be left out, such as a bias."""
+        if not self.arguments:
+            expect(args and not isinstance(args[0], (list, tuple)), self.name, "a list" if args else "nothing",
+                   "arrays, one by one", f"{self.name}(*arrays)")
+            return args
+        least, most = self.required, self.arguments
+        expect(least <= len(args) <= most, self.name, f"{len(args)} arrays",
+               f"{most}" if least == most else f"{least} or {most}")
+        return args + (None,) * (most - len(args))
 
     def __repr__(self):
         return f"<op {self.name}>"
@@ -393,11 +417,13 @@ def into(parents):
     return [SKIP if p is None else p.grad_slot() if isinstance(p, Tensor) else None for p, _, _, _ in parents]
 
 
-def _operand(a):
-    """Arrays, None and Python numbers as they are (a number must not widen float16); the rest as arrays."""
-    if isinstance(a, np.ndarray) or a is None or type(a) in (int, float, bool) or backend.on_gpu(a):
+def _operand(a, numbers):
+    """Arrays, None and, where they are wanted, Python's numbers as they are; the rest as arrays."""
+    if isinstance(a, np.ndarray) and a.dtype.isnative or a is None or backend.on_gpu(a):
         return a
-    return a.item() if isinstance(a, np.generic) else np.asarray(a)
+    if numbers and type(a) in (int, float, bool):
+        return a
+    return a.item() if numbers and isinstance(a, np.generic) else Tensor(a).data
 
 
 def _result(y, node, index=0):
@@ -409,6 +435,6 @@ def _result(y, node, index=0):
     return out
 
 
-def op(f=None, *, kernels=(), cheap=False):
+def op(f=None, *, kernels=(), cheap=False, numbers=False):
     """@op on a forward function, then @name.backward on its gradient."""
-    return Op(f, kernels, cheap) if f else lambda g: Op(g, kernels, cheap)
+    return Op(f, kernels, cheap, numbers) if f else lambda g: Op(g, kernels, cheap, numbers)

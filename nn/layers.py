@@ -16,6 +16,11 @@ from nn import init
 from nn.module import Module
 
 
+def expect_sizes(who, *sizes):
+    """Refuse sizes of which no layer can be made."""
+    expect(all(hasattr(n, "__index__") and n > 0 for n in sizes), who, f"sizes {sizes}", "whole numbers above 0")
+
+
 class Linear(Module):
     """y = x w + b, with weight (in, out) as in the released GPT-2.
 
@@ -23,6 +28,7 @@ class Linear(Module):
     """
 
     def __init__(self, n_in, n_out, bias=True, std=None):
+        expect_sizes("Linear", n_in, n_out)
         w = init.uniform((n_in, n_out), 1 / math.sqrt(n_in)) if std is None else init.normal((n_in, n_out), std)
         self.weight = Tensor(w, requires_grad=True)
         self.bias = Tensor(np.zeros(n_out, np.float32), requires_grad=True) if bias else None
@@ -35,6 +41,7 @@ class Embedding(Module):
     """A row of a table (n, d) for every id. The table begins as N(0, std^2)."""
 
     def __init__(self, n, d, std=1.0):
+        expect_sizes("Embedding", n, d)
         self.weight = Tensor(init.normal((n, d), std), requires_grad=True)
 
     def forward(self, ids):                                  # (...) -> (..., d)
@@ -45,6 +52,7 @@ class LayerNorm(Module):
     """Rows of width d with mean 0 and variance 1, then scaled by weight and shifted by bias."""
 
     def __init__(self, d, eps=1e-5):
+        expect_sizes("LayerNorm", d)
         self.weight = Tensor(np.ones(d, np.float32), requires_grad=True)
         self.bias = Tensor(np.zeros(d, np.float32), requires_grad=True)
         self.eps = eps
@@ -63,6 +71,7 @@ class BatchNorm(Module):
     in which each new batch counts with rate."""
 
     def __init__(self, d, eps=1e-5, rate=0.1):
+        expect_sizes("BatchNorm", d)
         self.weight = Tensor(np.ones(d, np.float32), requires_grad=True)
         self.bias = Tensor(np.zeros(d, np.float32), requires_grad=True)
         self.mean, self.var = np.zeros(d, np.float32), np.ones(d, np.float32)
@@ -70,6 +79,7 @@ class BatchNorm(Module):
 
     def forward(self, x):                                    # (..., d) -> (..., d)
         mean, var = self.mean, self.var
+        expect(x.shape[-1:] == mean.shape, "BatchNorm", f"x {x.shape}", f"(..., {len(mean)})")
         if self.training:
             axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
             expect(n > 1, "BatchNorm", f"a batch of {n} in train mode", "2 rows or more", "model.eval() takes one")
@@ -93,7 +103,7 @@ class Dropout(Module):
     """
 
     def __init__(self, rate, site=0):
-        expect(0 <= rate < 1, "Dropout", f"rate {rate}", "a number in [0, 1)")
+        expect(hasattr(rate, "__float__") and 0 <= rate < 1, "Dropout", f"rate {rate}", "a number in [0, 1)")
         self.rate, self.site = rate, site
 
     def mask(self):
@@ -115,6 +125,8 @@ class Sequential(Module):
     """Modules (or functions), one after the other."""
 
     def __init__(self, *layers):
+        expect(all(map(callable, layers)), "Sequential", f"{[type(layer).__name__ for layer in layers]}",
+               "modules or functions, one by one", "Sequential(*layers)")
         self.layers = list(layers)
 
     def forward(self, x):

@@ -1,8 +1,8 @@
 """Module: a tree of parameters found by looking at attributes. No registration, no metaclass.
 
-A Tensor that is an attribute of a Module, or stands in a list of one, is a parameter; a plain array is a buffer,
-which moves and is saved with the model but is not trained. Names are dotted paths in the order of assignment, and
-a Tensor that two places share (a tied embedding) appears once, under the first.
+A Tensor that is an attribute of a Module, or stands in a list or a dict that is one, is a parameter; an array that is
+an attribute is a buffer, which moves and is saved with the model but is not trained. Names are dotted paths in the
+order of assignment, and a Tensor that two places share (a tied embedding) appears once, under the first.
 """
 import numpy as np
 
@@ -28,7 +28,8 @@ class Module:
 
     def named_buffers(self):
         """(dotted name, array) of the arrays that are not trained."""
-        return ((name, value) for name, value in _walk(self, "") if _is_array(value))
+        return ((f"{name}.{k}".lstrip("."), v) for name, m in self.named_modules() for k, v in vars(m).items()
+                if _is_array(v))
 
     def named_modules(self):
         """(dotted name, Module), this one first, under the name ""."""
@@ -78,12 +79,10 @@ def _is_array(value):
 
 
 def _walk(value, name):
-    """(name, value) of every Module, Tensor and array under value."""
-    if isinstance(value, (Module, Tensor)) or _is_array(value):
+    """(name, value) of every Module and Tensor under value."""
+    if isinstance(value, (Module, Tensor)):
         yield name, value
-    if isinstance(value, Module):
-        for k, v in vars(value).items():
-            yield from _walk(v, f"{name}.{k}".lstrip("."))
-    elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value):
-            yield from _walk(v, f"{name}.{i}".lstrip("."))
+    inside = (vars(value) if isinstance(value, Module) else dict(enumerate(value)) if isinstance(value, (list, tuple))
+              else value if isinstance(value, dict) else {})
+    for k, v in inside.items():
+        yield from _walk(v, f"{name}.{k}".lstrip("."))

@@ -20,7 +20,7 @@ from minigrad import backend
 from minigrad.check import expect
 from minigrad.fused.adamw import adamw, masters, sgd, sum_of_squares
 from minigrad.fused.control import FACTOR, LR, NORM, SIZE, STEPS, control
-from minigrad.tensor import Slot
+from minigrad.tensor import Slot, Tensor
 
 ALIGN = 16           # entries: every parameter starts on a 64-byte boundary of its float32 buffer
 # Entries of a bucket: a sixteenth of all, so that most of it is sent before backward ends, but worth a message.
@@ -89,10 +89,14 @@ class Flat:
 
 class Optimizer:
     """What AdamW and SGD share: the flat buffers, clipping, state to save."""
+    kept = ()                # the names of the moments that it keeps of each parameter
 
     def __init__(self, params, lr, weight_decay, rank=0, ranks=1):
-        params = list({id(p): p for p in params if p.requires_grad}.values())
-        expect(params, type(self).__name__, "no parameters", "Tensors that require grad", "pass model.parameters()")
+        who, params = type(self).__name__, list(params) if hasattr(params, "__iter__") else []
+        leaves = all(isinstance(p, Tensor) and p.node is None for p in params)
+        params = list({id(p): p for p in params if leaves and p.requires_grad}.values())
+        expect(params, who, "no parameters", "leaves that require grad", "pass model.parameters()")
+        expect(lr >= 0 and weight_decay >= 0, who, f"lr {lr}, weight_decay {weight_decay}", "numbers from 0 up")
         self.lr, self.weight_decay = lr, weight_decay
         dtypes = sorted({p.dtype for p in params}, key=str)
         self.flats = [Flat([p for p in params if p.dtype == d], d, self, rank, ranks) for d in dtypes]
@@ -115,7 +119,9 @@ class Optimizer:
 
     def step(self, lr=None):
         """Update every parameter from its gradient, with learning rate lr if given."""
-        self.control[LR] = self.lr if lr is None else lr
+        lr = self.lr if lr is None else lr
+        expect(lr >= 0, f"{type(self).__name__}.step", f"lr {lr}", "a number from 0 up")
+        self.control[LR] = lr
         self.apply()
 
     def apply(self):
@@ -154,13 +160,18 @@ class Optimizer:
     def load_state(self, arrays):
         """Continue from what state() gave, over the same parameters in the same order."""
         flats = {flat.data.dtype.name: flat for flat in self.flats}
+        expect("steps" in arrays, "load_state", ", ".join(arrays) or "nothing", "what state() gave, steps included")
+        for dtype, flat in flats.items():
+            for name, moment in flat.moments.items():
+                if f"{dtype}.{name}" not in arrays:          # as before the first step
+                    moment[...] = 0
         for key, array in arrays.items():
             if key == "steps":
                 continue
-            dtype, name = key.split(".")
-            flat = flats.get(dtype)
+            dtype, _, name = key.partition(".")
+            flat = flats.get(dtype) if name in ("master", *self.kept) else None
             mine = None if flat is None else flat.master if name == "master" else flat.moment(name)
-            here = " and ".join(f"{n}.*" for n in flats) if mine is None else f"{(flat.end,)} {mine.dtype}"
+            here = f"{', '.join(self.kept)} of {' and '.join(flats)}" if mine is None else f"{(flat.end,)} {mine.dtype}"
             expect(mine is not None and ((flat.end,), mine.dtype) == (array.shape, array.dtype), "load_state",
                    f"{key} {array.shape} {array.dtype}", here, "the checkpoint belongs to another model or dtype")
             mine[...] = backend.xp_of(mine).asarray(flat.cut(array))
@@ -168,10 +179,13 @@ class Optimizer:
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): [AW] in minigrad/fused/adamw.py."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): [AW1-4] in minigrad/fused/adamw.py."""
+    kept = ("m", "v")
 
     def __init__(self, params, lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, rank=0, ranks=1):
         super().__init__(params, lr, weight_decay, rank, ranks)
+        expect(np.shape(betas) == (2,) and 0 <= min(betas) <= max(betas) < 1 and eps >= 0, "AdamW",
+               f"betas {betas}, eps {eps}", "two numbers in [0, 1), and one from 0 up")
         self.betas, self.eps = betas, eps
 
     def update(self, flat, part, own, decay):
@@ -181,10 +195,12 @@ class AdamW(Optimizer):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum, p -= lr (velocity), velocity = momentum velocity + g."""
+    """Stochastic gradient descent with momentum: [AW5] in minigrad/fused/adamw.py."""
+    kept = ("velocity",)
 
     def __init__(self, params, lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0):
         super().__init__(params, lr, weight_decay)
+        expect(0 <= momentum < 1, "SGD", f"momentum {momentum}", "a number in [0, 1)")
         self.momentum, self.nesterov = momentum, nesterov
 
     def update(self, flat, part, own, decay):
@@ -201,6 +217,7 @@ def clip_grad_norm(opt, max_norm, scale=1.0):
     large they are, because the loss was scaled; the norm is that of the true ones, and the factor undoes it. On a GPU
     the norm is an array there, of no dimensions.
     """
+    expect(isinstance(opt, Optimizer), "clip_grad_norm", type(opt).__name__, "the optimiser")
     expect(max_norm > 0, "clip_grad_norm", max_norm, "a positive norm")
     s = backend.xp_of(opt.control).full(2, scale, "float64")
     control(opt.control, s, squares_of(opt), clip=max_norm)

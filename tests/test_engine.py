@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from minigrad import Tensor, backend, no_grad, using
+from minigrad.fused.embedding import embedding
+from minigrad.fused.linear import linear
+from minigrad.fused.relu import relu
 from minigrad.ops.elementwise import add, mul
 from minigrad.ops.matmul import matmul
 from minigrad.ops.shape import concatenate, split
@@ -425,6 +428,47 @@ def test_setting_grad():
         x.grad = np.ones(3)
     x.grad = np.zeros((2, 3))
     assert x.grad is not None and not x.grad.any()
+    x.grad = [[1, 2, 3], [4, 5, 6]]
+    np.testing.assert_array_equal(x.grad, [[1, 2, 3], [4, 5, 6]])
+    with pytest.raises(ValueError, match=r"grad: got shape \(\); expected \(2, 3\)"):
+        x.grad = 1.0
+
+
+@pytest.mark.parametrize("data", [None, "abc", [None, 1.0], {}])
+def test_a_tensor_holds_numbers(data):
+    with pytest.raises(ValueError, match="Tensor: got .*; expected numbers"):
+        Tensor(data)
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda x: add(x), "add: got 1 arrays; expected 2"), (lambda x: add(x, x, x), "add: got 3 arrays; expected 2"),
+    (lambda x: linear(x), "linear: got 1 arrays; expected 2 or 3"),
+    (lambda x: x @ None, "matmul: got None for argument 2; expected an array"),
+    (lambda x: linear(None, x), "linear: got None for argument 1"), (lambda x: x + "a", "Tensor: got str"),
+    (lambda x: concatenate(), "concatenate: got nothing; expected arrays, one by one"),
+    (lambda x: concatenate([x, x]), r"concatenate: got a list; .* Hint: concatenate\(\*arrays\)"),
+    (lambda x: x @ 2.0, r"matmul: got \(2, 3\) @ \(\)"), (lambda x: linear(x, 2), "linear: got"),
+])
+def test_an_op_says_what_arrays_it_takes(call, says):
+    with pytest.raises(ValueError, match=says):
+        call(leaf(2, 3))
+    with no_grad(), pytest.raises(ValueError, match=says):
+        call(Tensor(np.ones((2, 3), np.float32)))
+
+
+@pytest.mark.parametrize("mode", ["reference", "auto"])
+def test_bytes_in_another_order_are_the_same_numbers(mode):
+    """As files of other machines have them; compiled code would read 2.3e-41 for 1.0."""
+    x, w, ids = (a.astype(a.dtype.newbyteorder()) for a in (np.ones((2, 3), "f4"), np.eye(3, dtype="f4"), np.arange(2)))
+    with using(mode):
+        for y in (linear(Tensor(x), w), linear(x, Tensor(w)), relu(x)):
+            np.testing.assert_array_equal(y.data, np.ones((2, 3)))
+        np.testing.assert_array_equal(embedding(ids, w).data, np.eye(3)[:2])
+
+
+def test_a_number_is_an_array_without_axes():
+    np.testing.assert_array_equal(embedding(1, leaf(3, 2)).data.shape, (2,))
+    assert relu(-2.0).item() == 0 and Tensor(3.0).sum().item() == 3
 
 
 def test_only_floats_require_grad():

@@ -152,10 +152,22 @@ def test_forbidden_tokens_are_never_drawn():
     (dict(temperature=-1), "temperature -1; expected 0"), (dict(temperature=float("nan")), "temperature nan"),
     (dict(top_k=0), "top_k 0"), (dict(top_p=0.0), "top_p 0.0"), (dict(top_p=1.5), "top_p 1.5"),
     (dict(min_p=0.0), "min_p 0.0"), (dict(repetition_penalty=0), "repetition_penalty 0"),
+    (dict(top_k=1.5), "top_k 1.5"), (dict(stop=5), "stop 5; expected ids, such as"),
 ])
 def test_bad_settings_are_refused(model, how, says):
     with pytest.raises(ValueError, match=f"generate: got {says}"):
         generate(model, prompt(), 1, **how)
+
+
+def test_a_model_of_nan_says_so():
+    model = GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=1, n_head=1, n_embd=4))
+    for p in model.parameters():
+        p.data = np.full_like(p.data, np.nan)
+    for how in ({}, dict(temperature=0)):
+        with pytest.raises(ValueError, match="generate: got logits that are NaN; .* Hint: the weights"):
+            generate(model, prompt(), 1, **how)
+    with pytest.raises(ValueError, match="got logits that are NaN"):
+        beam_search(model, [1], 1)
 
 
 def test_bad_prompts_are_refused(model):
@@ -331,3 +343,6 @@ def test_one_beam_is_greedy(model):
     assert found == generate(model, prompt()[:1], 5, temperature=0)[0].tolist() and score < 0
     with pytest.raises(ValueError, match="beam_search: got 3 tokens and 7 new ones"):
         beam_search(model, prompt()[0].tolist(), 7)
+    for wrong in (dict(beams=1.5), dict(stop=3)):
+        with pytest.raises(ValueError, match=f"beam_search: got .*{next(iter(wrong))}"):
+            beam_search(model, [1], 1, **wrong)

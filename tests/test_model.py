@@ -47,12 +47,18 @@ def test_weights_begin_as_published():
 
 
 def test_config_refuses():
-    for wrong in (dict(n_embd=9), dict(n_layer=0), dict(dropout=1.0), dict(vocab_size=-1), dict(activation="tanh")):
+    for wrong in (dict(n_embd=9), dict(n_layer=0), dict(dropout=1.0), dict(vocab_size=-1), dict(activation="tanh"),
+                  dict(n_embd=8.0), dict(n_head=None), dict(dropout="x"), dict(eps=-1), dict(activation=["gelu"])):
         with pytest.raises(ValueError, match="GPTConfig: got"):
             GPTConfig(**{**SMALL, **wrong})
     with pytest.raises(ValueError, match="preset: got 'gpt3'; expected one of gpt1, gpt2"):
         GPTConfig.preset("gpt3")
     assert GPTConfig.preset("tiny", dropout=0.5).dropout == 0.5
+    with pytest.raises(ValueError, match="GPT: got 'gpt2'; expected a GPTConfig. Hint: .*from_pretrained"):
+        GPT("gpt2")
+    for seed in (-1, "a", 1.5):
+        with pytest.raises(ValueError, match="seed: got .*; expected a whole number from 0 up"):
+            GPT(GPTConfig(**SMALL), seed)
 
 
 # what the model computes
@@ -280,6 +286,7 @@ def test_to_is_in_place_and_knows_its_names():
     assert model.to(dtype="float64") is model and model.wte.weight.dtype == np.float64
     assert all(a is b for a, b in zip(tensors, model.parameters(), strict=True))
     assert names == [name for name, _ in model.named_parameters()]
+    assert backend.dtype_of(np.float16) == backend.dtype_of("float16") and backend.dtype_of(float) == np.float64
     with pytest.raises(ValueError, match="dtype: got 'int8'; expected one of bfloat16, float16, float32, float64"):
         model.to(dtype="int8")
     with pytest.raises(ValueError, match="to_device: got 'tpu'; expected 'cpu' or 'gpu'"):

@@ -350,6 +350,27 @@ def test_a_second_optimiser_ends_the_first():
 def test_an_optimiser_wants_parameters():
     with pytest.raises(ValueError, match="AdamW: got no parameters; .* pass model.parameters()"):
         AdamW([Tensor(np.ones(3))])
+    for wrong in (Linear(2, 2), 3, [np.ones(3)], leaf(2) * 2, Linear(2, 2).named_parameters()):
+        with pytest.raises(ValueError, match="AdamW: got no parameters"):
+            AdamW(wrong)
+
+
+@pytest.mark.parametrize("make, wrong", [
+    (AdamW, dict(lr=-1)), (AdamW, dict(lr=np.nan)), (AdamW, dict(betas=(1.0, 0.9))), (AdamW, dict(betas=0.9)),
+    (AdamW, dict(eps=-1)), (AdamW, dict(weight_decay=-1)), (SGD, dict(momentum=1.0)), (SGD, dict(lr=-1))],
+    ids=lambda v: str(v))
+def test_an_optimiser_refuses_numbers_that_make_no_sense(make, wrong):
+    with pytest.raises(ValueError, match=f"{make.__name__}: got .*{next(iter(wrong))}"):
+        make([leaf(2)], **wrong)
+
+
+def test_a_step_with_no_learning_rate_is_refused_before_it_is_made():
+    p = leaf(2)
+    before, opt = p.data.copy(), AdamW([p])
+    p.grad = np.ones(2)
+    with pytest.raises(ValueError, match="AdamW.step: got lr nan"):
+        opt.step(float("nan"))
+    np.testing.assert_array_equal(p.data, before)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -393,6 +414,47 @@ def test_state_of_another_model_or_dtype_is_refused():
     for other in (a.state(), c.state()):
         with pytest.raises(ValueError, match="load_state: got .* the checkpoint belongs to another model or dtype"):
             b.load_state(other)
+    sgd = SGD([leaf(20, 2)], momentum=0.9)
+    sgd.step()
+    for other, says in [(sgd.state(), r"float64.velocity .* expected m, v of float64"), ({}, "nothing"),
+                        ({"steps": 1, "float64": np.zeros(48)}, "float64 ")]:
+        with pytest.raises(ValueError, match=f"load_state: got {says}"):
+            AdamW([leaf(20, 2)]).load_state(other)
+
+
+def test_the_state_of_before_the_first_step_forgets_the_moments():
+    p = leaf(4)
+    opt = AdamW([p], lr=0.1)
+    first = opt.state()
+    p.grad = np.full(4, 5.0)
+    opt.step()
+    opt.load_state(first)
+    assert opt.steps == 0 and not opt.flats[0].moments["m"].any() and not opt.flats[0].moments["v"].any()
+
+
+@pytest.mark.parametrize("make", [lambda: Linear(0, 3), lambda: Linear(3, -1), lambda: Linear(2.5, 3),
+                                  lambda: Embedding(0, 3), lambda: LayerNorm(2.0), lambda: BatchNorm("a")])
+def test_layers_have_sizes_above_0(make):
+    with pytest.raises(ValueError, match="got sizes .*; expected whole numbers above 0"):
+        make()
+
+
+def test_layers_say_what_they_do_not_take():
+    for mode in (True, False):
+        with pytest.raises(ValueError, match=r"BatchNorm: got x \(2, 3\); expected \(..., 4\)"):
+            BatchNorm(4).train(mode)(leaf(2, 3))
+    with pytest.raises(ValueError, match=r"Sequential: got \['list'\].*Sequential\(\*layers\)"):
+        Sequential([Linear(2, 2)])
+    with pytest.raises(ValueError, match="Dropout: got rate a"):
+        Dropout("a")
+
+
+def test_parameters_stand_in_lists_and_dicts():
+    class Two(Module):
+        def __init__(self):
+            self.heads, self.more = {"a": Linear(2, 2, bias=False)}, [{"b": leaf(2)}]
+
+    assert [name for name, _ in Two().named_parameters()] == ["heads.a.weight", "more.0.b"]
 
 
 def test_steps_and_passes_count_the_moment():

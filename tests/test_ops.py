@@ -11,6 +11,14 @@ import minigrad.ops.reduce as r
 import minigrad.ops.shape as s
 from minigrad import Tensor, backend, formulas, gradcheck, kernels, pool, using
 from minigrad.backend import dtype_of, is_float, wide_dtype
+from minigrad.fused.attention import attention
+from minigrad.fused.cross_entropy import cross_entropy, linear_cross_entropy
+from minigrad.fused.dropout import dropout
+from minigrad.fused.gelu import gelu
+from minigrad.fused.layer_norm import layer_norm
+from minigrad.fused.linear import linear
+from minigrad.fused.mlp import mlp
+from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.ops.index import getitem, take_along_axis
 from minigrad.ops.matmul import matmul
 from minigrad.sums import sum_to
@@ -380,6 +388,9 @@ def test_ties_share_the_gradient():
     x = Tensor(np.array([3.0, 1.0, 3.0, 3.0]), requires_grad=True)
     x.max().backward(6.0)
     np.testing.assert_array_equal(x.grad, [2, 0, 2, 2])
+    many = Tensor(np.zeros(70_000, "float16"), requires_grad=True)       # more than the largest number of float16
+    many.max().backward(7.0)
+    np.testing.assert_allclose(many.grad, 1e-4, rtol=1e-3)
     a, b = (Tensor(np.array([1.0, 2.0]), requires_grad=True) for _ in range(2))
     e.maximum(a, b).backward(np.ones(2))
     np.testing.assert_array_equal(a.grad + b.grad, [1, 1])
@@ -413,11 +424,72 @@ def test_ties_share_the_gradient():
     (r.prod, [(2, 3)], dict(axis=-3), "prod: got axis -3"),
     (take_along_axis, [(2, 3), (3, 1)], {}, "x's shape but for axis 1"),
     (take_along_axis, [(2, 3), (2, 1)], dict(axis=3), "take_along_axis: got axis 3 for shape"),
+    (take_along_axis, [(2, 3), (2, 1)], {}, r"got indices float64 \(2, 1\) for x \(2, 3\); expected integers"),
+    (r.sum, [(2, 3)], dict(axis=(0, -2)), r"sum: got axis \(0, -2\) .* each once"),
+    (r.sum, [(2, 3)], dict(axis=1.0), "sum: got axis 1.0"),
+    (r.var, [(2, 3)], dict(axis=0, ddof=2), "var: got ddof 2 for 2 entries; expected fewer"),
+    (s.reshape, [(2, 3)], dict(shape=(-2, -3)), "reshape: got shape"),
+    (s.reshape, [(1, 1)], dict(shape=(-1, -1)), "at most one axis of -1"),
+    (s.expand_dims, [(2, 3)], dict(axis=(0, 1)), "expand_dims: got axis"),
+    (s.broadcast_to, [(1, 3)], dict(shape=(-1, 3)), "broadcast_to: got"),
+    (s.flip, [(2, 3)], dict(axis=(0, 2)), "flip: got axis 2"),
+    (s.tril, [(3,)], {}, r"tril: got shape \(3,\); expected 2 axes or more"),
+    (s.pad, [(2, 3)], dict(widths=((-1, 0), (0, 0))), "from 0 up"),
+    (s.pad, [(2, 3)], dict(widths=1), "pad: got widths 1"),
+    (s.concatenate, [(2,), ()], {}, "differ in axis 0 only"),
+    (s.stack, [(2, 3), (2, 3)], dict(axis=3), "stack: got axis 3"),
+    (s.split, [(2, 5)], dict(parts=(-1, 6)), "lengths that add up to it"),
+    (softmax, [(2, 3)], dict(axis=2), r"softmax: got axis 2 for shape \(2, 3\)"),
+    (log_softmax, [()], {}, "softmax: got axis -1"),
+    (dropout, [(2, 3)], dict(p=0.5, key=3), "dropout: got key = 3; expected .* four integers"),
 ], ids=lambda v: str(v))
 @both_modes
 def test_wrong_arguments_say_so(op, args, params, words, mode):
     with using(mode), pytest.raises(ValueError, match=words):
         op(*(np.ones(a) for a in args), **params)
+
+
+def test_integers_become_floats_where_the_result_is_none():
+    """Not whole numbers again: sigmoid(2) is not 0."""
+    x, y = np.arange(-2, 3), np.arange(-2.0, 3)
+    for op in (e.sigmoid, e.silu, e.erf, e.exp, e.tanh, r.mean, r.var, r.logsumexp):
+        np.testing.assert_array_equal(op(x).data, op(y).data, str(op))
+    np.testing.assert_array_equal(e.clip(x, low=-0.5).data, [-0.5, -0.5, 0, 1, 2])
+
+
+@pytest.mark.parametrize("op, shapes, params", [
+    (linear, [(2, 3), (3, 4)], {}), (layer_norm, [(2, 3), (3,), (3,)], {}), (softmax, [(2, 3)], {}),
+    (log_softmax, [(2, 3)], {}), (gelu, [(2, 3)], {}), (attention, [(1, 2, 6)], dict(n_head=1)),
+    (cross_entropy, [(2, 3), (2,)], {}), (linear_cross_entropy, [(2, 3), (4, 3), (2,)], {}),
+    (mlp, [(2, 3), (3, 4), (4,), (4, 3), (3,)], {})], ids=lambda v: str(v))
+@both_modes
+def test_what_rounds_to_the_dtype_of_its_argument_takes_no_integers(op, shapes, params, mode):
+    x, *others = (np.zeros(shape, int if shape == (2,) else "float32") for shape in shapes)
+    with using(mode):
+        op(x, *others, **params)
+        with pytest.raises(ValueError, match="got an array of int64; expected floats. Hint: astype"):
+            op(x.astype("int64"), *others, **params)
+
+
+@pytest.mark.parametrize("logits, targets", [((), ()), ((2, 0), (2,))])
+@both_modes
+def test_cross_entropy_wants_something_to_choose_from(logits, targets, mode):
+    with using(mode), pytest.raises(ValueError, match=r"got logits .* expected \(..., V\) with V at least 1"):
+        cross_entropy(np.zeros(logits), np.full(targets, -1))
+
+
+@pytest.mark.parametrize("x, w", [((), (4, 3)), ((2, 3), (3,)), ((2, 3), (4, 2))])
+@both_modes
+def test_a_head_wants_a_matrix_of_its_width(x, w, mode):
+    with using(mode), pytest.raises(ValueError, match=r"linear_cross_entropy: got x .* expected \(..., C\) and"):
+        linear_cross_entropy(np.zeros(x), np.zeros(w), np.zeros(x[:-1], int))
+
+
+def test_gradcheck_takes_tensors_and_says_what_it_takes_not():
+    x = Tensor(np.array([0.5, 2.0], "float32"), requires_grad=True)
+    assert gradcheck(e.exp, x) < 1e-6
+    with pytest.raises(ValueError, match="gradcheck: got <function .* expected an op"):
+        gradcheck(lambda x: x * 2, x)
 
 
 def test_a_wrong_index_names_the_shape():

@@ -115,6 +115,8 @@ def cut(keep):
     (edit('vocab_size": 11', f'vocab_size": {10 ** 15}'), r"wte.weight \(11, 8\) in .*; expected \(1000000000000000"),
     (edit('n_layer": 2', 'n_layer": 1'), r"transformer.h.1.* in .*; expected the 16 tensors of config.json"),
     (edit('n_layer": 2', 'n_layer": 3'), r"without transformer.h.2.ln_1.weight \(8,\), .*; expected the 40 tensors"),
+    (edit('n_layer": 2', f'n_layer": {10 ** 12}'), "n_layer 1000000000000 in config.json for 28 tensors"),
+    (edit('"gelu_new"', '["gelu_new"]'), r"activation_function \['gelu_new'\]"),
     (weights(lambda a: a.pop("transformer.wpe.weight")), r"without transformer.wpe.weight \(12, 8\); expected the 28"),
     (weights(lambda a: a.update({"transformer.wpe.weight": np.zeros((12, 8), np.int32)})), "wpe.weight of I32 in"),
     (weights(lambda a: a.update({"transformer.wpe.weight": np.zeros((12, 8))})), "of F64.*; expected one dtype"),
@@ -218,7 +220,7 @@ def test_a_pickle_is_refused_with_the_line_to_use(name, start, tmp_path):
 
 def test_what_is_nothing(tmp_path):
     for source, says in ((tmp_path, "got folder"), (tmp_path / "nothing", "where nothing is"), ("", "got folder"),
-                         ("tests/nothing", "where nothing is"), ("a b", "where nothing is")):
+                         ("tests/nothing", "where nothing is"), ("a b", "where nothing is"), (None, "got None")):
         with pytest.raises(ValueError, match=f"{says}.*; expected a folder with model.safetensors and config.json"):
             GPT.from_pretrained(source)
     make().save(tmp_path)

@@ -177,6 +177,9 @@ def test_a_tensor_from_outside_must_come_in_as_an_input():
     h = x * 2.0
     with pytest.raises(ValueError, match="recompute: got .* an earlier 'mul'; .* Hint: pass it as an input"):
         recompute(lambda t: t * h, x)
+    for what, name in ((lambda t: [t * t], "list"), (lambda t: t.data, "ndarray"), (lambda t: None, "NoneType")):
+        with pytest.raises(ValueError, match=f"recompute: got a function that returns {name}; expected one that"):
+            recompute(what, x)
 
 
 def test_an_exception_inside_leaves_recording_on():

@@ -145,7 +145,11 @@ def test_the_command(capsys):
     assert f"memory of a GPU, bfloat16\n    activations of a token{want:>23,}" in capsys.readouterr().out
     assert sizes.main(["gpt5"]) == 2
     assert "gpt2-medium" in capsys.readouterr().err
-    assert sizes.main(["gpt2", "--memory", "-1"]) == 2
+    for option, wrong in (("memory", -1), ("memory", 0), ("context", 0), ("context", -5), ("context", 1025)):
+        assert sizes.main(["gpt2", f"--{option}={wrong}"]) == 2
+        assert f"{option}: got {wrong}" in capsys.readouterr().err
     with pytest.raises(ValueError, match="'int4'; expected one of float64"):
         c = GPTConfig.preset("tiny")
         c.describe(dtype="int4")
+    with pytest.raises(ValueError, match="device: got 'cuda'; expected 'cpu' or 'gpu'"):
+        c.describe(device="cuda")

@@ -177,7 +177,7 @@ KERNEL = re.compile(r"__global__\s+(?:void\s+)?(?:__launch_bounds__\([^)]*\)\s*)
 @functools.cache
 def compile(text, defines=(), name="kernel.cu"):
     """The kernels of a .cu text, in which device.cuh is ours. defines: ((name, value), ...). name: for messages."""
-    expect(available(), "emulator", "no C++ compiler", "g++", NO_COMPILER)
+    expect(available(), "emulator", f"no compiler called {COMPILER!r}", "one for C++", "install g++, or set CXX")
     # Without a name of its own, a function in here can have __shared__ arrays even if it is inline; not a template, of
     # whose statics g++ forgets where they belong.
     source = f'#include "{HERE}/cuemu.h"\nnamespace {{\n#line 1 "{name}"\n{text}\n}}\n'

@@ -33,7 +33,7 @@ dq, one for dk and dv, computes scores and dp twice: 14 T^2 D.
 import math
 
 from minigrad.backend import wide, xp_of
-from minigrad.check import expect
+from minigrad.check import expect, expect_floats
 from minigrad.fused.dropout import check as check_dropout
 from minigrad.fused.dropout import keep_mask
 from minigrad.tensor import op
@@ -72,7 +72,9 @@ def _(dy, qkv, y, lse, n_head, dropout):
 
 
 def check(qkv, n_head, dropout):
-    if not (qkv.ndim == 3 and n_head > 0 and qkv.shape[-1] % (3 * n_head) == 0 and qkv.shape[-1] > 0):
+    expect_floats("attention", qkv)
+    whole = qkv.ndim == 3 and hasattr(n_head, "__index__") and n_head > 0 and qkv.shape[-1] % (3 * n_head) == 0
+    if not (whole and qkv.shape[-1] > 0):
         expect(False, "attention", f"qkv {qkv.shape} with n_head {n_head}", "(B, T, 3C) with C a multiple of n_head")
     if dropout is not None:
         (B, T, _), (rate, key) = qkv.shape, dropout

@@ -27,7 +27,7 @@ Where |m| is 2^30 or more r could be large, and c is 1: any other logit is then 
 Saved: g (or dx and dw) and n; on a GPU, instead of g, logits, m and 1 / w. Under no_grad only the loss is computed.
 """
 from minigrad.backend import wide, wide_dtype, xp_of
-from minigrad.check import expect
+from minigrad.check import expect, expect_floats
 from minigrad.tensor import DONE, SKIP, Loan, Slot, op
 
 CHUNK = 1 << 20      # logits per chunk; 4 MB of float32 stay in cache between the product and the softmax
@@ -100,6 +100,7 @@ def rows_loss(z, y, e, want_gradient):
 
 def mean_loss(rows, logits, targets, e, into):
     """cross_entropy by means of rows, which is rows_loss or its kernel."""
+    expect_floats("cross_entropy", logits)
     check(logits.shape, logits.shape[-1:], targets, e, "cross_entropy")
     z = xp_of(logits).array(wide(logits)).reshape(-1, logits.shape[-1])                  # a copy: rows may overwrite it
     y = targets.reshape(-1)
@@ -154,11 +155,14 @@ def total(losses, n):
 
 
 def check_head(x, w, targets, e):
-    expect(x.shape[-1] == w.shape[1], "linear_cross_entropy", f"x {x.shape} and w {w.shape}", "equal last axes")
+    expect_floats("linear_cross_entropy", x, w)
+    expect(x.ndim and w.ndim == 2 and x.shape[-1] == w.shape[1], "linear_cross_entropy",
+           f"x {x.shape} and w {w.shape}", "(..., C) and (V, C)")
     check(x.shape, w.shape[:1], targets, e, "linear_cross_entropy")
 
 
 def check(shape, vocabulary, targets, e, who):
+    expect(vocabulary and vocabulary[0], who, f"logits {shape[:-1] + vocabulary}", "(..., V) with V at least 1")
     (V,), xp = vocabulary, xp_of(targets)
     if not (targets.dtype.kind in "iu" and targets.shape == shape[:-1]):
         expect(False, who, f"targets {targets.dtype} {targets.shape}", f"integers {shape[:-1]}, one per row of {shape}")

@@ -61,8 +61,8 @@ def check(p, key, size):
     """Refuse what [DR5] and [DR6] cannot express."""
     if not 0 <= p < 1:
         expect(False, "dropout", f"p = {p}", "0 <= p < 1", "p is the probability of dropping an entry")
-    if len(key) != 4:
-        expect(False, "dropout", f"key = {key}", "(seed, step, micro, site)")
+    if np.shape(key) != (4,) or not all(hasattr(n, "__index__") for n in key):
+        expect(False, "dropout", f"key = {key}", "(seed, step, micro, site), four integers")
     if not 0 <= min(key[1:]) <= max(key[1:]) <= LOW:
         expect(False, "dropout", f"key = {key}", "step, micro and site from 0 to 2^32 - 1")
     if size > 2 ** 34:

@@ -18,7 +18,7 @@ Saved: x. Everything else is computed again: an exponential costs less than a se
 import math
 
 from minigrad.backend import wide, xp_of
-from minigrad.check import expect
+from minigrad.check import expect, expect_floats
 from minigrad.special import erf
 from minigrad.tensor import op
 
@@ -28,7 +28,7 @@ C, A = math.sqrt(2 / math.pi), 0.044715
 @op(kernels=("cpu", "gpu"), cheap=True)
 def gelu(x, *, approximate="tanh"):
     """y = x Phi(x), or GPT's y = x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2"""
-    check(approximate)
+    check(x, approximate)
     xw, xp = wide(x), xp_of(x)
     if approximate == "tanh":
         y = xw * 0.5 * (1 + xp.tanh(C * (xw + A * (xw * xw * xw))))                      # [GE3]
@@ -50,5 +50,6 @@ def _(dy, x, approximate):
     return ((wide(dy) * slope).astype(x.dtype, copy=False),)
 
 
-def check(approximate):
+def check(x, approximate):
+    expect_floats("gelu", x)
     expect(approximate in ("tanh", "none"), "gelu", f"approximate={approximate!r}", "'tanh' or 'none'")

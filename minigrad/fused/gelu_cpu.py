@@ -17,7 +17,7 @@ ROOT_HALF, PER_ROOT_2PI = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
 
 def forward(x, *, approximate="tanh"):
-    check(approximate)
+    check(x, approximate)
     flat = bits(x).ravel()
     y = np.empty(x.shape, flat.dtype)
     pool.each(_tanh_forward if approximate == "tanh" else _erf_forward, flat.size, 2 * flat.size, flat, y.ravel())

@@ -5,7 +5,7 @@ from minigrad.kernels import has_instance
 
 
 def forward(x, *, approximate="tanh"):
-    formula.check(approximate)
+    formula.check(x, approximate)
     if not has_instance(x):
         return formula.gelu.reference(x, approximate=approximate)
     return entrywise("gelu", "forward", x, numbers=(int(approximate == "tanh"),)), (x, approximate)

@@ -31,7 +31,7 @@ ops there.
 """
 from minigrad import kernels
 from minigrad.backend import wide, xp_of
-from minigrad.check import expect
+from minigrad.check import expect, expect_floats
 from minigrad.sums import plus
 from minigrad.tensor import op
 
@@ -89,7 +89,8 @@ def sum_and_norm(x, r, w, b, *, eps=1e-5):
 
 
 def check_widths(x, w, b):
+    expect_floats("layer_norm", x, w, b)
     row = x.shape[-1:]
     if not (x.ndim > 0 and row != (0,) and w.shape == row and b.shape == row):
         expect(False, "layer_norm", f"w {w.shape} and b {b.shape}",
-               f"both {row}, the last axis of x {x.shape}, and not empty", "is the layer's n_embd the model's n_embd?")
+               f"both {row}, the last axis of x {x.shape}, and not empty", "is the layer's width the model's?")

@@ -14,7 +14,7 @@ pass. dw is a sum over all rows and all micro-batches, so it is taken, and added
 Saved: x and w.
 """
 from minigrad.backend import wide
-from minigrad.check import expect
+from minigrad.check import expect, expect_floats
 from minigrad.tensor import op
 
 
@@ -39,6 +39,7 @@ def _(dy, x, w, biased):
 
 
 def check_shapes(x, w, b):
+    expect_floats("linear", x, w)
     if not (x.ndim > 0 and w.ndim == 2 and x.shape[-1] == w.shape[0]):
         expect(False, "linear", f"x {x.shape} and w {w.shape}", "the last axis of x to be the first of w (in, out)",
                "is the weight stored as (out, in)? transpose it")

@@ -14,18 +14,18 @@ and dx_j = sum_i dp_i (d p_i / d x_j) collects into
 Read [SM3] as: compare each dp_j with the average of dp under p. Adding a constant to a row of x moves nothing, and
 indeed sum_j dx_j = 0.
 
-Causal, for squares of scores x (..., T, T), whose row i sees columns k <= i alone: x_ik counts as
-    x_ik = -inf for k > i,   so there   p_ik = 0,   and by [SM3]   dx_ik = 0               [SM6]
-whatever x and dp hold there. It is the mask of a language model's attention; no such array has to be made or added.
-
 log_softmax. y = log p without the detour through p, which could have underflowed to 0:
     y_i = (x_i - m) - log s                                                                [SM4]
     d y_i / d x_j = delta_ij - p_j,   so   dx_j = dy_j - p_j sum_i dy_i,   p_j = exp(y_j)  [SM5]
 
+Causal, for squares of scores x (..., T, T), whose row i sees columns k <= i alone: x_ik counts as
+    x_ik = -inf for k > i,   so there   p_ik = 0,   and by [SM3]   dx_ik = 0               [SM6]
+whatever x and dp hold there. It is the mask of a language model's attention; no such array has to be made or added.
+
 Saved: the result alone, in the storage dtype. Sums are taken wide.
 """
 from minigrad.backend import wide, xp_of
-from minigrad.check import expect
+from minigrad.check import expect, expect_floats
 from minigrad.tensor import op
 
 
@@ -55,7 +55,10 @@ def seen(x, otherwise):
     return xp.where(xp.tri(x.shape[-1], dtype=bool), x, x.dtype.type(otherwise))
 
 
-def check(x, axis, causal):
+def check(x, axis, causal=False):
+    expect_floats("softmax", x)
+    if not (hasattr(axis, "__index__") and -x.ndim <= axis < x.ndim):
+        expect(False, "softmax", f"axis {axis} for shape {x.shape}", f"one axis from {-x.ndim} to {x.ndim - 1}")
     if causal and not (x.ndim >= 2 and x.shape[-2] == x.shape[-1] and axis in (-1, x.ndim - 1)):
         expect(False, "softmax", f"causal=True for x {x.shape} along axis {axis}", "(..., T, T) along the last axis",
                "row i is what position i sees; columns are the positions that are seen")
@@ -64,6 +67,7 @@ def check(x, axis, causal):
 @op(kernels=("cpu", "gpu"))
 def log_softmax(x, *, axis=-1):
     """y_i = x_i - log sum_k exp(x_k) along axis"""
+    check(x, axis)
     if not x.size:
         return x, (x, axis)
     xw, xp = wide(x), xp_of(x)

@@ -21,6 +21,7 @@ def backward(dp, p, axis, causal, into=None):
 
 
 def log_forward(x, *, axis=-1):
+    check(x, axis)
     y = _run_forward(x, axis, True)
     return y, (y, axis)
 

@@ -23,6 +23,7 @@ def backward(dp, p, axis, causal, into=None):
 
 
 def log_forward(x, *, axis=-1):
+    formula.check(x, axis)
     if not has_instance(x) or not x.size:
         return formula.log_softmax.reference(x, axis=axis)
     y = _forward(x, axis, True, False)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from minigrad import special
-from minigrad.backend import dtype_of, wide, xp_of
+from minigrad.backend import dtype_of, rounded, wide, xp_of
 from minigrad.check import expect
 from minigrad.tensor import SKIP, op
 
@@ -30,14 +30,9 @@ def _together(who, *arrays):
     return arrays
 
 
-def _round(y, x):
-    """y, computed in the wide dtype, in x's own."""
-    return y.astype(x.dtype, copy=False)
-
-
 # ---------------------------------------------------------------------------------------------- arithmetic
 
-@op(kernels=("cpu", "gpu"))
+@op(kernels=("cpu", "gpu"), numbers=True)
 def add(a, b):
     """y = a + b"""
     a, b = _together("add", a, b)
@@ -50,7 +45,7 @@ def _(dy):
     return dy, dy
 
 
-@op
+@op(numbers=True)
 def sub(a, b):
     """y = a - b"""
     a, b = _together("sub", a, b)
@@ -63,7 +58,7 @@ def _(dy, into):
     return dy, None if into[1] is SKIP else -dy
 
 
-@op
+@op(numbers=True)
 def mul(a, b):
     """y = a b"""
     a, b = _together("mul", a, b)
@@ -76,7 +71,7 @@ def _(dy, a, b, into):
     return None if into[0] is SKIP else dy * b, None if into[1] is SKIP else dy * a
 
 
-@op
+@op(numbers=True)
 def div(a, b):
     """y = a / b"""
     a, b = _together("div", a, b)
@@ -102,7 +97,7 @@ def _(dy):
     return (-dy,)
 
 
-@op
+@op(numbers=True)
 def pow(a, b):
     """y = a^b, either of which may be a number"""
     a, b = _together("pow", a, b)
@@ -245,7 +240,7 @@ def _sigmoid(x):
 @op
 def sigmoid(x):
     """y = 1 / (1 + e^-x)"""
-    y = _round(_sigmoid(wide(x)), x)
+    y = rounded(_sigmoid(wide(x)), x)
     return y, (y,)
 
 
@@ -258,7 +253,7 @@ def _(dy, y):
 @op
 def silu(x):
     """y = x s, where s = sigmoid(x)"""
-    return _round(wide(x) * _sigmoid(wide(x)), x), (x,)
+    return rounded(wide(x) * _sigmoid(wide(x)), x), (x,)
 
 
 @silu.backward
@@ -272,7 +267,7 @@ def _(dy, x):
 @op
 def erf(x):
     """y = 2 / sqrt(pi) times the integral of e^(-t^2) for t from 0 to x"""
-    return _round(special.erf(wide(x)), x), (x,)
+    return rounded(special.erf(wide(x)), x), (x,)
 
 
 @erf.backward
@@ -285,7 +280,7 @@ def _(dy, x):
 
 # --------------------------------------------------------------------------------------- choosing and casting
 
-@op
+@op(numbers=True)
 def maximum(a, b):
     """y = max(a, b)"""
     a, b = _together("maximum", a, b)
@@ -300,7 +295,7 @@ def _(dy, a, b):
     return where(a < b, 0, share), where(b < a, 0, share)
 
 
-@op
+@op(numbers=True)
 def minimum(a, b):
     """y = min(a, b)"""
     a, b = _together("minimum", a, b)
@@ -321,7 +316,7 @@ def clip(x, *, low=None, high=None):
     xp = xp_of(x)
     y = x if low is None else xp.maximum(x, low)
     y = y if high is None else xp.minimum(y, high)
-    return _round(y, x), (x, low, high)
+    return rounded(y, x), (x, low, high)
 
 
 @clip.backward
@@ -335,7 +330,7 @@ def _(dy, x, low, high):
     return (dx,)
 
 
-@op
+@op(numbers=True)
 def where(mask, a, b):
     """y = a where mask, else b"""
     mask, a, b = _together("where", mask, a, b)

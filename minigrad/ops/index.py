@@ -33,12 +33,13 @@ def _scatter(dy, shape, index):
 @op
 def take_along_axis(x, i, *, axis=-1):
     """y_..k.. = x_..i_k..: along axis, entry i_k of x; the other axes run in step"""
-    expect(-x.ndim <= axis < x.ndim, "take_along_axis", f"axis {axis} for shape {x.shape}",
-           f"an axis from {-x.ndim} to {x.ndim - 1}")
+    expect(hasattr(axis, "__index__") and -x.ndim <= axis < x.ndim, "take_along_axis",
+           f"axis {axis} for shape {x.shape}", f"an axis from {-x.ndim} to {x.ndim - 1}")
     axis %= x.ndim
     same = x.shape[:axis] + x.shape[axis + 1:] == i.shape[:axis] + i.shape[axis + 1:]
-    expect(same and i.ndim == x.ndim, "take_along_axis", f"indices of shape {i.shape} for x {x.shape}",
-           f"x's shape but for axis {axis}", "expand_dims(i, axis=-1) picks one entry of every row")
+    expect(same and i.ndim == x.ndim and i.dtype.kind in "iu", "take_along_axis",
+           f"indices {i.dtype} {i.shape} for x {x.shape}", f"integers in x's shape but for axis {axis}",
+           "expand_dims(i, axis=-1) picks one entry of every row")
     return xp_of(x).take_along_axis(x, i, axis), (i, x.shape, axis)
 
 

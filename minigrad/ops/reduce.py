@@ -4,7 +4,7 @@ Sums run in the wide dtype and are rounded once. In the formulas below i and j r
 """
 import numpy as np
 
-from minigrad.backend import is_float, wide, xp_of
+from minigrad.backend import rounded, wide, wide_dtype, xp_of
 from minigrad.check import expect
 from minigrad.tensor import op
 
@@ -12,20 +12,16 @@ from minigrad.tensor import op
 def _over(who, x, axis):
     """(the axes that axis means, x's shape with those axes 1)."""
     axes = tuple(range(x.ndim)) if axis is None else tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-    expect(all(-x.ndim <= a < x.ndim for a in axes), who, f"axis {axis} for shape {x.shape}",
-           f"axes from {-x.ndim} to {x.ndim - 1}")
-    axes = tuple(a % x.ndim for a in axes)
+    fit = all(hasattr(a, "__index__") and -x.ndim <= a < x.ndim for a in axes)
+    axes = tuple(a % x.ndim for a in axes) if fit else ()
+    expect(fit and len(set(axes)) == len(axes), who, f"axis {axis} for shape {x.shape}",
+           f"axes from {-x.ndim} to {x.ndim - 1}, each once")
     return axes, tuple(1 if i in axes else n for i, n in enumerate(x.shape))
 
 
 def _one_axis(who, x, axis):
     expect(hasattr(axis, "__index__") and -x.ndim <= axis < x.ndim, who, f"axis {axis} for shape {x.shape}",
            f"one axis from {-x.ndim} to {x.ndim - 1}", "reshape first to run over several axes")
-
-
-def _round(y, x):
-    """y, summed in the wide dtype, in x's own; sums of integers and booleans keep the dtype they got."""
-    return y.astype(x.dtype, copy=False) if is_float(x.dtype) else y
 
 
 def _drop(y, axes, keepdims):
@@ -37,7 +33,7 @@ def _drop(y, axes, keepdims):
 def sum(x, *, axis=None, keepdims=False):
     """y = sum_i x_i"""
     axes, kept = _over("sum", x, axis)
-    return _round(wide(x).sum(axes, keepdims=keepdims), x), (x.shape, kept)
+    return rounded(wide(x).sum(axes, keepdims=keepdims), x), (x.shape, kept)
 
 
 @sum.backward
@@ -60,7 +56,7 @@ def mean(x, *, axis=None, keepdims=False):
     """y = 1/n sum_i x_i"""
     axes, kept = _over("mean", x, axis)
     n = _count("mean", x, axes)
-    return _round(wide(x).mean(axes, keepdims=keepdims), x), (x.shape, kept, n)
+    return rounded(wide(x).mean(axes, keepdims=keepdims), x), (x.shape, kept, n)
 
 
 @mean.backward
@@ -74,10 +70,11 @@ def var(x, *, axis=None, keepdims=False, ddof=0):
     """y = 1/(n - ddof) sum_i (x_i - mu)^2,  mu = mean(x)"""
     axes, _ = _over("var", x, axis)
     n = _count("var", x, axes) - ddof
+    expect(n > 0, "var", f"ddof {ddof} for {n + ddof} entries", "fewer than there are entries")
     xw = wide(x)
     mu = xw.mean(axes, keepdims=True)
     y = ((xw - mu) ** 2).sum(axes, keepdims=keepdims) / n
-    return _round(y, x), (x, mu, n)
+    return rounded(y, x), (x, mu, n)
 
 
 @var.backward
@@ -100,7 +97,7 @@ def max(x, *, axis=None, keepdims=False):
 def _(dy, x, y, axes):
     """dx_i = dy [x_i = y] / (number of x_j that equal y): ties share dy evenly"""
     hit = x == y
-    share = wide(dy).reshape(y.shape) / wide(hit.sum(axes, keepdims=True).astype(dy.dtype))
+    share = wide(dy).reshape(y.shape) / hit.sum(axes, keepdims=True).astype(wide_dtype(dy.dtype))
     return (xp_of(dy).where(hit, share, 0),)
 
 
@@ -127,7 +124,7 @@ def logsumexp(x, *, axis=None, keepdims=False):
     total = xp.exp(xw - m).sum(axes, keepdims=True)
     with np.errstate(divide="ignore"):                  # all entries -inf: y = log 0 = -inf is meant
         y = m + xp.log(total)
-    return _round(_drop(y, axes, keepdims), x), (x, y)
+    return rounded(_drop(y, axes, keepdims), x), (x, y)
 
 
 @logsumexp.backward
@@ -142,7 +139,7 @@ def _(dy, x, y):
 def cumsum(x, *, axis=-1):
     """y_i = sum_(j <= i) x_j, along one axis"""
     _one_axis("cumsum", x, axis)
-    return _round(wide(x).cumsum(axis), x), (axis,)
+    return rounded(wide(x).cumsum(axis), x), (axis,)
 
 
 @cumsum.backward
@@ -158,7 +155,7 @@ def prod(x, *, axis=None, keepdims=False):
     if axis is not None:
         _one_axis("prod", x, axis)
     _, kept = _over("prod", x, axis)
-    return _round(wide(x).prod(axis, keepdims=keepdims), x), (x, axis, kept)
+    return rounded(wide(x).prod(axis, keepdims=keepdims), x), (x, axis, kept)
 
 
 @prod.backward

@@ -4,6 +4,8 @@ The results are views wherever NumPy gives views; nothing in the engine writes i
 """
 import math
 
+import numpy as np
+
 from minigrad.backend import xp_of
 from minigrad.check import expect
 from minigrad.tensor import op
@@ -12,7 +14,8 @@ from minigrad.tensor import op
 def _axis(who, x, *axes):
     """The axes counted from 0."""
     for a in axes:
-        expect(-x.ndim <= a < x.ndim, who, f"axis {a} for shape {x.shape}", f"an axis from {-x.ndim} to {x.ndim - 1}")
+        expect(hasattr(a, "__index__") and -x.ndim <= a < x.ndim, who, f"axis {a} for shape {x.shape}",
+               f"an axis from {-x.ndim} to {x.ndim - 1}")
     return tuple(a % x.ndim for a in axes)
 
 
@@ -20,8 +23,9 @@ def _axis(who, x, *axes):
 def reshape(x, *, shape):
     """y = the entries of x in row-major order, in another shape; one axis may be -1, whatever is left"""
     shape = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
-    known = math.prod(n for n in shape if n != -1)
-    expect(known and x.size % known == 0 if shape.count(-1) == 1 else known == x.size, "reshape",
+    fits = all(hasattr(n, "__index__") and n >= -1 for n in shape) and shape.count(-1) < 2
+    known = math.prod(n for n in shape if n != -1) if fits else 0
+    expect(fits and (known and x.size % known == 0 if -1 in shape else known == x.size), "reshape",
            f"shape {shape} for the {x.size} entries of {x.shape}", "the same number of entries, at most one axis of -1")
     return x.reshape(shape), (x.shape,)
 
@@ -35,8 +39,8 @@ def _(dy, shape):
 @op
 def expand_dims(x, *, axis):
     """y = x with a new axis of 1 at place axis of y"""
-    expect(-x.ndim - 1 <= axis <= x.ndim, "expand_dims", f"axis {axis} for shape {x.shape}",
-           f"an axis from {-x.ndim - 1} to {x.ndim}")
+    expect(hasattr(axis, "__index__") and -x.ndim - 1 <= axis <= x.ndim, "expand_dims",
+           f"axis {axis} for shape {x.shape}", f"an axis from {-x.ndim - 1} to {x.ndim}")
     return xp_of(x).expand_dims(x, axis), (x.shape,)
 
 
@@ -87,8 +91,10 @@ def _(dy, axis1, axis2):
 @op
 def broadcast_to(x, *, shape):
     """y = x repeated along axes of 1 and along new leading axes"""
-    fits = len(shape) >= x.ndim and all(n in (1, m) for n, m in zip(x.shape[::-1], shape[::-1]))
-    expect(fits, "broadcast_to", f"shape {tuple(shape)} for {x.shape}", "axes that are equal, or 1 in x, from the last")
+    shape = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+    fits = len(shape) >= x.ndim and min(shape, default=0) >= 0
+    fits = fits and all(n in (1, m) for n, m in zip(x.shape[::-1], shape[::-1]))
+    expect(fits, "broadcast_to", f"shape {shape} for {x.shape}", "axes that are equal, or 1 in x, from the last")
     return xp_of(x).broadcast_to(x, shape), ()
 
 
@@ -101,6 +107,8 @@ def _(dy):
 @op
 def flip(x, *, axis=None):
     """y = x backwards along axis (one, several, or all)"""
+    if axis is not None:
+        axis = _axis("flip", x, *(axis if isinstance(axis, tuple) else (axis,)))
     return xp_of(x).flip(x, axis), (axis,)
 
 
@@ -113,7 +121,8 @@ def _(dy, axis):
 @op
 def pad(x, *, widths, value=0.0):
     """y = x with widths[k] = (before, after) entries of value around axis k"""
-    expect(len(widths) == x.ndim, "pad", f"{len(widths)} pairs of widths for shape {x.shape}", "a pair for every axis")
+    expect(np.shape(widths) == (x.ndim, 2) and np.min(widths) >= 0, "pad", f"widths {widths} for shape {x.shape}",
+           "a pair for every axis, from 0 up")
     inside = tuple(slice(lo, lo + n) for (lo, _), n in zip(widths, x.shape))
     y = xp_of(x).full(tuple(lo + n + hi for (lo, hi), n in zip(widths, x.shape)), value, x.dtype)
     y[inside] = x
@@ -129,6 +138,7 @@ def _(dy, inside):
 @op
 def tril(x, *, k=0):
     """y_ij = x_ij where j <= i + k, else 0, in the last two axes"""
+    expect(x.ndim > 1, "tril", f"shape {x.shape}", "2 axes or more")
     return xp_of(x).tril(x, k), (k,)
 
 
@@ -143,8 +153,8 @@ def concatenate(*xs, axis=0):
     """y = the arrays one after the other along axis"""
     axis, = _axis("concatenate", xs[0], axis)
     rest = [x.shape[:axis] + x.shape[axis + 1:] for x in xs]
-    expect(len(set(rest)) == 1, "concatenate", "shapes " + ", ".join(str(x.shape) for x in xs),
-           f"shapes that differ in axis {axis} only")
+    expect(len(set(rest)) == len({x.ndim for x in xs}) == 1, "concatenate",
+           "shapes " + ", ".join(str(x.shape) for x in xs), f"shapes that differ in axis {axis} only")
     return xp_of(*xs).concatenate(xs, axis), (axis, [x.shape[axis] for x in xs])
 
 
@@ -167,6 +177,8 @@ def _cut(x, axis, sizes):
 def stack(*xs, axis=0):
     """y = the arrays side by side along a new axis"""
     expect(len({x.shape for x in xs}) == 1, "stack", "shapes " + ", ".join(str(x.shape) for x in xs), "one shape")
+    expect(-xs[0].ndim - 1 <= axis <= xs[0].ndim, "stack", f"axis {axis} for shapes {xs[0].shape}",
+           f"an axis from {-xs[0].ndim - 1} to {xs[0].ndim}")
     return xp_of(*xs).stack(xs, axis), (axis,)
 
 
@@ -182,7 +194,7 @@ def split(x, *, parts, axis=-1):
     axis, = _axis("split", x, axis)
     n = x.shape[axis]
     sizes = tuple(parts) if hasattr(parts, "__iter__") else (n // max(parts, 1),) * parts
-    expect(sum(sizes) == n, "split", f"parts={parts} for axis {axis} of {x.shape}",
+    expect(sum(sizes) == n and min(sizes, default=0) >= 0, "split", f"parts={parts} for axis {axis} of {x.shape}",
            f"a divisor of {n}, or lengths that add up to it")
     return _cut(x, axis, sizes), (axis, x.shape, sizes)
 
