@@ -232,6 +232,8 @@ def test_a_full_disk_stops_no_training(home, tmp_path, monkeypatch, capsys):  # 
     for step in (8, 12):
         assert (f"the checkpoint of step {step} could not be written (No space left on device); the one of step 4 is "
                 "whole, and the run goes on") in said.err
+    assert said.err.endswith("error: the checkpoint of step 12 could not be written (No space left on device); the one "
+                             "of step 4 is whole\n") and "all of it is in" not in said.out
     assert [e["step"] for e in log.read(out / "log.jsonl") if "loss" in e] == list(range(1, 13))
     assert list(checkpoint.steps(out)) == [4] and not hidden(out)
     monkeypatch.setattr(pretrained, "write_tensors", real)

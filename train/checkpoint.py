@@ -42,6 +42,7 @@ except ImportError:                                          # Windows: two runs
     fcntl = None
 
 FOLDER, WEIGHTS = "checkpoints", ("model.safetensors", "config.json", "tokenizer.json")
+GOES_ON = ", and the run goes on"
 NEEDED = {"step", "position", "config", "tokenizer", "source", "files"}
 
 
@@ -151,8 +152,8 @@ class Writer:
         except OSError as e:
             last = next(iter(steps(self.out)), None)
             kept = "there is none yet" if last is None else f"the one of step {last} is whole"
-            self.failed = (f"the checkpoint of step {state['step']} could not be written ({e.strerror or e}); {kept}, "
-                           "and the run goes on")
+            self.failed = (f"the checkpoint of step {state['step']} could not be written ({e.strerror or e}); {kept}"
+                           + GOES_ON)
             print(f"\n{self.failed}", file=sys.stderr, flush=True)
         except BaseException as e:                           # in a thread nobody else would hear of it
             self.failed = repr(e)

@@ -104,8 +104,15 @@ def go(argv, group, held):
     if run.step < run.config.steps and not out_of_patience(run.best, run.config):
         print(f"stopped after step {run.step}; to go on: python -m train.run --resume {out}", file=sys.stderr)
         return 1 if failed else 130 if interrupt.asked == signal.SIGINT else 0
-    report(run)
-    return 1 if failed else 0
+    try:
+        report(run)
+    except OSError as e:                                     # a full disk does not take samples.txt either
+        failed = failed or f"samples.txt could not be written ({e.strerror})"
+    if failed:
+        print(f"error: {failed.removesuffix(checkpoint.GOES_ON)}", file=sys.stderr)
+        return 1
+    print(f"\nall of it is in {out}; for more: python -m train.sample {out}")
+    return 0
 
 
 def possible(config, group):
@@ -503,7 +510,6 @@ def report(run):
         texts = SEPARATOR.join(write(run, config.samples))
         run.group.first(lambda: (run.out / "samples.txt").write_text(texts + "\n", encoding="utf-8"))
         print(f"\n{texts}")
-    print(f"\nall of it is in {run.out}; for more: python -m train.sample {run.out}")
 
 
 class Interrupt:
