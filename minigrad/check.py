@@ -1,7 +1,26 @@
 """One way to refuse bad input: say who refuses, what was got, what was expected, and what to do."""
+import os
+import sys
 
 
 def expect(ok, who, got, want, hint=""):
     """Raise ValueError("who: got ...; expected .... Hint: ...") unless ok."""
     if not ok:
         raise ValueError(f"{who}: got {got}; expected {want}" + (f". Hint: {hint}" if hint else ""))
+
+
+def exit_status(work):
+    """Of a command: what work() returns, or 0; 2 for an error that its user can mend, which is said; 130 for Ctrl-C."""
+    try:
+        status = work()
+        sys.stdout.flush()
+        return status or 0
+    except BrokenPipeError:                                  # head, or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
