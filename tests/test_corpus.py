@@ -100,6 +100,13 @@ def test_every_kind_of_file(tmp_path, name):
         word for text in want for word in regex.findall(SPLITS["indic"], text))
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    texts, between = ["राम घर\ufeff गया", "\ufeffa second one"], "" if name == "a.jsonl" else "\n"
+    write(tmp_path / name, "\ufeff" + (between.join(texts) if between else as_lines(texts)))
+    assert "".join(Files(tmp_path / name)) == between.join(texts)
+
+
 def test_stdin(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(PROSE.encode())))
     assert "".join(Files("-", processes=2)) == PROSE

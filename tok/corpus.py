@@ -1,7 +1,8 @@
 """Texts in files, of any size: read a piece at a time, and their words counted by several processes.
 
 A .txt file is one text, a .jsonl file has one in the field "text" of each line, a .xml file is a dump of Wikipedia
-(wiki.py), and each may be packed as .gz or .bz2. A .parquet file has a text in each row, in the column "text".
+(wiki.py), and each may be packed as .gz or .bz2. A .parquet file has a text in each row, in the column "text". The byte
+order mark with which some editors begin a file is no part of its text.
 
 A text comes in pieces of about a megabyte, and a large file is shared out among processes. No word may notice. So a
 piece ends where every pattern of split.py cuts, whatever else stands there: after a line break that has no white space
@@ -152,7 +153,7 @@ def pieces(part, processes=1):
         lines = kind == ".jsonl"
         for at, data, size in _rows(part) if lines else _pieces(part):
             try:
-                text = data.decode()
+                text = data.decode().removeprefix("" if at else "\ufeff")
             except UnicodeDecodeError as e:
                 raise refusal(f"{part.path}, byte {at + e.start}", f"0x{data[e.start]:02x}", "UTF-8",
                               f"if it is Latin-1: iconv -f ISO-8859-1 -t UTF-8 {part.path} > fixed.txt") from None
