@@ -1,7 +1,9 @@
 """python -m tok: what a user types, and what a pipe gets."""
 import csv
+import errno
 import gzip
 import io
+import os
 import re
 import sys
 
@@ -92,6 +94,15 @@ def test_ids_that_are_none(tmp_path, capsys, monkeypatch):
     (tmp_path / "ids.txt").write_bytes(b"1 2 \xff")
     assert main(["decode", str(tmp_path / "t.json"), str(tmp_path / "ids.txt")]) == 2
     assert "ids.txt: got '\ufffd'; expected ids" in capsys.readouterr().err
+
+
+def test_a_full_disk_says_what_found_no_room(tmp_path, text, capsys, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["train", "char", text, "--out", str(tmp_path / "t.json")]) == 2
+    assert f"No space left on device: '{tmp_path / 't.json'}'" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_ctrl_c_is_no_traceback(text, capsys, monkeypatch):
