@@ -15,6 +15,8 @@ A checkpoint is written into a hidden folder, brought to the disk, and renamed: 
 it is there. The last few stay, and the one with the best validation loss. Writing takes place in a thread, from a copy
 of the arrays, while training goes on; at most one copy is held, so a save waits for the one before it. If writing
 fails, because the disk is full for instance, the run says so and goes on, and what was there stays.
+
+The folder is locked as long as a run is at it, by the system, which unlocks it when the process ends in whatever way.
 """
 import contextlib
 import functools
