@@ -2,7 +2,10 @@
 import subprocess
 import sys
 
+import pytest
+
 from minigrad.check import exit_status, expect
+from train import sample
 
 
 def test_how_a_command_ends(capsys):
@@ -13,6 +16,15 @@ def test_how_a_command_ends(capsys):
     assert capsys.readouterr().err == "error: --n: got 0; expected 1 or more. Hint: --n 1\n"
     assert exit_status(lambda: open("/nowhere/at/all")) == 2 and "/nowhere/at/all" in capsys.readouterr().err
     assert exit_status(press) == 130 and capsys.readouterr().err == "\nstopped\n"
+
+
+def test_a_sample_that_nobody_reads_on_is_no_error(monkeypatch, capsys):
+    def closed(*_):
+        raise BrokenPipeError
+    monkeypatch.setattr(sample, "write", closed)
+    with pytest.raises(BrokenPipeError):                     # exit_status, which main puts around it, is quiet about it
+        sample.go(None, None)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_reader_who_has_seen_enough_is_no_error():

@@ -42,6 +42,8 @@ def go(args, group):
     """What was asked for, on each rank of a group. Returns the exit status."""
     try:
         write(args, group)
+    except BrokenPipeError:                                  # main knows about readers who have seen enough
+        raise
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
