@@ -4,7 +4,7 @@ import sys
 
 COMMANDS = {
     "all": "every number of README's table, measured again: which no longer hold?",
-    "ops": "the error of every op's gradient, by finite differences",
+    "ops": "every fused op beside its floor and PyTorch's; --gradcheck: every gradient by finite differences",
     "cuda": "registers, spills and shared memory of every CUDA kernel; needs no GPU",
     "gpu": "on an NVIDIA GPU: kernels, training and generation, right or wrong, beside floors and PyTorch",
     "gpu-trace": "on an NVIDIA GPU: where the time of a training step goes, kernel by kernel; ours or PyTorch's",

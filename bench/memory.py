@@ -190,7 +190,8 @@ def show_largest(gibs, dtype):
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m bench memory", description=__doc__.split("\n\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char", "gpt2"], help="sizes")
+    parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char", "gpt2"],
+                        help="sizes; python -m bench step --help says what they are")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
                         help="how parameters are stored")
     parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="what is computed again")

@@ -43,7 +43,7 @@ from gpt import pretrained
 from gpt.decode import evaluating
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, backend, no_grad
-from minigrad.check import expect
+from minigrad.check import exit_status, expect
 from minigrad.fused.cross_entropy import cross_entropy
 from minigrad.ops.shape import split, stack
 from nn import AdamW, BatchNorm, Embedding, Linear, Module, Sequential, clip_grad_norm, cosine_with_warmup, init
@@ -199,7 +199,11 @@ class Names:
         """From a text file, one name per line."""
         expect(Path(path).is_file(), "names", f"no file {str(path)!r}", "a text file with a name on each line",
                "names.txt of github.com/karpathy/makemore has 32,033")
-        return cls([line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()])
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as e:
+            expect(False, "names", f"{str(path)!r} ({e})", "UTF-8")
+        return cls([line.strip() for line in lines if line.strip()])
 
     def examples(self, names, context):
         """(ids, targets): (n, context) and (n,), one row per character; or (n, T) twice, one row per name with targets
@@ -342,39 +346,45 @@ def state(model):
     return {**{n: p.data for n, p in model.named_parameters()}, **dict(model.named_buffers())}
 
 
+EXAMPLES = """\
+examples (python -m train.catalogue names downloads the list of the lectures to runs/downloads/names.txt):
+  python -m gpt.makemore runs/downloads/names.txt --model bigram
+  python -m gpt.makemore runs/downloads/names.txt --model all                six models and a table
+  python -m gpt.makemore runs/downloads/names.txt --save mlp.safetensors     and later --load mlp.safetensors --new"""
+
+
 def main(argv=None):
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser("python -m gpt.makemore", formatter_class=formatter,
-                                     description="Learn names, character by character, and make up more of them.")
-    parser.add_argument("names", help="a text file with a name on each line, for instance names.txt of "
-                                      "github.com/karpathy/makemore")
-    parser.add_argument("--model", choices=[*RECIPES, "all"], default="mlp", help="which one to train; all: a table")
-    parser.add_argument("--steps", type=int, help="updates (default: by model, as --batch, --lr and --decay)")
-    parser.add_argument("--batch", type=int, help="characters in a step, or names for rnn, gru and transformer")
-    parser.add_argument("--lr", type=float, help="highest learning rate")
-    parser.add_argument("--decay", type=float, help="AdamW's weight decay")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and names")
-    parser.add_argument("--samples", type=int, default=20, help="names to make up with each model")
-    parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more usual ones, above 1 wilder ones")
+    parser = argparse.ArgumentParser("python -m gpt.makemore", epilog=EXAMPLES,
+                                     description="Learn names, character by character, and make up more of them.",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", metavar="FILE", help="a text file with a name on each line")
+    parser.add_argument("--model", choices=[*RECIPES, "all"], default="mlp",
+                        help="which one to train; all: a table [%(default)s]")
+    parser.add_argument("--steps", type=int, metavar="N", help="updates [by model, as --batch, --lr and --decay]")
+    parser.add_argument("--batch", type=int, metavar="N",
+                        help="characters in a step, or names for rnn, gru and transformer")
+    parser.add_argument("--lr", type=float, metavar="X", help="highest learning rate")
+    parser.add_argument("--decay", type=float, metavar="X", help="AdamW's weight decay")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, batches and names [%(default)s]")
+    parser.add_argument("--samples", type=int, default=20, metavar="N",
+                        help="names to make up with each model [%(default)s]")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="X",
+                        help="below 1 more usual ones, above 1 wilder ones [%(default)s]")
     parser.add_argument("--new", action="store_true", help="make up none that is in the file")
     parser.add_argument("--save", metavar="FILE", help="write the trained model there (.safetensors)")
     parser.add_argument("--load", metavar="FILE", help="do not train: make up names with this one")
     parser.add_argument("--story", action="store_true", help="how an MLP begins, by the ways of drawing its weights")
     args = parser.parse_args(argv)
-    try:
-        expect(args.temperature > 0, "--temperature", args.temperature, "a number above 0")
-        expect(args.samples >= 0, "--samples", args.samples, "0 or more")
-        expect(not (args.save and args.model == "all"), "--save", "--model all", "one model")
-        names = Names.read(args.names)
-        run(args, names)
-    except (ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(args))
 
 
-def run(args, names):
+def run(args):
     """What the command line asks for."""
+    expect(args.temperature > 0, "--temperature", args.temperature, "a number above 0")
+    expect(args.samples >= 0, "--samples", args.samples, "0 or more")
+    expect(args.seed >= 0, "--seed", args.seed, "0 or more")
+    expect(not (args.save and args.model == "all"), "--save", "--model all", "one model")
+    names = Names.read(args.names)
     if args.story:
         return print(story(names, args.steps or 1000, args.seed))
     if args.load:

@@ -41,7 +41,7 @@ import os
 import sys
 
 from gpt.presets import PRESETS
-from minigrad.check import expect
+from minigrad.check import exit_status, expect
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2 ** 30
@@ -172,20 +172,18 @@ def machine():
 def main(argv=None):
     from gpt.model import GPTConfig
     parser = argparse.ArgumentParser("python -m gpt.sizes", description="What a model costs, before a byte is taken.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("presets", nargs="*", metavar="PRESET", default=["gpt2"], help=f"of {', '.join(PRESETS)}")
-    parser.add_argument("--memory", type=float, default=machine(), help="GiB to fit them into")
-    parser.add_argument("--dtype", choices=BYTES, default="float32", help="how parameters are stored")
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where they are trained")
-    parser.add_argument("--context", type=int, help="tokens in a row (default: all positions)")
+                                     epilog="example: python -m gpt.sizes gpt2 gpt2-xl --memory 80 --device gpu "
+                                     "--dtype bfloat16")
+    parser.add_argument("presets", nargs="*", metavar="PRESET", default=["gpt2"],
+                        help=f"of {', '.join(PRESETS)} [gpt2]")
+    parser.add_argument("--memory", type=float, default=machine(), metavar="GIB",
+                        help="to fit them into [%(default)s, this machine's]")
+    parser.add_argument("--dtype", choices=BYTES, default="float32", help="how parameters are stored [%(default)s]")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where they are trained [%(default)s]")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens in a row [as many as the model has positions]")
     args = parser.parse_args(argv)
-    try:
-        print("\n\n".join(describe(GPTConfig.preset(name), args.memory, args.dtype, args.context, args.device)
-                          for name in args.presets))
-    except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print("\n\n".join(
+        describe(GPTConfig.preset(name), args.memory, args.dtype, args.context, args.device) for name in args.presets)))
 
 
 if __name__ == "__main__":

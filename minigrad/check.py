@@ -1,4 +1,6 @@
 """One way to refuse bad input: say who refuses, what was got, what was expected, and what to do."""
+import os
+import sys
 
 
 def expect(ok, who, got, want, hint=""):
@@ -12,3 +14,20 @@ def expect_floats(who, *arrays):
     for a in arrays:
         if a.dtype.kind not in "fV":                         # V: bfloat16
             expect(False, who, f"an array of {a.dtype}", "floats", "astype('float32')")
+
+
+def exit_status(work):
+    """Of a command: what work() returns, or 0; 2 for an error that its user can mend, which is said; 130 for Ctrl-C."""
+    try:
+        status = work()
+        sys.stdout.flush()
+        return status or 0
+    except BrokenPipeError:                                  # head, or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130

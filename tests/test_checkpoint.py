@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,10 +166,51 @@ def test_a_run_goes_on_from_the_one_before(home, tmp_path, capsys):  # noqa: F81
     assert newest(out).name == "00000008" and (newest(out) / "model.safetensors").read_bytes() == want
 
 
-def test_a_run_without_a_checkpoint(tmp_path, capsys):
+def test_a_run_without_a_checkpoint_says_how_to_begin_it(home, tmp_path, capsys, monkeypatch):  # noqa: F811
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert run.main(["--resume", str(folder)]) == 2
-        assert "got no checkpoint; expected a run that has one" in capsys.readouterr().err
+        assert f"where no checkpoint is; expected a run folder with one. Hint: --resume auto --out {folder}" in (
+            capsys.readouterr().err)
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')             # killed before its first checkpoint
+    train(home, out, expected=2)
+    assert f"Hint: --resume auto --out {out} goes on" in capsys.readouterr().err
+    train(home, out, resume="auto")
+    assert run.main(["--resume", str(newest(out))]) == 2
+    assert f"00000006', a checkpoint; expected a run folder with one. Hint: --resume {out}\n" in capsys.readouterr().err
+
+
+def test_two_runs_are_never_in_one_folder(home, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """A folder is taken from before the first step until the run has ended."""
+    monkeypatch.chdir(tmp_path)
+    others = []
+
+    def meanwhile(real=run.prepare):
+        def prepare(*args):
+            if not others:
+                others.append(run.main(flags(home, out="runs/tiny")))
+                others.append(run.main(flags(home, resume="auto", out="runs/tiny")))
+                others.append(run.main(flags(home)))
+            return real(*args)
+        return prepare
+    monkeypatch.setattr(run, "prepare", meanwhile())
+    assert run.main(flags(home)) == 0 and others == [2, 2, 0]
+    said = capsys.readouterr()
+    assert said.err.count("'runs/tiny', in which another process is training; expected a folder of its own") == 2
+    assert "--out: got" in said.err and "--resume: got" in said.err and "run folder runs/tiny-2\n" in said.out
+    assert [sorted(e["step"] for e in log.read(f"runs/{name}/log.jsonl") if "loss" in e) for name in ("tiny", "tiny-2")
+            ] == [[1, 2, 3, 4, 5, 6]] * 2
+    assert run.main(["--resume", "runs/tiny", "--steps", "7"]) == 0
+
+
+def test_where_nothing_can_be_locked_nobody_is_kept_out(tmp_path, monkeypatch):
+    """As on NFS, where flock of a folder is refused."""
+    def refused(*_):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    monkeypatch.setattr(checkpoint, "fcntl", SimpleNamespace(flock=refused, LOCK_EX=2, LOCK_NB=4))
+    with checkpoint.one_at_a_time(tmp_path), checkpoint.one_at_a_time(tmp_path, wait=False):
+        pass
 
 
 # a full disk
@@ -190,6 +232,8 @@ def test_a_full_disk_stops_no_training(home, tmp_path, monkeypatch, capsys):  # 
     for step in (8, 12):
         assert (f"the checkpoint of step {step} could not be written (No space left on device); the one of step 4 is "
                 "whole, and the run goes on") in said.err
+    assert said.err.endswith("error: the checkpoint of step 12 could not be written (No space left on device); the one "
+                             "of step 4 is whole\n") and "all of it is in" not in said.out
     assert [e["step"] for e in log.read(out / "log.jsonl") if "loss" in e] == list(range(1, 13))
     assert list(checkpoint.steps(out)) == [4] and not hidden(out)
     monkeypatch.setattr(pretrained, "write_tensors", real)

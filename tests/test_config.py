@@ -168,5 +168,5 @@ def test_resume_takes_the_settings_of_the_run_and_guards_its_shape(tmp_path):
         parse(["--resume", str(tmp_path), "--n_layer", "3"])
     with pytest.raises(ValueError, match="both --config and --resume"):
         parse(["--resume", str(tmp_path), "--config", "verse"])
-    with pytest.raises(ValueError, match="nowhere: got no checkpoint"):
+    with pytest.raises(ValueError, match="nowhere', where no checkpoint is"):
         parse(["--resume", str(tmp_path / "nowhere")])

@@ -4,7 +4,9 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import sys
+import time
 import unicodedata
 from collections import Counter
 from unittest import mock
@@ -98,6 +100,38 @@ def test_every_kind_of_file(tmp_path, name):
     assert "".join(Files(path)) == "".join(want)
     assert counted(Files(path).words(SPLITS["indic"])) == Counter(
         word for text in want for word in regex.findall(SPLITS["indic"], text))
+
+
+ORPHANS = """if True:
+    import os, signal
+    from tok.processes import pool
+    if __name__ == "__main__":
+        with pool(2) as workers:
+            pids = {workers.submit(os.getpid).result() for _ in range(9)}
+            ignored = workers.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+            print(ignored, *pids, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+def test_children_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    out = subprocess.run([sys.executable, tmp_path / "orphans.py"], env=env, capture_output=True, text=True).stdout
+    ignored, *pids = out.split()
+    assert ignored == "True" and pids
+    until = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < until, "a child lives on"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    texts, between = ["राम घर\ufeff गया", "\ufeffa second one"], "" if name == "a.jsonl" else "\n"
+    write(tmp_path / name, "\ufeff" + (between.join(texts) if between else as_lines(texts)))
+    assert "".join(Files(tmp_path / name)) == between.join(texts)
 
 
 def test_stdin(monkeypatch):
@@ -207,7 +241,8 @@ def test_memory_stays_what_it_was():
 # --------------------------------------------------------------------------------------------------------------- errors
 
 @pytest.mark.parametrize(("name", "content", "says"), [
-    ("a.txt", b"ab\xff", "a.txt, byte 2: got 0xff; expected UTF-8"),
+    ("a.txt", b"ab\xff", "a.txt, byte 2: got 0xff; expected UTF-8. Hint: if it is ISO-8859-1"),
+    ("a.txt", "ab".encode("utf-16"), "a.txt, byte 0: got 0xff; expected UTF-8. Hint: if it is UTF-16"),
     ("a.jsonl", b'{"text": "a"}\n{"text": 7}', "a.jsonl:2: got a line without a text"),
     ("a.jsonl", b'{"text": "a"}\n[' * 9, "a.jsonl:2: got a line that is not JSON"),
     ("a.jsonl", b"[" * 100_000, "not JSON"),

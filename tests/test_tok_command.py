@@ -1,14 +1,16 @@
 """python -m tok: what a user types, and what a pipe gets."""
 import csv
+import errno
 import gzip
 import io
+import os
 import re
 import sys
 
 import numpy as np
 import pytest
 
-from tok import BPETokenizer, HindiTokenizer, WordPieceTokenizer, analysis, load
+from tok import BPETokenizer, HindiTokenizer, WordPieceTokenizer, analysis, jit, load
 from tok.__main__ import main
 
 TEXT = "राम घर गया।\nदुःख और सुख, 12 बार!\nthe cat sat on the mat\nthe mat\n" * 12
@@ -76,9 +78,11 @@ def test_the_numbers_by_hand():
     (["analyse", "{text}", "--tokenizers", "bpe:x", "--held_out", "0.3"], "neither a file nor KIND:SIZE:SPLIT"),
     (["analyse", "{text}", "--tokenizers", "unigram:9", "--held_out", "0.3"], "got 'unigram'; expected one of"),
     (["analyse", "{text}", "--held_out", "0"], "0 held out; expected some held out"),
+    (["scan", "{latin}"], "scan: got no word in Devanagari; expected verse"),
 ])
 def test_what_cannot_be_done_is_said(tmp_path, text, arguments, says, capsys):
-    assert main([a.format(text=text) for a in arguments]) == 2
+    (tmp_path / "latin.txt").write_text("the cat sat on the mat\n\nthe mat")
+    assert main([a.format(text=text, latin=tmp_path / "latin.txt") for a in arguments]) == 2
     assert says in capsys.readouterr().err
 
 
@@ -87,3 +91,33 @@ def test_ids_that_are_none(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("1 2 x"))
     assert main(["decode", str(tmp_path / "t.json")]) == 2
     assert "decode -: got 'x'; expected ids" in capsys.readouterr().err
+    (tmp_path / "ids.txt").write_bytes(b"1 2 \xff")
+    assert main(["decode", str(tmp_path / "t.json"), str(tmp_path / "ids.txt")]) == 2
+    assert "ids.txt: got '\ufffd'; expected ids" in capsys.readouterr().err
+
+
+def test_a_full_disk_says_what_found_no_room(tmp_path, text, capsys, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["train", "char", text, "--out", str(tmp_path / "t.json")]) == 2
+    assert f"No space left on device: '{tmp_path / 't.json'}'" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_ctrl_c_is_no_traceback(text, capsys, monkeypatch):
+    def press(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(analysis, "train", press)
+    assert main(["train", "bpe", text]) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
+def test_who_waits_for_a_compiler_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    jit.announce()
+    assert "compiling the tokenizers, once" in capsys.readouterr().err
+    (tmp_path / jit.folder() / "below").mkdir()
+    (tmp_path / jit.folder() / "below" / "f.nbi").touch()
+    jit.announce()
+    assert capsys.readouterr().err == ""

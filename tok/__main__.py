@@ -16,6 +16,16 @@ from tok.split import SPLITS
 
 SENTENCE = "हिन्दी कविता की भाषा। I don't know 42 things."
 
+MORE = """\
+FILES are .txt, .jsonl (field text), .parquet (column text) or .xml (a dump of Wikipedia), also as .gz or .bz2, folders
+of them, or - for stdin. TOKENIZER is a file that train wrote, or a tokenizer.json of Hugging Face. Each command has its
+own --help.
+
+examples:
+  python -m tok train bpe my_texts/ --vocab_size 8000 --out mine.json
+  python -m tok encode mine.json < poem.txt | python -m tok decode mine.json
+  python -m tok scan poems.txt"""
+
 
 def train(args):
     """Learn a tokenizer from files and write it as one JSON file."""
@@ -50,7 +60,8 @@ def decode(args):
         if name.endswith(".npy"):
             sys.stdout.write(t.decode(np.load(name, allow_pickle=False)))
             continue
-        with contextlib.nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8") as f:
+        # what is no UTF-8 is no number either, and is refused as such
+        with contextlib.nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8", errors="replace") as f:
             for piece in t.decode_stream(_number(word, name) for line in f for word in line.split()):
                 sys.stdout.write(piece)
 
@@ -83,15 +94,19 @@ def analyse(args):
 def scan(args):
     """Draw the scansion of verse: light and heavy under each akshara, the meter's name, and what breaks it."""
     terminal, good = args.color == "always" or (args.color == "auto" and sys.stdout.isatty()), []
+    found = 0
     for path in Files(*args.files).paths:
         texts = [text for text, _ in pieces(Part(path))]
         stanzas = texts if holds_many(path) else re.split(r"\n\s*\n", "".join(texts))
         for stanza in filter(scansion.WORD.search, map(normalize, stanzas)):
+            found += 1
             try:
                 print(scan_view.in_text(stanza, args.rules, terminal), end="\n\n")
                 good.append(stanza)
             except ValueError as e:                 # a word in Latin letters, say: the next stanza may be verse
                 print(e, end="\n\n")
+    if not found:
+        raise refusal("scan", "no word in Devanagari", "verse, with an empty line between stanzas")
     if args.html:
         with open(args.html, "w", encoding="utf-8") as f:
             f.write(scan_view.in_html(good, args.rules))
@@ -100,15 +115,12 @@ def scan(args):
 def parser():
     top = argparse.ArgumentParser(
         prog="python -m tok", description=__doc__.split(": ", 1)[1].capitalize(),
-        epilog="FILES are .txt, .jsonl (field text), .parquet (column text) or .xml (a dump of Wikipedia), also as .gz "
-        "or .bz2, folders of them, or - for stdin. TOKENIZER is a file that train wrote, or a tokenizer.json of "
-        "Hugging Face. Each command has its own --help.")
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=MORE)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(f, *uses):
         doc = f.__doc__.splitlines()[0]
-        p = commands.add_parser(f.__name__, help=doc, description=doc,
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        p = commands.add_parser(f.__name__, help=doc, description=doc)
         p.set_defaults(run=f)
         if "tokenizer" in uses:
             p.add_argument("tokenizer", metavar="TOKENIZER", help="the tokenizer's file")
@@ -120,29 +132,35 @@ def parser():
     p.add_argument("kind", choices=analysis.KINDS, metavar="KIND",
                    help="; ".join(f"{kind}: {what}" for kind, what in analysis.KINDS.items()))
     p.add_argument("files", nargs="*", default=["-"], metavar="FILES", help="texts; - is stdin")
-    p.add_argument("--vocab_size", type=int, default=32000, help="tokens in all; not for char and akshara")
-    p.add_argument("--split", choices=SPLITS, default="indic", help="where bpe may cut words; see stats")
+    p.add_argument("--vocab_size", type=int, default=32000, metavar="N",
+                   help="tokens in all; char and akshara have as many as the text has [%(default)s]")
+    p.add_argument("--split", choices=SPLITS, default="indic", help="where bpe may cut words; see stats [%(default)s]")
     p.add_argument("--special", nargs="*", help="special tokens instead of those that the kind has by itself")
-    p.add_argument("--processes", type=int, default=cores(), help="how many count the words of a large corpus")
-    p.add_argument("--out", default="tokenizer.json", help="the file to write")
+    p.add_argument("--processes", type=int, default=cores(), metavar="N",
+                   help="how many count the words of a large corpus [%(default)s, the cores at hand]")
+    p.add_argument("--out", default="tokenizer.json", metavar="FILE", help="what to write [%(default)s]")
     p = command(encode, "tokenizer", "files")
     p.add_argument("--special", nargs="*", default=(), help="special tokens that are read as such in the text")
     p.add_argument("--out", metavar="FILE.npy", help="an array instead of numbers on stdout")
     p = command(decode, "tokenizer")
     p.add_argument("files", nargs="*", default=["-"], metavar="IDS", help="numbers, or .npy arrays; - is stdin")
     p = command(stats)
-    p.add_argument("text", nargs="?", default=SENTENCE, help="the sentence; - is stdin")
+    p.add_argument("text", nargs="?", default=SENTENCE, help="the sentence; - is stdin [%(default)s]")
     p.add_argument("--tokenizers", nargs="+", default=[], metavar="TOKENIZER", help="show their tokens too")
     p = command(analyse)
     p.add_argument("files", nargs="+", metavar="FILES", help="texts, which must fit into memory")
     p.add_argument("--tokenizers", nargs="+", metavar="KIND:SIZE:SPLIT",
                    default=["char", "akshara", "bpe:4096:gpt2", "bpe:4096", "bpe:32000", "wordpiece:30000"],
-                   help="what to train and measure, or tokenizers' files")
-    p.add_argument("--held_out", type=float, default=0.1, help="share of the lines that are kept from training")
-    p.add_argument("--out", default="runs/tok", metavar="FOLDER", help="for table.csv and tokens_per_word.png")
+                   help="what to train and measure, or tokenizers' files [six of them, from char to wordpiece:30000]")
+    p.add_argument("--held_out", type=float, default=0.1, metavar="SHARE",
+                   help="of the lines, kept from training [%(default)s]")
+    p.add_argument("--out", default="runs/tok", metavar="FOLDER",
+                   help="for table.csv and tokens_per_word.png [%(default)s]")
     p = command(scan, "files")
-    p.add_argument("--rules", choices=scansion.RULES, default="S2", help="which licences a line may take")
-    p.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour, and columns, or not")
+    p.add_argument("--rules", choices=scansion.RULES, default="S2",
+                   help="which licences a line may take, from S0, none, on: see tok/scansion.py [%(default)s]")
+    p.add_argument("--color", choices=("auto", "always", "never"), default="auto",
+                   help="colour, and columns, or not [%(default)s: on a terminal]")
     p.add_argument("--html", metavar="FILE.html", help="write a page too, with the rule that weighs each akshara")
     return top
 
@@ -156,6 +174,9 @@ def main(argv=None):
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
     return 0
 
 

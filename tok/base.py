@@ -183,7 +183,9 @@ def write_text(path, text):
             f.flush()
             os.fsync(f.fileno())                         # the data must be on disk before the name points to it
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as e:
+        if isinstance(e, OSError):                       # a full disk does not say what it had no room for
+            e.filename = e.filename or path
         if os.path.exists(temporary):
             os.remove(temporary)
         raise

@@ -39,6 +39,7 @@ from tqdm import tqdm
 from tok import bpe_cpu, hf, split_cpu
 from tok.base import Tokenizer, check_special, read_json, refusal, shaped
 from tok.corpus import words_of
+from tok.jit import announce
 from tok.split import SPLITS, words_by
 
 LARGEST = 1 << 26                       # bytes of all tokens: a damaged file could ask for 2^1000
@@ -115,6 +116,8 @@ class BPETokenizer(Tokenizer):
                           f"256 bytes and {len(specials)} special tokens are always in")
         if split not in SPLITS:
             raise refusal("BPETokenizer.train", f"split {split!r}", f"one of {list(SPLITS)}")
+        if progress:
+            announce()
         words = words_of(texts, SPLITS[split], "BPETokenizer.train", cls.normalize)
         if not words:
             raise refusal("BPETokenizer.train", "no text", "at least one character")

@@ -1,7 +1,8 @@
 """Texts in files, of any size: read a piece at a time, and their words counted by several processes.
 
 A .txt file is one text, a .jsonl file has one in the field "text" of each line, a .xml file is a dump of Wikipedia
-(wiki.py), and each may be packed as .gz or .bz2. A .parquet file has a text in each row, in the column "text".
+(wiki.py), and each may be packed as .gz or .bz2. A .parquet file has a text in each row, in the column "text". The byte
+order mark with which some editors begin a file is no part of its text.
 
 A text comes in pieces of about a megabyte, and a large file is shared out among processes. No word may notice. So a
 piece ends where every pattern of split.py cuts, whatever else stands there: after a line break that has no white space
@@ -10,10 +11,9 @@ on either side, or before the space between two letters, Latin or Devanagari.
 import bz2
 import gzip
 import json
-import multiprocessing
 import sys
 import zlib
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from tok import bpe_cpu, split_cpu, wiki
 from tok.base import check_text, each_text, refusal
+from tok.processes import pool
 from tok.split import WHITE
 
 PIECE, PART = 1 << 20, 1 << 25                          # bytes that are read at a time; that are worth a process
@@ -68,9 +69,8 @@ class Files:
         if len(parts) < 2:
             return count(self, split, normalize, bpe_cpu.Words())
         found = bpe_cpu.Words()
-        spawn = multiprocessing.get_context("spawn")
-        with closing(self._bar()) as bar, ProcessPoolExecutor(processes, spawn) as pool:
-            for done in as_completed([pool.submit(count_part, part, split, normalize) for part in parts]):
+        with closing(self._bar()) as bar, pool(processes) as workers:
+            for done in as_completed([workers.submit(count_part, part, split, normalize) for part in parts]):
                 size, *counted = done.result()
                 found.add_counted(*counted)
                 bar.update(size)
@@ -152,10 +152,11 @@ def pieces(part, processes=1):
         lines = kind == ".jsonl"
         for at, data, size in _rows(part) if lines else _pieces(part):
             try:
-                text = data.decode()
+                text = data.decode().removeprefix("" if at else "\ufeff")
             except UnicodeDecodeError as e:
+                name = "UTF-16" if at == 0 and data.startswith((b"\xff\xfe", b"\xfe\xff")) else "ISO-8859-1"
                 raise refusal(f"{part.path}, byte {at + e.start}", f"0x{data[e.start]:02x}", "UTF-8",
-                              f"if it is Latin-1: iconv -f ISO-8859-1 -t UTF-8 {part.path} > fixed.txt") from None
+                              f"if it is {name}: iconv -f {name} -t UTF-8 {part.path} > fixed.txt") from None
             yield (text_of(text, part.path, at) if lines else text), size
 
 

@@ -5,6 +5,7 @@ but not at those of the functions inside, so the folder's name is made from the 
 """
 import hashlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def jit(f):
         return njit(nogil=True, cache=True)(f)
     finally:
         numba.config.CACHE_DIR = before             # other people's functions are cached where they asked for it
+
+
+def announce():
+    """Say what the first calls will be busy with, if nothing of this package has been compiled yet."""
+    if not any(Path(folder()).rglob("*.nbi")):
+        print("compiling the tokenizers, once: later runs find them in a cache ...", file=sys.stderr, flush=True)
 
 
 def folder():

@@ -9,10 +9,7 @@ is refused, before any entity of its own could grow.
 
 Not here: what a template would have written, for which all templates and Lua were needed; formulas and source code.
 """
-import multiprocessing
-import signal
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from itertools import chain, islice
 from xml.parsers import expat
@@ -20,6 +17,7 @@ from xml.parsers import expat
 import regex
 
 from tok.base import refusal
+from tok.processes import pool
 
 BATCH, FEW = 1 << 18, 8            # characters of markup that a process gets at a time; batches not worth a process
 HIDDEN = {"file", "image", "media", "category"}                # besides what the dump itself calls them
@@ -60,19 +58,14 @@ def stripped(found, processes):
         for batch in chain(few, found):
             yield from strip(*batch)
         return
-    # Ctrl-C reaches every process of a terminal; it is this one that answers
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), signal.signal,
-                               (signal.SIGINT, signal.SIG_IGN))
-    try:
+    with pool(processes) as workers:
         begun = deque()
         for batch in chain(few, found):
-            begun.append(pool.submit(strip, *batch))
+            begun.append(workers.submit(strip, *batch))
             if len(begun) > 2 * processes:
                 yield from begun.popleft().result()
         while begun:
             yield from begun.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def batches(found):

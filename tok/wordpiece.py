@@ -33,6 +33,7 @@ from tqdm import tqdm
 from tok import hf, split_cpu, wordpiece_cpu
 from tok.base import Tokenizer, by_words, check_special, check_text, refusal, shaped, write_text
 from tok.corpus import words_of
+from tok.jit import announce
 from tok.split import WHITE, WORDPIECE
 
 INSIDE = "##"
@@ -100,6 +101,8 @@ class WordPieceTokenizer(Tokenizer):
         """Learn a vocabulary from texts: special tokens, characters, joined pairs. texts is corpus.Files, a str, or an
         iterable of str."""
         specials = check_special(special_tokens, "WordPieceTokenizer.train")
+        if progress:
+            announce()
         text, edges, counts = words_of(texts, WORDPIECE, "WordPieceTokenizer.train", nfc).spelled()
         words = (text[a:b].tobytes().decode() for a, b in pairwise(edges))
         words = {word: n for word, n in zip(words, counts.tolist()) if word[0] not in WHITE}

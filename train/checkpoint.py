@@ -15,6 +15,8 @@ A checkpoint is written into a hidden folder, brought to the disk, and renamed: 
 it is there. The last few stay, and the one with the best validation loss. Writing takes place in a thread, from a copy
 of the arrays, while training goes on; at most one copy is held, so a save waits for the one before it. If writing
 fails, because the disk is full for instance, the run says so and goes on, and what was there stays.
+
+The folder is locked as long as a run is at it, by the system, which unlocks it when the process ends in whatever way.
 """
 import contextlib
 import functools
@@ -42,34 +44,53 @@ except ImportError:                                          # Windows: two runs
     fcntl = None
 
 FOLDER, WEIGHTS = "checkpoints", ("model.safetensors", "config.json", "tokenizer.json")
+GOES_ON = ", and the run goes on"
 NEEDED = {"step", "position", "config", "tokenizer", "source", "files"}
 
 
 # ----------------------------------------------------------------------------------------------------------- the folder
 
-def open_folder(config):
-    """The folder of the run, proved to be writable before any work. A run that is there already is not overwritten."""
-    if config.resume:
+def open_folder(config, held):
+    """The folder of the run, proved to be writable before any work, and no other process's until held, an ExitStack, is
+    closed. A run that is there already is not overwritten."""
+    if config.resume or config.out:
         out = Path(config.out)                               # with auto there may be nothing yet, or but a log
-    elif config.out:
-        out = Path(config.out)
-        expect(not has_run(out), "--out", f"{config.out!r}, which holds a run", "a new folder",
-               f"--resume {config.out} goes on with that run; another --out keeps both")
+        again = "--resume" if steps(out) else "--resume auto --out"
+        expect(config.resume or not has_run(out), "--out", f"{config.out!r}, which holds a run", "a new folder",
+               f"{again} {config.out} goes on with that run; another --out keeps both")
+        flag = "--resume" if config.resume else "--out"
+        expect(claimed(out, held, flag), flag, f"{config.out!r}, in which another process is training",
+               "a folder of its own for each run", "wait until it has ended, or stop it with Ctrl-C")
     else:
         name = f"runs/{Path(config.config).stem}"
-        out = next(p for n in count(1) if not has_run(p := Path(name if n == 1 else f"{name}-{n}")))
-    for flag, folder in ("--out", out), ("--shards", Path(config.shards)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            proof = folder / f".writable.{os.getpid()}"
-            proof.touch()
-            proof.unlink()
-        except OSError as e:
-            raise ValueError(f"{flag}: got {str(folder)!r} ({e.strerror}); expected a folder that can be written. "
-                             f"Hint: {flag} FOLDER") from None
+        out = next(p for n in count(1) if not has_run(p := Path(name if n == 1 else f"{name}-{n}"))
+                   and claimed(p, held))
+    writable("--shards", Path(config.shards))
     if config.resume == "auto" and not steps(out):           # stopped before its first checkpoint
         (out / "log.jsonl").unlink(missing_ok=True)
     return out
+
+
+def writable(flag, folder):
+    """Make a folder, and prove that it takes files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        proof = folder / f".writable.{os.getpid()}"
+        proof.touch()
+        proof.unlink()
+    except OSError as e:
+        raise ValueError(f"{flag}: got {str(folder)!r} ({e.strerror}); expected a folder that can be written. "
+                         f"Hint: {flag} FOLDER") from None
+
+
+def claimed(out, held, flag="--out"):
+    """Is this folder ours until held is closed? Another process may be training in it."""
+    writable(flag, out)
+    try:
+        held.enter_context(one_at_a_time(out, wait=False))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def has_run(folder):
@@ -133,8 +154,8 @@ class Writer:
         except OSError as e:
             last = next(iter(steps(self.out)), None)
             kept = "there is none yet" if last is None else f"the one of step {last} is whole"
-            self.failed = (f"the checkpoint of step {state['step']} could not be written ({e.strerror or e}); {kept}, "
-                           "and the run goes on")
+            self.failed = (f"the checkpoint of step {state['step']} could not be written ({e.strerror or e}); {kept}"
+                           + GOES_ON)
             print(f"\n{self.failed}", file=sys.stderr, flush=True)
         except BaseException as e:                           # in a thread nobody else would hear of it
             self.failed = repr(e)
@@ -251,12 +272,18 @@ def to_disk(path):
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder):
-    """Other processes that want the same wait here. The system ends the waiting if this one is killed."""
+def one_at_a_time(folder, wait=True):
+    """Other processes that want the same wait here, or get a BlockingIOError. The system ends it if this one is killed.
+    Where there are no locks, on Windows and on some file systems of networks, nobody is kept out."""
     handle = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise
+            except OSError:                                  # NFS, for one, locks no folders
+                pass
         yield
     finally:
         if fcntl:

@@ -141,6 +141,11 @@ def parse(argv=None):
     for key in ("config", "out"):
         expect(key not in flags, f"--{key}", f"both --{key} and --resume", "one of them",
                "--resume takes the settings and the folder of the run itself")
+    if not checkpoint.steps(resume):
+        one = Path(resume, "run.json").is_file()
+        expect(False, "--resume", f"{resume!r}, {'a checkpoint' if one else 'where no checkpoint is'}",
+               "a run folder with one", f"--resume {Path(resume).parent.parent}" if one else
+               f"--resume auto --out {resume}, with the settings of the run, goes on or begins")
     saved = checked(checkpoint.newest(resume)[1]["config"], f"{resume}/run.json")
     for key in flags:
         expect(flags[key] == saved.get(key) or not FIELDS[key].metadata.get("fixed"), f"--{key}", repr(flags[key]),

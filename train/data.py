@@ -46,7 +46,7 @@ END = "<|endoftext|>"
 ENOUGH = 100          # fewer documents than this are each cut in three, instead of being dealt out whole
 GROUP = 1 << 23       # characters that are tokenized at a time; a kill costs at most these
 BLOCK = 1 << 20       # bytes of a shard that have a checksum of their own, looked at when they are first read
-FORMAT = 4            # of the shards, and of how texts are read; a change makes old ones invisible
+FORMAT = 5            # of the shards, and of how texts are read; a change makes old ones invisible
 
 
 # ----------------------------------------------------------------------------------------------- text -> documents

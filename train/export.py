@@ -3,7 +3,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from minigrad.check import expect
+from minigrad.check import exit_status, expect
 from train import checkpoint
 from train.text import GPT2
 
@@ -28,20 +28,25 @@ def export(run, out, dtype=None):
     text.save(out)
 
 
+EXAMPLES = """\
+examples:
+  python -m train.export runs/verse my-model                         a folder for transformers, tokenizer included
+  python -m train.export runs/verse my-model.bin --dtype bfloat16    a file for llm.c"""
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m train.export", description="Write a trained model as transformers "
-                                     "reads it, with its tokenizer; or its weights as llm.c reads them.")
+                                     "reads it, with its tokenizer; or its weights as llm.c reads them.",
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a run folder, or what else train.sample reads")
     parser.add_argument("out", metavar="FOLDER", help="where to write; NAME.bin for llm.c, GPT-2 only")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="round to (default: as stored)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="round to [as stored]")
     args = parser.parse_args(argv)
-    try:
+
+    def work():
         export(args.run, args.out, args.dtype)
-    except (ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    print(f"{args.out} is written, for llm.c" if args.out.endswith(".bin") else LOAD.format(out=args.out))
-    return 0
+        print(f"{args.out} is written, for llm.c" if args.out.endswith(".bin") else LOAD.format(out=args.out))
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,6 @@ class Log:
                 raise
             self.waiting.clear()
 
-
     def close(self):
         if self.events:
             self.events.writer.close()

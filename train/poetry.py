@@ -10,14 +10,23 @@
 import argparse
 import sys
 
+from minigrad.check import exit_status
 from train import poetry_prepare, poetry_score, poetry_serve, poetry_train, poetry_write, rating
 
 COMMANDS = [poetry_prepare.add, poetry_train.add, poetry_score.add, rating.add, poetry_write.add_write,
             poetry_serve.add_serve]
 
+EXAMPLES = """\
+a first try, on verse that the project composes itself:
+  python -m train.poetry prepare --out runs/poetry
+  python -m train.poetry train --out runs/poetry --steps 300
+  python -m train.poetry write runs/poetry --form doha
+  python -m train.poetry score runs/poetry"""
+
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("python -m train.poetry", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser("python -m train.poetry", description=__doc__.partition("\n")[0],
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)
@@ -25,11 +34,7 @@ def main(argv=None):
     if more and not hasattr(args, "more"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     args.more = more
-    try:
-        return args.run(args)
-    except (ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: args.run(args))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from minigrad.check import expect
+from minigrad.check import exit_status, expect
 from train import checkpoint, log, stats
 
 COLUMNS = (("step", "step", "{:,}"), ("validation", "val_loss", "{:.4f}"), ("perplexity", "perplexity", "{:.2f}"),
@@ -70,35 +70,43 @@ def plot(file, folders):
     plt.close(figure)
 
 
+EXAMPLES = """\
+examples:
+  python -m train.report runs/verse runs/verse-2 --plot runs.png
+  python -m train.report runs/verse --epochs --samples"""
+
+
 def main(argv=None):
-    parser = argparse.ArgumentParser("python -m train.report", description="What runs have come to, side by side.")
+    parser = argparse.ArgumentParser("python -m train.report", description="What runs have come to, side by side.",
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--epochs", action="store_true", help="for each of them, a table of its validations")
     parser.add_argument("--samples", action="store_true", help="what they wrote at each validation")
-    parser.add_argument("--stats", action="store_true", help="the latest statistics of each of their parameters")
+    parser.add_argument("--stats", action="store_true",
+                        help="the latest statistics of each of their parameters (of runs with --stats_every N)")
     parser.add_argument("--plot", metavar="FILE", help="draw their validation losses into FILE (.png, .svg, .pdf)")
     args = parser.parse_args(argv)
-    try:
-        for folder in args.runs:
-            expect(Path(folder, "log.jsonl").is_file(), folder, "no log.jsonl in it", "a run folder")
-        print(table([summary(folder) for folder in args.runs]))
-        for folder in args.runs if args.epochs else ():
-            print(f"\n{folder}\n{table(epochs(folder))}")
-        for folder in args.runs if args.samples else ():
-            for e in log.read(Path(folder, "log.jsonl")):
-                if "sample" in e:
-                    print(f"\n{folder}, step {e['step']:,}\n{e['sample']}")
-        for folder in args.runs if args.stats else ():
-            found = [e for e in log.read(Path(folder, "log.jsonl")) if "stats" in e]
-            expect(found, folder, "a log without statistics", "those of a run with --stats_every N")
-            print(f"\n{folder}, step {found[-1]['step']:,}\n{table(stats.rows(found[-1]['stats']))}")
-        if args.plot:
-            plot(args.plot, args.runs)
-            print(f"{args.plot} is drawn")
-    except (ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: show(args))
+
+
+def show(args):
+    """What the command line asks for."""
+    for folder in args.runs:
+        expect(Path(folder, "log.jsonl").is_file(), folder, "no log.jsonl in it", "a run folder")
+    print(table([summary(folder) for folder in args.runs]))
+    for folder in args.runs if args.epochs else ():
+        print(f"\n{folder}\n{table(epochs(folder))}")
+    for folder in args.runs if args.samples else ():
+        for e in log.read(Path(folder, "log.jsonl")):
+            if "sample" in e:
+                print(f"\n{folder}, step {e['step']:,}\n{e['sample']}")
+    for folder in args.runs if args.stats else ():
+        found = [e for e in log.read(Path(folder, "log.jsonl")) if "stats" in e]
+        expect(found, folder, "a log without statistics", "those of a run with --stats_every N")
+        print(f"\n{folder}, step {found[-1]['step']:,}\n{table(stats.rows(found[-1]['stats']))}")
+    if args.plot:
+        plot(args.plot, args.runs)
+        print(f"{args.plot} is drawn")
 
 
 if __name__ == "__main__":

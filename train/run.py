@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from collections import deque
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -51,17 +51,18 @@ from train.text import GPT2, SEPARATOR
 
 def main(argv=None):
     """A run, from the command line to the samples. Returns the exit status."""
-    return parallel.run(lambda group: go(argv, group))
+    with ExitStack() as held:
+        return parallel.run(lambda group: go(argv, group, held))
 
 
-def go(argv, group):
-    """The run of main, on each rank of a group."""
+def go(argv, group, held):
+    """The run of main, on each rank of a group. held: gives the run's folder back in the end."""
     try:
         config = group.together(lambda: parse(argv))
         group.same(**asdict(config), **checkpoint.versions())
         group.together(lambda: possible(config, group))
         group = group.on(device_of(config))
-        out, config.resume, finished = group.first(lambda: begin(config))
+        out, config.resume, finished = group.first(lambda: begin(config, held))
         out = Path(out)
         if finished:
             print(f"{out} has made {finished}")
@@ -103,8 +104,15 @@ def go(argv, group):
     if run.step < run.config.steps and not out_of_patience(run.best, run.config):
         print(f"stopped after step {run.step}; to go on: python -m train.run --resume {out}", file=sys.stderr)
         return 1 if failed else 130 if interrupt.asked == signal.SIGINT else 0
-    report(run)
-    return 1 if failed else 0
+    try:
+        report(run)
+    except OSError as e:                                     # a full disk does not take samples.txt either
+        failed = failed or f"samples.txt could not be written ({e.strerror})"
+    if failed:
+        print(f"error: {failed.removesuffix(checkpoint.GOES_ON)}", file=sys.stderr)
+        return 1
+    print(f"\nall of it is in {out}; for more: python -m train.sample {out}")
+    return 0
 
 
 def possible(config, group):
@@ -117,9 +125,9 @@ def possible(config, group):
     config.rows(group.size)
 
 
-def begin(config):
+def begin(config, held):
     """(run folder, what of --resume is left, what it has made if there is nothing to do)"""
-    out = checkpoint.open_folder(config)
+    out = checkpoint.open_folder(config, held)
     if config.resume != "auto":
         return str(out), config.resume, ""
     if not checkpoint.steps(out):
@@ -502,7 +510,6 @@ def report(run):
         texts = SEPARATOR.join(write(run, config.samples))
         run.group.first(lambda: (run.out / "samples.txt").write_text(texts + "\n", encoding="utf-8"))
         print(f"\n{texts}")
-    print(f"\nall of it is in {run.out}; for more: python -m train.sample {run.out}")
 
 
 class Interrupt:

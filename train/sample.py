@@ -3,35 +3,47 @@ import argparse
 import sys
 
 from gpt.decode import Decoder
-from minigrad.check import expect
+from minigrad.check import exit_status, expect
 from train import parallel
 from train.text import GPT2, SEPARATOR
+
+EXAMPLES = """\
+examples:
+  python -m train.sample runs/verse --prompt "#वर्षा" --n 3
+  python -m train.sample gpt2 --prompt "A framework is" --stream     released weights (pip install '.[hub]')"""
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m train.sample", description="Let a trained model write.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="RUN",
                         help="a run folder, a folder with weights and a tokenizer, or a name on huggingface.co")
-    parser.add_argument("--prompt", default="", help="how the texts begin; empty: as a document does")
-    parser.add_argument("--n", type=int, default=1, help="how many texts; text k is what --seed SEED + k writes first")
-    parser.add_argument("--tokens", type=int, default=200, help="length of each, at most")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="how the texts begin; empty: as a document does")
+    parser.add_argument("--n", type=int, default=1, metavar="N",
+                        help="how many texts; text k is what --seed SEED + k writes first [%(default)s]")
+    parser.add_argument("--tokens", type=int, default=200, metavar="N", help="length of each, at most [%(default)s]")
     parser.add_argument("--stream", action="store_true", help="show the text as it is written, one after the other")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
-    parser.add_argument("--top_k", type=int, help="choose among the k likeliest tokens only")
-    parser.add_argument("--top_p", type=float, help="choose among the likeliest tokens with this probability together")
-    parser.add_argument("--min_p", type=float, help="only tokens with this share of the likeliest one's probability")
-    parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1, what was there is less likely")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="X",
+                        help="below 1 safer, above 1 wilder, 0 always the likeliest token [%(default)s]")
+    parser.add_argument("--top_k", type=int, metavar="N", help="choose among the N likeliest tokens only")
+    parser.add_argument("--top_p", type=float, metavar="X",
+                        help="choose among the likeliest tokens with this probability together")
+    parser.add_argument("--min_p", type=float, metavar="X",
+                        help="only tokens with this share of the likeliest one's probability")
+    parser.add_argument("--repetition_penalty", type=float, default=1.0, metavar="X",
+                        help="above 1, what was there is less likely [%(default)s]")
     parser.add_argument("--int8", action="store_true", help="a byte for each weight: faster if the model is large")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another text [%(default)s]")
     args = parser.parse_args(argv)
-    return parallel.run(lambda group: go(args, group))
+    return exit_status(lambda: parallel.run(lambda group: go(args, group)))
 
 
 def go(args, group):
     """What was asked for, on each rank of a group. Returns the exit status."""
     try:
         write(args, group)
+    except BrokenPipeError:                                  # main knows about readers who have seen enough
+        raise
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -41,6 +53,7 @@ def go(args, group):
 def write(args, group):
     text = group.together(lambda: GPT2.from_pretrained(args.folder))
     expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
+    expect(args.seed >= 0, "--seed", args.seed, "0 or more")
     expect(group.size == 1 or not args.stream, "--stream", f"{group.size} ranks", "one", "leave it away, or mpiexec")
     how = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
     how["decoder"] = Decoder(text.model, args.int8)
