@@ -25,7 +25,7 @@ setup(
         "mpi": ["mpi4py", "mpich"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
                  "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx", "mpi4py", "mpich",
-                 "nbclient", "nbformat", "ipykernel"],
+                 "nbclient", "nbformat", "ipykernel", "mypy>=2"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

@@ -6,6 +6,7 @@ but not at those of the functions inside, so the folder's name is made from the 
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numba
@@ -14,7 +15,7 @@ from numba import njit
 plain = njit(nogil=True)
 
 
-def jit(f):
+def jit(f: Callable) -> Callable:
     """Compile f at its first call; it runs without the interpreter's lock."""
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, folder()
     try:
@@ -23,7 +24,7 @@ def jit(f):
         numba.config.CACHE_DIR = before             # other people's functions are cached where they asked for it
 
 
-def folder():
+def folder() -> str:
     """Where compiled code is kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder."""
     files = sorted(Path(__file__).parent.glob("*_cpu.py"))
     key = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]

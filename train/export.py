@@ -1,6 +1,7 @@
 """python -m train.export RUN FOLDER: a trained model for transformers, or for llm.c."""
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from minigrad.check import expect
@@ -14,7 +15,7 @@ here:
     python -m train.sample {out}"""
 
 
-def export(run, out, dtype=None):
+def export(run: str | Path, out: str | Path, dtype: str | None = None) -> None:
     """Write the run's model and tokenizer to the folder out, or its model to out.bin."""
     out = Path(out)
     expect(not (out / "run.json").exists() and not (out / "settings.yaml").exists(), "train.export",
@@ -28,7 +29,7 @@ def export(run, out, dtype=None):
     text.save(out)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train.export", description="Write a trained model as transformers "
                                      "reads it, with its tokenizer; or its weights as llm.c reads them.")
     parser.add_argument("run", metavar="RUN", help="a run folder, or what else train.sample reads")

@@ -9,6 +9,7 @@
 """
 import argparse
 import sys
+from collections.abc import Sequence
 
 from train import poetry_prepare, poetry_score, poetry_serve, poetry_train, poetry_write, rating
 
@@ -16,7 +17,7 @@ COMMANDS = [poetry_prepare.add, poetry_train.add, poetry_score.add, rating.add, 
             poetry_serve.add_serve]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train.poetry", description=__doc__.partition("\n")[0])
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:

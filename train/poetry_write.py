@@ -85,7 +85,7 @@ class Poet:
         form = asked.form.replace("-", " ")
         writer = None if asked.free else self.composer(form, asked.rules, asked.lines, asked.rhyme)
         progress = writer and writer.composer.begin(asked.prompt)
-        verse = progress.text.decode() if writer else normalize(asked.prompt).strip(" ")
+        verse = progress.text.decode() if progress else normalize(asked.prompt).strip(" ")
         told = writer.told(progress) if writer else verse
         tag = poems.meter_tag(form) if any(form == known.name for known in FORMS) else None
         ids = poems.begin(self.tokenizer, told, form=asked.form, author=asked.author, theme=asked.theme,
