@@ -23,6 +23,7 @@ setup(
         "parquet": ["pyarrow"],
         "serve": ["starlette", "uvicorn"],
         "mpi": ["mpi4py", "mpich"],
+        "docs": ["pdoc"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
                  "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx", "mpi4py", "mpich",
                  "nbclient", "nbformat", "ipykernel", "mypy>=2"],
