@@ -89,12 +89,12 @@ def asking(poet, form, verses):
     """Milliseconds a token in which a composer that remembers nothing says what may come, over these verses."""
     writer, seconds, tokens = Aloud(Composer(poet.vocabulary, form), poet.tokenizer), 0.0, 0
     for ids in verses:
-        progress, said = writer.composer.begin(), ()
+        place = writer.begin()
         for i in ids:
             start = time.perf_counter()
-            if not writer.composer.complete(progress):
-                writer.allowed(progress, said)
-                progress, said = writer.after(progress, said, i)
+            if not writer.composer.complete(place.progress):
+                writer.allowed(place)
+                place = writer.after(place, i)
             seconds += time.perf_counter() - start
             tokens += 1
     return 1e3 * seconds / tokens

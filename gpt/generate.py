@@ -181,11 +181,13 @@ def choose(z, rng, temperature, top_k=None, top_p=None, min_p=None):
     """A token, from logits z (V,)."""
     if temperature == 0:
         return int(z.argmax())
-    ids, z = np.flatnonzero(z > -np.inf), z.astype(np.float64)
+    ids = np.flatnonzero(z > -np.inf)
+    z = z[ids].astype(np.float64)
     if top_k is not None and top_k < len(ids):
-        least = np.partition(z[ids], -top_k)[-top_k]
-        ids = np.concatenate([ids[z[ids] > least], ids[z[ids] == least]])[:top_k]        # of equals the first
-    p = np.exp((z[ids] - z[ids].max()) / temperature)                                    # [SA2]
+        least = np.partition(z, -top_k)[-top_k]
+        kept = np.concatenate([np.flatnonzero(z > least), np.flatnonzero(z == least)])[:top_k]   # of equals the first
+        ids, z = ids[kept], z[kept]
+    p = np.exp((z - z.max()) / temperature)                                              # [SA2]
     p /= p.sum()
     if top_p is not None:
         order = np.lexsort((ids, -p))

@@ -3,6 +3,7 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from itertools import combinations, islice
 from pathlib import Path
 
@@ -92,22 +93,41 @@ def test_a_poem_begins_with_what_is_asked_for(tokenizer):
 
 # --------------------------------------------------------------------------------------------------------------- counts
 
+KAVITT = ("मोहिबो निछोहिबो सनेह में तो नयो नाहिं\nभले ही निठुर भये, काहे को लजाइये।\n"
+          "तन मन रावरे सो मतों के मगन हेतु\nउचरि गये ते कहा तुम्हें खोरि लाइये॥")
+
+
 @pytest.mark.parametrize("verse, want", [
-    (CHAUPAI, "<lines=1><left=16>मंगल<left=12> भवन<left=9> अमंगल<left=4> हारी<left=0>।"
-              "<left=16> द्रवउ<left=13> सुदसरथ<left=8> अजिर<left=5> बिहारी<left=0>॥"),
+    (CHAUPAI, "<lines=1><tuk=आरि><left=16>मंगल<left=12> भवन<left=9> अमंगल<left=4> हारी<left=0>।"
+              "<tuk=आरि><left=16> द्रवउ<left=13> सुदसरथ<left=8> अजिर<left=5> बिहारी<left=0>॥"),
     ("रहिमन धागा प्रेम का, मत तोरो चटकाय।\nटूटे पे फिर ना जुरे, जुरे गाँठ परी जाय॥",
      "<lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,"
-     "<left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।"
+     "<tuk=आय><left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।"
      "\n<lines=1><left=13>टूटे<left=9> पे<left=7> फिर<left=5> ना<left=3> जुरे<left=0>,"
-     "<left=11> जुरे<left=9> गाँठ<left=6> परी<left=3> जाय<left=0>॥"),
+     "<tuk=आय><left=11> जुरे<left=9> गाँठ<left=6> परी<left=3> जाय<left=0>॥"),
     ("राम॥", "<lines=1>राम॥"), ("\u093fराम\nराम", "<lines=2>\u093fराम\n<lines=1>राम"), ("", "<lines=1>")])
 def test_counted_aloud(verse, want):
     assert poems.counted(verse) == want and poems.plain(want) == verse
 
 
-def test_a_part_that_does_not_fit_has_no_counts():
+def test_a_part_that_does_not_fit_has_no_counts_and_one_that_does_not_rhyme_no_tuk():
     lines = poems.counted(f"{CHAUPAI}\nमंगल भवन हारी। द्रवउ सुदसरथ अजिर बिहारी॥").split("\n")
-    assert lines[1] == "<lines=1>मंगल भवन हारी।<left=16> द्रवउ<left=13> सुदसरथ<left=8> अजिर<left=5> बिहारी<left=0>॥"
+    assert lines[1] == ("<lines=1>मंगल भवन हारी।"
+                        "<tuk=आरि><left=16> द्रवउ<left=13> सुदसरथ<left=8> अजिर<left=5> बिहारी<left=0>॥")
+    lines = poems.counted(CHAUPAI.replace("बिहारी", "बिहारा")).split("।")
+    assert "tuk" not in "".join(lines) and all("<left=16>" in line for line in lines)
+
+
+def test_a_refrain_is_not_what_a_part_rhymes_on():
+    """Both end in है, and rhyme before it; ई and ि are one."""
+    found = poems.counted("मंगल मंगल मन हारी है। द्रवउ सुदसरथ मन बिहारि है॥")
+    assert found.count("<tuk=आरि>") == found.count("<tuk=") == 2
+
+
+def test_what_aksharas_count_is_counted_in_aksharas():
+    text = poems.counted(KAVITT)
+    assert text.startswith("<lines=4><aksharas=16>मोहिबो<aksharas=13> निछोहिबो<aksharas=9> सनेह<aksharas=6>")
+    assert "\n<lines=3><tuk=इये><aksharas=15>भले<aksharas=13> ही" in text and "left" not in text
 
 
 @given(st.lists(st.lists(st.sampled_from([*FOUND, "तेहिं", "सोइ", "हनुमानहि", "ऽ", "भगवान्"]), min_size=1, max_size=6).map(
@@ -120,19 +140,40 @@ def test_counts_are_those_of_some_reading(text, more):
     assert all(poems.counted(verse, known) == poems.plain(counted) for known in ((), {"राम"}))
     lines = [int(n) for n in re.findall("<lines=(.+?)>", counted)]
     assert lines == [n for n in range(verse.count("\n") + 1, 0, -1) if n <= poems.MOST]
-    for before, word, after in re.findall(rf"(?=<left=(\d+)>[^<]*?({poems.WORD.pattern})<left=(\d+)>)", counted):
-        assert int(before) - int(after) in {*matras(word, "savaiya"), len(scan_word(word)), len(scan_word(word)) - 1}
+    for key, before, word, after in re.findall(
+            rf"(?=<(left|aksharas)=(\d+)>[^<]*?({poems.WORD.pattern})<(?:left|aksharas)=(\d+)>)", counted):
+        weighed = {*matras(word, "savaiya")} if key == "left" else {len(scan_word(word)), len(scan_word(word)) - 1}
+        assert int(before) - int(after) in weighed
     for line in counted.split("\n"):
-        ends = re.findall(r"<left=(\d+)>(?=[।॥])", line)
-        assert set(ends) <= {"0"}
+        assert {*re.findall(r"<(?:left|aksharas)=(\d+)>(?=[।॥])", line)} <= {"0"}
+    said = re.findall(r"<tuk=(.+?)><(?:left|aksharas)=\d+>", counted)
+    assert len(said) == counted.count("<tuk=")              # a partner that does not fit has none
 
 
-def test_prose_is_counted_in_parts_of_at_most_sixteen():
-    text = poems.counted_prose("मैं 12 घर गया, English और उसने कहा कि राम-नाम बड़ा है।\n\nहाँ")
-    assert poems.plain(text) == poems.clean("मैं घर गया, और उसने कहा कि राम-नाम बड़ा है।\nहाँ")
-    assert text == ("<left=7>मैं<left=5> घर<left=3> गया<left=0>,<left=14> और<left=11> उसने<left=7> कहा<left=4> कि<left=3>"
-                    " राम<left=0>-<left=8>नाम<left=5> बड़ा<left=2> है<left=0>।\n<left=2>हाँ<left=0>")
-    assert poems.counted_prose("\u093f\u093f") == ""
+PROSE, KNOWN = "मैं 12 घर गया, English और उसने कहा कि राम-नाम बड़ा है।\n\nहाँ", {*poems.COUNTS, "<tuk=अया>"}
+
+
+class Always:
+    """A generator whose random() is what it was made with, and whose integers are the lowest."""
+
+    def __init__(self, drawn):
+        self.random = lambda: drawn
+
+    def integers(self, low, high):
+        return low
+
+
+@pytest.mark.parametrize("drawn, want", [
+    (0, "<tuk=अया><left=7>मैं<left=5> घर<left=3> गया<left=0>,<left=7> और<left=4> उसने<left=0>"
+        "<left=7> कहा<left=4> कि<left=3> राम<left=0>-<left=8>नाम<left=5> बड़ा<left=2> है<left=0>।\n<left=2>हाँ<left=0>"),
+    (3 / 4, "<aksharas=3>मैं<aksharas=2> घर<aksharas=0><tuk=अया><aksharas=2> गया<aksharas=0>,<aksharas=2> और<aksharas=0>"
+            "<aksharas=3> उसने<aksharas=0><aksharas=3> कहा<aksharas=1> कि<aksharas=0><aksharas=2> राम<aksharas=0>-"
+            "<aksharas=4>नाम<aksharas=2> बड़ा<aksharas=0><aksharas=1> है<aksharas=0>।\n<aksharas=1>हाँ<aksharas=0>")])
+def test_prose_to_practise_on(drawn, want):
+    """In parts of at most 8 matras, or 4 aksharas; of rhymes only those that are known."""
+    assert poems.exercise(PROSE, KNOWN, Always(drawn)) == want
+    assert poems.plain(want) == poems.clean("मैं घर गया, और उसने कहा कि राम-नाम बड़ा है।\nहाँ")
+    assert poems.exercise("\u093f\u093f", KNOWN, Always(drawn)) == ""
 
 
 # --------------------------------------------------------------------------------------------------------------- themes
@@ -265,7 +306,7 @@ def test_every_poem_but_copies_is_in_one_split(folder):
         aloud = texts(folder, f"verse/{name}.jsonl")
         assert [p.verse for p in some] == [poems.plain(text) for text in aloud[:len(some)]]
         exercises = aloud[len(some):]
-        assert bool(exercises) == (name == "train") and all("<left=16>" in text for text in exercises)
+        assert bool(exercises) == (name == "train") and all(re.search("<left=|<aksharas=", text) for text in exercises)
 
 
 def test_no_variant_crosses_the_split(folder):
@@ -286,18 +327,36 @@ def test_control_tokens_are_tokens_in_the_shards(folder):
     known = poems.controls(tokenizer)
     assert set(known["form"]) >= {"chaupai", "doha"} and set(known["meter"]) >= {"16", "13+11"}
     assert known["author"] == ("kavi-k", "kavi-kh") and "prakriti" in known["theme"]
-    for name in ("val", "test"):
+    tuks = {name for name in tokenizer.special if name.startswith("<tuk=")}
+    names = {*poems.COUNTS, *tuks}
+    assert len(tuks) > 3 and {*poems.counts(tokenizer).values()} == names
+    for name in SPLITS:
         for p in poems.read(folder, name):
             asked = {key: getattr(p, key) for key in poems.KEYS if getattr(p, key) in known[key]}
-            assert p.text == poems.control(asked) + poems.counted(p.verse)
+            assert p.text == poems.control(asked) + poems.counted(p.verse, names)
             assert p.theme_from == ("given" if p.theme else "")
-    said = [len(poems.CONTROL.findall(poems.plain(p.text))) for p in poems.read(folder, "train")]
-    assert len(set(said)) > 2 and 3.3 < np.mean(said) < 3.9                      # each of four, nine times in ten
+    assert texts(folder, "control/val.jsonl") == [p.text for p in poems.read(folder, "val")]
+    said = texts(folder, "control/train.jsonl")
+    missing = [len(poems.CONTROL.findall(poems.plain(text))) for text in said]
+    assert len(set(missing)) > 2 and 3.3 < np.mean(missing) < 3.9                # each of four, nine times in ten
     found = [Shard(path.parent, "val", tokenizer) for path in (folder / "shards").glob("*/val.bin")]
-    want = [poems.begin(tokenizer, poems.counted(p.verse), **dict(poems.CONTROL.findall(poems.plain(p.text))))
+    want = [poems.begin(tokenizer, poems.counted(p.verse, names), **dict(poems.CONTROL.findall(poems.plain(p.text))))
             for p in poems.read(folder, "val")]
     ids = [*(i for row in want for i in row), tokenizer.special[END]]
     assert [shard.tokens.tolist() for shard in found].count(ids) == 1
+
+
+def test_poems_of_rare_forms_come_more_often(folder):
+    """As often as the root of how much rarer they are says, and at most eight times."""
+    some = poems.read(folder, "train")
+    of_form = Counter(p.form for p in some)
+    bodies = Counter(re.sub("^(<(?:form|meter|author|theme)=[^>]+>)*", "", text)
+                     for text in texts(folder, "control/train.jsonl"))
+    assert len(of_form) > 1
+    names = poems.counts(tok.load(folder / "tokenizer.json")).values()
+    for p in some:
+        want = min(8, round((max(of_form.values()) / of_form[p.form]) ** 0.5))
+        assert bodies[poems.counted(p.verse, {*names})] == want
 
 
 def test_prose_is_without_copies_and_without_the_poems_held_out(folder):
@@ -398,7 +457,7 @@ def test_a_stage_that_was_stopped_goes_on(folder, monkeypatch, tmp_path, capsys)
     import signal
 
     from train import run, step
-    for name in ("poems", "verse", "shards"):
+    for name in ("poems", "verse", "control", "shards"):
         shutil.copytree(folder / name, tmp_path / name)
     for name in ("prepare.json", "tokenizer.json"):
         shutil.copy(folder / name, tmp_path / name)
@@ -437,7 +496,7 @@ def test_the_large_size_changes_what_it_must(folder, tmp_path):
 def test_what_cannot_be_trained_says_why(tmp_path, capsys):
     assert train(tmp_path) == 2 and "no prepared folder" in capsys.readouterr().err
     (tmp_path / "prepare.json").write_text("{}")
-    assert train(tmp_path, "--stage", "3") == 2 and "without poems" in capsys.readouterr().err
+    assert train(tmp_path, "--stage", "3") == 2 and "without control" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no prepared poems"):
         poems.read(tmp_path, "train")
     (tmp_path / "poems").mkdir()

@@ -10,6 +10,7 @@ from gpt import GPT, GPTConfig
 from tok import HindiTokenizer
 from tok.hindi import aksharas
 from tok.meter import Line, divided, line_of, meter, named, rhyme
+from tok.scansion import words
 from train import poems, poetry, verse
 from train.data import END
 from train.poetry_write import Asked, Poet, answered
@@ -17,12 +18,14 @@ from train.text import GPT2
 
 CONTROLS = ["<form=chaupai>", "<form=doha>", "<form=pad>", "<meter=16>", "<meter=13+11>", "<author=kabir>",
             "<theme=guru>"]
+TUKS = [poems.token("tuk", on) for on in ("आरि", "आय", "आन", "ओर", "ईत", "इत", "अन", "आम", "एह", "अल")]
 
 
 @cache
 def gpt2(counts=False):
     """A model that has learned nothing, and so writes every text another way."""
-    tokenizer = HindiTokenizer.train(verse.corpus(300, 0), 700, special_tokens=[END, *CONTROLS, *poems.COUNTS * counts])
+    special = [END, *CONTROLS, *(poems.COUNTS + TUKS) * counts]
+    tokenizer = HindiTokenizer.train(verse.corpus(300, 0), 700, special_tokens=special)
     model, rng = GPT(GPTConfig(tokenizer.vocab_size, 48, 2, 2, 16), seed=0), np.random.default_rng(0)
     for p in model.parameters():
         p.data = p.data + rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.2)
@@ -107,13 +110,39 @@ def test_a_model_that_counts_is_told_the_counts(asked):
         ids = [i for i in [*prompt, *new] if i not in {poet.end, *(poet.tokenizer.special[name] for name in CONTROLS)}]
         told, text = poet.tokenizer.decode(ids), verse + poet.text(new)
         assert poems.plain(told) == text
-        bare, want = re.sub(r"\d+", "", told), re.sub(r"\d+", "", poems.counted(text, names))
+        bare, want = (re.sub(r"\d+|<tuk=.+?>", "", words) for words in (told, poems.counted(text, names)))
         assert bare.replace("<left=><left=>", "<left=>") == want.replace("<left=><left=>", "<left=>")
         assert re.findall(r"<lines=\d+>", told) == re.findall(r"<lines=\d+>", poems.counted(text, names))
         for line in told.split("\n"):
             counts = [int(n) for n in re.findall(r"<left=(\d+)>", line)]
             wholes = [n for n, before in zip(counts, [0, *counts]) if n > before]
             assert counts[-1] == 0 and wholes == {"doha": [13, 11], "chaupai": [16, 16]}[asked.form]
+        form, parts = named(asked.form), re.split("[।॥]\n?", told)
+        lines = [plain for plain in map(poems.plain, parts) if plain.strip()]
+        for i, line in enumerate(lines):                     # the others of a group are told what the first ends on
+            first = i - i % form.together
+            on = poems.ending(words(divided(form, first, lines[first], "S2")[form.rhyme][0]))
+            said = re.findall("<tuk=(.+?)>", parts[i])
+            assert len(said) <= 1 and (i == first or said == [on] * (f"<tuk={on}>" in names))
+            assert first < i or line not in verse or said == [on] * (f"<tuk={on}>" in names)
+
+
+@pytest.mark.parametrize("form", ["doha", "chaupai"])
+def test_a_line_is_read_token_by_token_as_it_is_at_once(form):
+    """Where a place says a word may end, the line's machine says so of all of the line."""
+    poet, rng = Poet(gpt2(True)), np.random.default_rng(0)
+    writer = poet.composer(form, "S2", None, True)
+    for prompt in ("", "रहिमन धा" if form == "doha" else "मंगल भवन अमंगल हारी। द्रव"):
+        place = writer.begin(prompt)
+        while not writer.composer.complete(place.progress):
+            text, lines = place.progress.text[place.progress.line:].decode(errors="replace"), place.progress.lines
+            machine = line_of(named(form), "S2", len(lines) % len(named(form).lines))
+            ends = {*()}
+            if re.search(r"[,;!?\u0900-\u0963]$", text):
+                ends = machine.counts(machine.feed(machine.start, text))
+            assert (place.last, place.ends) == (text[-1:], ends), text
+            allowed = np.flatnonzero(writer.allowed(place))
+            place = writer.after(place, int(rng.choice(allowed)))
 
 
 def test_free_verse_is_free(poet):
@@ -122,6 +151,20 @@ def test_free_verse_is_free(poet):
         texts = [written.text for written in poet.write(Asked(form, free=True, temperature=1.0), 6)]
         assert not any(name in text for text in texts for name in CONTROLS)
         assert not any(line_of(named("doha"), "S2", 0).read(line) for text in texts for line in text.split("।"))
+
+
+@pytest.mark.parametrize("prompt, lines, told", [
+    ("", None, ""), ("रहिमन धागा प्रेम का, मत तोरो चटकाय", 2, "<lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2>"
+     " का<left=0>,<left=11> मत<left=9> तोरो<left=5> चटकाय"),
+    ("रहिमन धागा प्रेम का, मत तोरो चटकाय।\n", None, "<left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,"
+     "<left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।\n"), ("राम hello", None, "राम hello")])
+def test_free_verse_too_is_told_the_counts_of_its_prompt(prompt, lines, told):
+    poet = Poet(gpt2(True))
+    *_, ids, verse = poet.begin(Asked(prompt=prompt, lines=lines, free=True))
+    begun = ids.index(poet.tokenizer.special["<meter=13+11>"]) + 1
+    assert verse == prompt and poet.tokenizer.decode(ids[begun:]) == told
+    *_, ids, verse = Poet(gpt2()).begin(Asked(prompt=prompt, free=True))
+    assert gpt2().tokenizer.decode(ids).endswith(prompt)
 
 
 def test_what_a_model_does_not_know_is_refused(poet):

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,16 @@ class Tokenizer:
     def _parts(self, s, allowed_special, disallowed_special):
         """The ids of a text, in pieces that are lists or arrays."""
         check_text(s, "encode")
-        allowed = self._named(allowed_special)
-        refused = self._named(disallowed_special) - allowed
+        allowed = frozenset(self._named(allowed_special))
+        refused = frozenset(self._named(disallowed_special)) - allowed
         if refused and (found := _any_of(refused).search(s)):
             raise refusal("encode", f"the special token {found[0]!r} at offset {found.start()}", "plain text",
                           "allowed_special={...} reads it as one token; without disallowed_special it is plain text")
         parts, end = [], 0
         for found in _any_of(allowed).finditer(s) if allowed else ():
-            parts += [self._encode(s[end:found.start()], end), [self.special[found[0]]]]
+            if found.start() > end:
+                parts.append(self._encode(s[end:found.start()], end))
+            parts.append([self.special[found[0]]])
             end = found.end()
         return [*parts, self._encode(s[end:], end)]
 
@@ -334,6 +336,7 @@ def check_special(names: Iterable[str], where: str) -> list[str]:
     return names
 
 
+@lru_cache(64)                                           # asked for by every text in turn
 def _any_of(names):
     longest_first = sorted(names, key=len, reverse=True)
     return regex.compile("|".join(map(regex.escape, longest_first)))

@@ -406,9 +406,9 @@ class Pen:
         self.vocabulary = vocabulary
         self.tables = (*_without_rhyme(form, rules, closing, lead), rhyme.moves, rhyme.holds)
         scans, emits, counts, rhymes, _ = self.tables
-        kinds = {}                                          # of characters that the vocabulary can spell
-        for a in np.flatnonzero(vocabulary.spelled):
-            kinds.setdefault((scans[:, a].tobytes(), emits[:, a].tobytes(), rhymes[:, a].tobytes()), a)
+        kinds, columns = {}, np.concatenate([scans, emits, rhymes]).T.copy()
+        for a in np.flatnonzero(vocabulary.spelled):        # one character of each kind that can be spelled
+            kinds.setdefault(columns[a].tobytes(), a)
         self.typical = np.array([*kinds.values()])
         self.memo = np.zeros((len(counts), len(rhymes), len(scans)), np.int8)
         deepest = 32 * sum(max(part.counts) + 1 for part in form.lines[0])

@@ -297,13 +297,19 @@ def rhyme(a: str, b: str) -> str:
     What both lines end with, word for word, is a refrain, and rhymes only if the words before it do: गाता है, आता है.
     Near: nasals and the length of a final इ or उ aside, and with ष said as ख, ण as न, श as स: देखा, बिसेषा.
     """
-    a, b = words(a), words(b)
-    while len(a) > 1 and len(b) > 1 and a[-1] == b[-1]:
-        a, b = a[:-1], b[:-1]
+    a, b = without_refrain(a, b)
     if not a or not b or a[-1] == b[-1]:
         return ""
     a, b = (tuk(" ".join(line[-3:])) for line in (a, b))
     return "full" if a == b else "near" if a.translate(FOLDED) == b.translate(FOLDED) else ""
+
+
+def without_refrain(a, b):
+    """The words of two lines up to those that both end with; the first word always stays."""
+    a, b = words(a), words(b)
+    while len(a) > 1 and len(b) > 1 and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    return a, b
 
 
 # a stanza -------------------------------------------------------------------------------------------------------------

@@ -1,29 +1,47 @@
 """Verse that a Composer keeps in its meter, told to a model that counts aloud (poems.counted): what is left comes from
 the machine of tok.meter, not from the model.
 
-    at the beginning of a line    <lines=2>, if the text too begins a line there, and the whole of its first part
+    at the beginning of a line    <lines=2>, if the text too begins a line there, and the opening of its first part
     within a word                 more of the word; or, where the word may end, a count: what is left then. So the model
                                   ends its words, and of several readings it takes one
-    after that count              what may follow a word there; after a 0 the end of a part, or the whole of the next
-    after a comma at a pause      the whole of the next part
+    after that count              what may follow a word there; after a 0 the end of a part, or the opening of the next
+    after a comma at a pause      the opening of the next part
+
+A part is opened by the whole of its length. One that rhymes is first told on what: the model chooses for the first of
+the lines that rhyme together, or leaves it open; for the others it is what the first one ends with.
 """
+from typing import NamedTuple
+
 import numpy as np
 
-from tok.composer import COMMAS, DANDAS, JOINED
-from tok.meter import line_of
+from tok.composer import COMMAS, DANDAS, JOINED, Progress
+from tok.meter import State, divided, line_of
 from tok.scansion import WORD, scan_word, words
 from train import poems
 
 BREAKS = " -\n" + DANDAS + COMMAS
-ENDED = poems.token("left", 0)
+
+
+class Place(NamedTuple):
+    """Where a verse is."""
+
+    progress: Progress
+    said: tuple                                            # the counts and rhymes since the last other token
+    line: State                                            # the open line, as far as its characters are whole
+    read: int                                              # where in the text that ends
+    last: str                                              # the last character of the line, "" at its beginning
+    ends: frozenset                                        # (part, how much of it) if a word or a pause ends here
 
 
 class Aloud:
-    """A Composer with the counts of a tokenizer, if it has any. said: the counts since the last other token."""
+    """A Composer with the counts and rhymes of a tokenizer, if it has any. What it reads of a line it does not read
+    again."""
 
     def __init__(self, composer, tokenizer):
         self.composer, self.names = composer, poems.counts(tokenizer)
         self.ids = {name: i for i, name in self.names.items()}
+        self.tuks = {name for name in self.ids if name.startswith("<tuk=")}
+        self.ended = self._left(0)
         pauses = COMMAS * (len(composer.form.lines[0]) > 1)
         first, begun = [], []                              # of each token the first character; may it become a break?
         for token in composer.vocabulary.tokens:
@@ -33,40 +51,84 @@ class Aloud:
         self.spaces = np.isin(first, [*BREAKS]) & ~self.closes                                # ends a word within it
         self.goes_on = ~(self.closes | self.spaces | begun)                                   # is more of a word
 
-    def allowed(self, progress, said=()):
+    def begin(self, text=""):
+        """The Place after a text, as Composer.begin() takes it."""
+        return self._read(self.composer.begin(text), None, -1)
+
+    def allowed(self, place):
         """Which tokens may come next? (V,)"""
-        given = self.composer.allowed(progress)
+        given = self.composer.allowed(place.progress)
         if not self.ids:
             return given
-        names, others = self.due(progress, said)
+        names, others = self.due(place)
         if others is self.goes_on:                         # what is said there has to be true of what can follow
-            after = {name: self.closes if name == ENDED else self.spaces for name in names}
-            names = [name for name in names if (given & after[name]).any()]
+            ends, within = (given & self.closes).any(), (given & self.spaces).any()
+            names = [name for name in names if (ends if name == self.ended else within)]
         found = given & others
         found[[self.ids[name] for name in names if name in self.ids]] = True
         return found if found.any() else given             # a character that can only be spelled byte by byte
 
-    def after(self, progress, said, token):
-        """(progress, said) after a token that is allowed."""
+    def after(self, place, token):
+        """The Place after a token that is allowed."""
         if token in self.names:
-            return progress, (*said, self.names[token])
-        return self.composer.after(progress, token), ()
+            return place._replace(said=(*place.said, self.names[token]))
+        return self._read(self.composer.after(place.progress, token), place.line, place.read)
 
-    def due(self, progress, said):
-        """(the counts that may come, which of the tokens that are none may)."""
-        line, machine = progress.text[progress.line:].decode(errors="replace"), self.machine(len(progress.lines))
-        if not line:
-            names = [*self._lines(progress.text), self._whole(machine, 0)]
-            return (names[len(said):][:1], False) if len(said) < len(names) else ((), True)
-        places = machine.counts(machine.feed(machine.start, line)) if line[-1] in COMMAS or WORD.match(line[-1]) else ()
-        begun = [self._whole(machine, part) for part, n in places if n == 0 < part < len(machine.parts)]
-        if line[-1] in COMMAS:
-            return (begun, False) if begun and not said else ((), True)
-        if not WORD.match(line[-1]):
-            return (), True
-        if said:
-            return (begun, self.closes) if said == (ENDED,) else ((), self.spaces)
-        return {poems.token("left", machine.parts[part].counts[0] - n) for part, n in places if n}, self.goes_on
+    def _read(self, progress, line, read):
+        """The Place of a progress whose open line has been read up to there, or is another one."""
+        machine = self.machine(len(progress.lines))
+        if progress.line > read:
+            line, read = machine.start, progress.line
+        try:
+            more = progress.text[read:].decode()
+        except UnicodeDecodeError:                         # of the last character only some bytes
+            return Place(progress, (), line, read, "\ufffd", frozenset())
+        if not self.ids or not more:
+            return Place(progress, (), line, read, "", frozenset())
+        line = machine.feed(line, more)
+        ends = machine.counts(line) if more[-1] in COMMAS or WORD.match(more[-1]) else ()
+        return Place(progress, (), line, len(progress.text), more[-1], frozenset(ends))
+
+    def due(self, place):
+        """(the counts and rhymes that may come, which of the tokens that are none may)."""
+        said, last, machine = place.said, place.last, self.machine(len(place.progress.lines))
+        if not last:
+            names = self._lines(place.progress.text)[len(said):] or self._opening(place, machine, 0)
+            return names, not names
+        if last not in COMMAS:
+            if not WORD.match(last):
+                return (), True
+            if not said:
+                return {self._left(machine.parts[part].counts[0] - n) for part, n in place.ends if n}, self.goes_on
+            if said[0] != self.ended:
+                return (), self.spaces
+        begun = [part for part, n in place.ends if n == 0 < part < len(machine.parts)]
+        names = self._opening(place, machine, begun[0]) if begun else ()
+        if said == (self.ended,):
+            return names, self.closes
+        return names, False if names else self.spaces if said else True
+
+    def _opening(self, place, machine, part):
+        """What may be said next to open a part; nothing, if its length has been said."""
+        whole = self._left(machine.parts[part].counts[0])
+        if whole in place.said:
+            return ()
+        if part != machine.rhymes_at or self.tuks & {*place.said}:
+            return {whole}
+        lines = place.progress.lines
+        first = len(lines) - len(lines) % self.composer.together
+        if first == len(lines) or not self.composer.rhymes:
+            return {*self.tuks, whole}
+        return {self._tuk(first, lines[first])} & self.tuks or {whole}
+
+    def _tuk(self, i, line):
+        """On what line i rhymes."""
+        part = divided(self.composer.form, i, line,
+                       self.composer.rules)[self.composer.form.rhyme]  # type: ignore[index]        # the line fits
+        return poems.token("tuk", poems.ending(words(part[0])))
+
+    def _left(self, n):
+        return poems.left(n, self.composer.form.unit)
 
     def machine(self, i):
         form = self.composer.form
@@ -81,17 +143,14 @@ class Aloud:
         """How many lines the text of the verse will have."""
         return -(-self.composer.lines // 2) if self.composer.form.name in JOINED else self.composer.lines
 
-    @staticmethod
-    def _whole(machine, part):
-        return poems.token("left", machine.parts[part].counts[0])
-
     def told(self, progress):
         """The text so far with its counts; its last word, if nothing stands behind it, may go on and has none."""
         text = progress.text.decode()
         if not self.ids or not progress.text.strip():
             return text
-        begun, left = text[len(progress.text[:progress.line].decode()):], []
-        for i, line in enumerate([*progress.lines, *[begun] * bool(begun)]):
+        begun, told = text[len(progress.text[:progress.line].decode()):], []
+        lines, rhyme = [*progress.lines, *[begun] * bool(begun)], None
+        for i, line in enumerate(lines):
             machine = self.machine(i)
             if i < len(progress.lines):
                 reading = machine.read(line)
@@ -99,18 +158,21 @@ class Aloud:
                 last = [word.start() for word in WORD.finditer(line) if word.end() == len(line)]
                 state = machine.feed(machine.start, line[:last[0]] if last else line)
                 reading = min(state.places.values())[1]
-            left += _left(machine, line, reading)
+            if i % self.composer.together == 0 or not self.composer.rhymes:
+                rhyme = self._tuk(i, line) if machine.rhymes_at is not None and i < len(progress.lines) else None
+            told += self._words_told(machine, line, reading, rhyme)
         whole = text.removesuffix("\n")
-        return poems.counted(whole, self.ids, left, self._in_all()) + text[len(whole):]
+        return poems.counted(whole, self.ids, told, self._in_all()) + text[len(whole):]
 
-
-def _left(machine, line, reading):
-    """poems.left_in() of a line that is read so; of words that the reading does not reach, nothing is left behind."""
-    parts, part, at, left = reading.split("|"), 0, 0, machine.parts[0].counts[0]
-    for word in words(line):
-        if at == len(parts[part]) and part + 1 < len(parts):
-            part, at, left = part + 1, 0, machine.parts[part + 1].counts[0]
-        marks = parts[part][at:at + len(scan_word(word))]
-        before, at = left if at == 0 else None, at + len(marks)
-        left -= sum(".LG".index(mark) if machine.by_matras else mark != "." for mark in marks)
-        yield before, left if marks else None
+    def _words_told(self, machine, line, reading, rhyme):
+        """poems.told_in() of a line that is read so and rhymes so; of words that the reading does not reach nothing is
+        told after them."""
+        parts, part, at, left = reading.split("|"), 0, 0, machine.parts[0].counts[0]
+        for word in words(line):
+            if at == len(parts[part]) and part + 1 < len(parts):
+                part, at, left = part + 1, 0, machine.parts[part + 1].counts[0]
+            marks = parts[part][at:at + len(scan_word(word))]
+            before = [rhyme] * bool(rhyme and part == machine.rhymes_at) + [self._left(left)] if at == 0 else []
+            at += len(marks)
+            left -= sum(".LG".index(mark) if machine.by_matras else mark != "." for mark in marks)
+            yield before, [self._left(left)] if marks else []

@@ -16,14 +16,18 @@ spaces and the signs in KEPT: nothing in it can be read as a control token.
 
 A poem that a model learns from is counted aloud, as beginners do it on their fingers. No token says how many matras it
 has, so how long a line is would have to be learned of whole lines; told what is left after each word, a model only has
-to know how long words are:
+to know how long words are. And it is told a rhyme before it has to end on it:
 
-    <lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,<left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।
+    <lines=2><left=13>रहिमन<left=9> धागा<left=5> प्रेम<left=2> का<left=0>,
+             <tuk=आय><left=11> मत<left=9> तोरो<left=5> चटकाय<left=0>।
 
     lines     at the beginning of a line, how many there are from this one on
-    left      at the beginning of a part and after each word, how much the part has left, in the unit of the form that
+    tuk       before a part that rhymes with one of another line: on what (tok.scansion), nasals and the like aside; the
+              words of a refrain, which come after that, do not count
+    left      at the beginning of a part and after each word, how many matras the part has left in the form that
               tok.meter finds nearest: by the reading with which it makes the part fit, so a part ends at 0. In parts
-              that do not count as the form wants there are none
+              that do not count as the form wants there are neither counts nor rhymes
+    aksharas  the same where it is aksharas that the form counts
 
 counted() puts these tokens in and plain() takes them out. A model writes them itself; they are no part of its verse.
 """
@@ -36,7 +40,7 @@ from typing import NamedTuple
 from minigrad.check import expect
 from tok import meter as forms
 from tok.hindi import normalize
-from tok.scansion import VOWEL_OF, WORD, matras, scan_word, words
+from tok.scansion import VOWEL_OF, WORD, scan_word, tuk, word_readings, words
 from train.data import END, SPLITS
 from train.text import GPT2
 
@@ -46,12 +50,13 @@ VAGUE = {"", "chhand", "kavitt", "doha_or_sortha", "unknown"}            # forms
 KEPT = ",;!?—।॥-"
 CONTROL = re.compile(r"<(\w+)=([^<>]+)>")
 MOST = 32                                                  # there is no token for more lines, nor for more left
-COUNT = re.compile(r"<(?:lines|left)=\d+>")
+UNITS = "matras", "aksharas"
+COUNT = re.compile("<(?:lines|tuk|left|aksharas)=[^<>]+>")
 _OTHER = re.compile(rf"[^\u0900-\u0963\u0970-\u097f{re.escape(KEPT)} \n]+")
 
 
 class Poem(NamedTuple):
-    """A poem with what is known of it; text is what a model reads, control tokens in front of the verse."""
+    """A poem with what is known of it; text is the verse, counted, behind all its control tokens."""
     id: str
     source: str
     author: str
@@ -147,52 +152,54 @@ def measured(verse, given=""):
 
 # --------------------------------------------------------------------------------------------------------------- counts
 
-COUNTS = [*(token("lines", n) for n in range(1, MOST + 1)), *(token("left", n) for n in range(MOST + 1))]
+def left(n, unit):
+    """The token that says so much is left, in matras or aksharas."""
+    return token({"matras": "left", "aksharas": "aksharas"}[unit], n)
 
 
-def counted(verse, known=COUNTS, left=None, in_all=None):
-    """A verse with the counts that are known as tokens. left: as left_in() gives it, which it does without. in_all:
+COUNTS = [*(token("lines", n) for n in range(1, MOST + 1)),
+          *(left(n, unit) for unit in UNITS for n in range(MOST + 1))]
+
+
+def counted(verse, known=None, told=None, in_all=None):
+    """A verse with its counts and rhymes, those in known. told: what told_in() gives, which it does without. in_all:
     how many lines, if the verse has not ended."""
-    left, found = iter(left_in(verse) if left is None else left), []
+    told, found = iter(told_in(verse) if told is None else told), []
     lines = verse.split("\n")
     for k, line in enumerate(lines):
-        found += ["\n" * (k > 0), token("lines", (in_all or len(lines)) - k)]
+        n = (in_all or len(lines)) - k
+        found += ["\n" * (k > 0), *[token("lines", n)] * (n <= MOST)]
         end = 0
-        for word, (before, after) in zip(WORD.finditer(line), left):
+        for word, (before, after) in zip(WORD.finditer(line), told):
             gap = line[end:word.start()]
             signs = gap.rstrip(" ")                        # the space belongs to the word behind it
-            found += [signs, *_left(before), gap[len(signs):], word[0], *_left(after)]
+            found += [signs, *before, gap[len(signs):], word[0], *after]
             end = word.end()
         found.append(line[end:])
-    return "".join(piece for piece in found if piece in known or not COUNT.fullmatch(piece))
+    return "".join(piece for piece in found if known is None or piece in known or not COUNT.fullmatch(piece))
 
 
 def counts(tokenizer):
-    """{the id of each count that this tokenizer has a token for: its name}."""
+    """{the id of each count and rhyme that this tokenizer has a token for: its name}."""
     return {i: name for name, i in tokenizer.special.items() if COUNT.fullmatch(name)}
 
 
-def _left(n):
-    return [] if n is None else [token("left", n)]
-
-
 def plain(text):
-    """A text without its counts."""
+    """A text without its counts and rhymes."""
     return COUNT.sub("", text)
 
 
-def left_in(verse):
-    """For each word of a verse (what the part that it opens has left before it, what that has left after it); None
-    where there is nothing to say."""
+def told_in(verse):
+    """For each word of a verse: ([the tokens before it, if it opens a part], [those after it])."""
     try:
         verdict = forms.meter(verse)
     except ValueError:                                     # a text that cannot be scanned
         verdict = None
     if not verdict or not verdict.nearest:
-        return [(None, None)] * len(WORD.findall(verse))
-    found, form, places = [], verdict.nearest, [*WORD.finditer(verse)]
+        return [([], [])] * len(WORD.findall(verse))
+    found, form, places, endings = [], verdict.nearest, [*WORD.finditer(verse)], _endings(verdict)
     for i, padas in groupby(verdict.padas, lambda pada: pada.line):
-        for pada, part in zip(padas, form.lines[i % len(form.lines)]):
+        for k, (pada, part) in enumerate(zip(padas, form.lines[i % len(form.lines)])):
             weights = [".LG".index(mark) if form.unit == "matras" else mark != "." for mark in pada.reading]
             lengths, at = [], 0
             for word in words(pada.text):
@@ -200,34 +207,61 @@ def left_in(verse):
             own = places[len(found):len(found) + len(lengths)]
             apart = forms.END.search(verse, own[0].start(), own[-1].end())       # it was read across the end of a line
             fits = sum(lengths) in part.counts and not apart
-            found += _counting(lengths) if fits else [(None, None)] * len(lengths)
+            found += _telling(lengths, form.unit, endings.get((i, k))) if fits else [([], [])] * len(lengths)
     return found
 
 
-def _counting(lengths):
-    """left_in() of words of these lengths, that are a part."""
-    left = sum(lengths)
-    for k, length in enumerate(lengths):
-        yield left if k == 0 else None, left - length
-        left -= length
+def _endings(verdict):
+    """{(line, part): the tuk of it and its partner}, of the parts that rhyme."""
+    form, found = verdict.nearest, {}
+    by_line = {i: [pada.text for pada in padas] for i, padas in groupby(verdict.padas, lambda pada: pada.line)}
+    for i, j, how in verdict.rhymes:
+        if how:
+            k = form.rhyme % len(by_line[i])
+            first, second = forms.without_refrain(by_line[i][k], by_line[j][k])
+            found.setdefault((i, k), ending(first))
+            found[j, k] = ending(second)
+    return found
 
 
-def counted_prose(text, most=16):
-    """Prose as exercise in counting: the words of a clause in parts of at most so many matras. "" where that fails."""
-    text, left = clean(text), []
+def ending(some):
+    """What these words rhyme on, as the value of a token."""
+    return tuk(" ".join(some[-3:])).translate(forms.FOLDED)
+
+
+def _telling(lengths, unit, rhyme=None):
+    """told_in() of words of these lengths, that are a part."""
+    rest = sum(lengths)
+    before = [*[token("tuk", rhyme)] * bool(rhyme), *[left(rest, unit)] * (rest <= MOST)]
+    for length in lengths:
+        rest -= length
+        yield before, [left(rest, unit)] * (rest <= MOST)
+        before = []
+
+
+def exercise(text, known, rng):
+    """Prose to practise on: the words of a clause in parts that have at most so many matras, or half as many aksharas,
+    as the generator says, each behind what it will rhyme on. "" where that fails."""
+    text, told = clean(text), []
+    unit = "matras" if rng.random() < 3 / 4 else "aksharas"
     try:
         for clause in re.split(rf"[{re.escape(KEPT)}\n]", text):
-            lengths = []
+            part, most = [], 0
             for word in words(clause):
-                (length,) = matras(word, "S1")
-                if sum(lengths) + length > most:
-                    left += _counting(lengths)
-                    lengths = []
-                lengths.append(length)
-            left += _counting(lengths)
+                weights = [w for (w,) in word_readings(word, "S1")]
+                length = sum(weights) if unit == "matras" else sum(w > 0 for w in weights)
+                if sum(n for _, n in part) + length > most:
+                    told += _practice(part, unit)
+                    part, most = [], int(rng.integers(8, MOST + 1)) // (1 if unit == "matras" else 2)
+                part.append((word, length))
+            told += _practice(part, unit)
     except ValueError:
         return ""
-    return re.sub(r"<lines=\d+>", "", counted(text, left=left))
+    return counted(text, {*known} - {*COUNTS[:MOST]}, told)
+
+
+def _practice(part, unit):
+    return _telling([n for _, n in part], unit, ending([word for word, _ in part])) if part else []
 
 
 # ----------------------------------------------------------------------------------------------------------- the folder

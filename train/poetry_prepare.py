@@ -16,11 +16,13 @@ Without any, poems of the grammar in verse.py stand for them. What is done, in t
     split       a cluster goes where a hash of the seed and of its first poem's text says: 80, 10, 10 in a hundred
     quotations  a document of prose goes if QUOTED letters in a row are also in a line of a poem held out
     measure     form and meter by tok.meter, theme by its title or, marked as derived, by its words (themes.py)
-    control     a value has a token if RARE training poems have it, or 1 in 500. Of a training poem's tokens each is
-                left out with probability MISSING, so that the model knows poems of which less is said
+    control     a value has a token if RARE training poems have it, or 1 in 500. What stage 3 reads has a training poem
+                the more often the rarer its form is: as often as the root of how many times as many poems the
+                commonest form has, at most OFTEN times. Of its tokens each is left out with probability MISSING, so
+                that the model knows poems of which less is said
     tokens      byte pairs from the training texts, verse repeated until it weighs as much as prose, at most 8 times
     counts      what stages 2 and 3 read is counted aloud (poems.py): poems, and, so that rarer words are counted too,
-                as many letters of prose for stage 2
+                as many letters of prose for stage 2. A rhyme has a token as a value has, for as many parts of training
 
 Prose comes in documents of consecutive paragraphs, about PAGE characters, split 98, 1, 1 if they are MANY, else as
 verse is. All files appear whole or not at all; prepare.json, the last one, says what was asked for, and the same
@@ -48,7 +50,7 @@ from train.poetry_train import shards
 
 COPY, VARIANT, PART, LINE, QUOTED = 0.75, 0.5, 0.8, 16, 24
 SHARES, PROSE_SHARES, PAGE, MANY = (0.8, 0.1, 0.1), (0.98, 0.01, 0.01), 1500, 1000
-RARE, MISSING = 20, 0.1
+RARE, OFTEN, MISSING = 20, 8, 0.1
 COUPLETS, SMALL, LARGE = 4000, 1024, 8192                # without sources; tokens then, and else
 
 
@@ -89,7 +91,7 @@ def gathered(args):
         expect(file.is_file() and file.suffix == ".txt", "--verse", f"{str(file)!r}", "a .txt file")
     size = args.vocab_size or (LARGE if files or poems_in else SMALL)
     asked = {"sources": [[file.name, sha256(file)] for file in files + poems_in], "seed": args.seed,
-             "vocab_size": size, "rules": 2}
+             "vocab_size": size, "rules": 3}
     if not files and not poems_in:
         return asked, list(couplets(args.seed)), {}
     rows, prose = [], {}
@@ -171,18 +173,22 @@ def prepare(out, asked, rows, prose):
         expect(some, "prepare", f"{len(found)} poems, and none for {name}", "enough for all three splits", "more verse")
     documents = pages(prose, removed, [p for name in ("val", "test") for p in split[name]])
 
-    tokens = control_tokens(split["train"])
-    rng, aloud = stream("controls left out", asked["seed"]), {}
+    told = {name: [poems.told_in(p.verse) for p in tqdm(some, "count", delay=1, leave=False)]
+            for name, some in split.items()}
+    tokens, known = control_tokens(split["train"]), {*poems.COUNTS, *rhymes(told["train"])}
+    aloud = {name: [poems.counted(p.verse, known, words) for p, words in zip(some, told[name])]
+             for name, some in split.items()}
     for name, some in split.items():
-        out_of = [[key for key in KEYS if name == "train" and rng.random() < MISSING] for _ in some]
-        counted = [poems.counted(p.verse) for p in tqdm(some, "count", delay=1, leave=False)]
-        split[name] = [p._replace(text=poems.control(known(p, tokens), left_out) + text)
-                       for p, text, left_out in zip(some, counted, out_of)]
-        aloud[name] = counted + (exercises(documents["train"], some) if name == "train" else [])
-    tokenizer = learn(split["train"], documents["train"], asked["vocab_size"], tokens)
+        split[name] = [p._replace(text=poems.control(asked_for(p, tokens)) + text)
+                       for p, text in zip(some, aloud[name])]
+    control = {name: [p.text for p in split[name]] for name in SPLITS}
+    control["train"] = often(split["train"], aloud["train"], tokens, stream("controls left out", asked["seed"]))
+    aloud["train"] = aloud["train"] + exercises(documents["train"], split["train"], known, asked["seed"])
+    tokenizer = learn(split["train"], documents["train"], asked["vocab_size"], [*tokens, *sorted(known)])
     for name in SPLITS:
         write_jsonl(out / "poems" / f"{name}.jsonl", (p._asdict() for p in split[name]))
         write_jsonl(out / "verse" / f"{name}.jsonl", ({"text": text} for text in aloud[name]))
+        write_jsonl(out / "control" / f"{name}.jsonl", ({"text": text} for text in control[name]))
         if prose:
             write_jsonl(out / "prose" / f"{name}.jsonl", ({"text": text} for text in documents[name]))
     tokenizer.save(out / "tokenizer.json")
@@ -190,7 +196,7 @@ def prepare(out, asked, rows, prose):
     shards(out)
     write_json(out / "prepare.json", {"asked": asked, "removed": removed, "tokenizer": tokenizer.hash, "rules": {
         "COPY": COPY, "VARIANT": VARIANT, "PART": PART, "LINE": LINE, "QUOTED": QUOTED, "RARE": RARE,
-        "MISSING": MISSING}})
+        "OFTEN": OFTEN, "MISSING": MISSING}})
 
 
 def poem(row, k, text):
@@ -245,21 +251,40 @@ def pages(prose, removed, held_out):
 
 def control_tokens(training):
     """The names of the tokens that training poems give reason for."""
-    enough = max(2, min(RARE, len(training) // 500))
     counts = {key: Counter(getattr(p, key) for p in training) for key in KEYS}
     return [poems.token(key, what) for key in KEYS for what, n in sorted(counts[key].items(), key=lambda kv: -kv[1])
-            if what and n >= enough]
+            if what and n >= enough(training)]
 
 
-def known(p, tokens):
+def enough(training):
+    """For how many of the training poems there is a token."""
+    return max(2, min(RARE, len(training) // 500))
+
+
+def rhymes(told):
+    """The names of the tokens for what enough parts of the training poems rhyme on."""
+    found = Counter(name for words in told for before, _ in words for name in before if name.startswith("<tuk="))
+    return [name for name, n in found.items() if n >= enough(told)]
+
+
+def asked_for(p, tokens):
     """{key: value} of a poem, of those that have tokens."""
     return {key: getattr(p, key) for key in KEYS if poems.token(key, getattr(p, key)) in tokens}
 
 
-def exercises(prose, training):
+def often(training, aloud, tokens, rng):
+    """What stage 3 reads: the counted poems behind their tokens, each as often as its form is rare."""
+    of_form = Counter(p.form for p in training)
+    most = max(of_form.values())
+    return [poems.control(asked_for(p, tokens), [key for key in KEYS if rng.random() < MISSING]) + text
+            for p, text in zip(training, aloud)
+            for _ in range(min(OFTEN, round((most / of_form[p.form]) ** 0.5)))]
+
+
+def exercises(prose, training, known, seed):
     """Pages of prose counted aloud, evenly from all, about as many letters as the poems have."""
-    share = max(1, sum(map(len, prose)) // sum(len(p.verse) for p in training))
-    return [*filter(None, map(poems.counted_prose, prose[::share]))]
+    share, rng = max(1, sum(map(len, prose)) // sum(len(p.verse) for p in training)), stream("exercises", seed)
+    return [*filter(None, (poems.exercise(text, known, rng) for text in prose[::share]))]
 
 
 def learn(training, prose, vocab_size, tokens):
@@ -267,7 +292,7 @@ def learn(training, prose, vocab_size, tokens):
     letters = sum(len(p.verse) for p in training)
     times = min(8, max(1, round(sum(map(len, prose)) / letters)))
     texts = [*prose, *(p.verse for p in training for _ in range(times))]
-    return HindiTokenizer.train(texts, vocab_size, special_tokens=[END, *tokens, *poems.COUNTS], progress=True)
+    return HindiTokenizer.train(texts, vocab_size, special_tokens=[END, *tokens], progress=True)
 
 
 def write_jsonl(file, rows):

@@ -19,7 +19,7 @@ from pathlib import Path
 from minigrad.check import expect
 from train import checkpoint, config, data
 
-STAGES = {1: ("poetry-prose", "prose"), 2: ("poetry-verse", "verse"), 3: ("poetry-control", "poems")}
+STAGES = {1: ("poetry-prose", "prose"), 2: ("poetry-verse", "verse"), 3: ("poetry-control", "control")}
 SIZES = {"small": "", "gpt2-124m": "--preset gpt2 --block_size 256 --backend cupy --dtype bfloat16 --lr 3e-4 "
                                    "--min_lr 3e-5"}
 

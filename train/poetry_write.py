@@ -9,6 +9,7 @@ is told its counts (aloud.py), or with --free writes them itself; they are no pa
 --interactive answers: to a line that somebody writes, the lines that are missing, in the same meter and rhyme.
 """
 import os
+import re
 import sys
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 from gpt import stream
 from gpt.decode import Decoder
 from minigrad.check import expect
-from tok.composer import Composer, Vocabulary
+from tok.composer import JOINED, Composer, Vocabulary
 from tok.hindi import aksharas, normalize
 from tok.meter import END as LINE_END
 from tok.meter import FORMS, divided, named
@@ -80,32 +81,36 @@ class Poet:
         return Aloud(Composer(self.vocabulary, form, rules, lines, rhyme), self.tokenizer)
 
     def begin(self, asked):
-        """(what writes the verse, or None if it is free; the Progress after the prompt; the ids of control tokens and
+        """(what writes the verse, or None if it is free; its Place after the prompt; the ids of control tokens and
         prompt; the prompt as it stands in the verse)."""
         form = asked.form.replace("-", " ")
         writer = None if asked.free else self.composer(form, asked.rules, asked.lines, asked.rhyme)
-        progress = writer and writer.composer.begin(asked.prompt)
-        verse = progress.text.decode() if progress else normalize(asked.prompt).strip(" ")
-        told = writer.told(progress) if writer else verse
+        place = writer and writer.begin(asked.prompt)
+        verse = place.progress.text.decode() if place else normalize(asked.prompt).strip(" ")
+        told = writer.told(place.progress) if writer and place else self._told(verse, form, asked.lines)
         tag = poems.meter_tag(form) if any(form == known.name for known in FORMS) else None
         ids = poems.begin(self.tokenizer, told, form=asked.form, author=asked.author, theme=asked.theme,
                           meter=tag if tag in self.controls["meter"] else None)
-        return writer, progress, ids, verse
+        return writer, place, ids, verse
+
+    def _told(self, verse, form, lines):
+        """How a free verse begins, with the counts of what fits a meter. A last word may go on, and has none."""
+        whole = verse.removesuffix("\n")
+        if not self.counts or not whole:
+            return verse
+        known = {name for name in self.counts.values() if lines or not name.startswith("<lines=")}
+        told = poems.counted(whole, known, in_all=lines and (-(-lines // 2) if form in JOINED else lines))
+        return (told if whole != verse else re.sub(rf"{poems.COUNT.pattern}$", "", told)) + verse[len(whole):]
 
     def stream(self, asked, candidates=1):
         """Step by step, for each candidate that is not complete: (which, the ids that are new so far, sum of ln p)."""
         expect(candidates > 0, "--candidates", candidates, "at least 1")
-        writer, progress, ids, _ = self.begin(asked)
-        reached = {tuple(ids): (progress, ())}             # what was read or written -> how far the verse is
+        writer, place, ids, _ = self.begin(asked)
+        places = dict.fromkeys(range(candidates), place)   # of those that are not complete, in their order
 
-        def allowed(rows):
-            found = []
-            for row in map(tuple, rows if isinstance(rows, list) else rows.tolist()):
-                if row not in reached:
-                    reached[row] = writer.after(*reached[row[:-1]], row[-1])
-                done = writer.composer.complete(reached[row][0])
-                found.append(self.only_end if done else writer.allowed(*reached[row]))
-            return np.array(found)
+        def allowed(_):
+            return np.array([self.only_end if writer.composer.complete(place.progress) else writer.allowed(place)
+                             for place in places.values()])
 
         new, sums = [[] for _ in range(candidates)], [0.0] * candidates
         room = LONGEST if writer else FREE_LINE * (asked.lines or 4)
@@ -115,6 +120,10 @@ class Poet:
             for token in tokens:
                 new[token.row].append(token.id)
                 sums[token.row] += token.logprob * (token.id not in self.counts)
+                if token.id == self.end:
+                    del places[token.row]
+                elif writer:
+                    places[token.row] = writer.after(places[token.row], token.id)
             yield [(token.row, new[token.row], sums[token.row]) for token in tokens]
 
     def write(self, asked, candidates=1):
