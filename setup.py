@@ -26,7 +26,7 @@ setup(
         "docs": ["pdoc"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
                  "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx", "mpi4py", "mpich",
-                 "nbclient", "nbformat", "ipykernel", "mypy>=2"],
+                 "nbclient", "nbformat", "ipykernel", "mypy>=2", "setuptools>=70.1"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )
