@@ -23,9 +23,10 @@ setup(
         "parquet": ["pyarrow"],
         "serve": ["starlette", "uvicorn"],
         "mpi": ["mpi4py", "mpich"],
+        "docs": ["pdoc"],
         "test": ["pytest", "hypothesis", "ruff", "tiktoken", "tokenizers", "tensorboardX", "mwparserfromhell",
                  "pyarrow", "sacrebleu", "starlette", "uvicorn", "httpx", "mpi4py", "mpich",
-                 "nbclient", "nbformat", "ipykernel"],
+                 "nbclient", "nbformat", "ipykernel", "mypy>=2", "setuptools>=70.1"],
         "bench": ["torch", "tiktoken", "tokenizers", "transformers"],
     },
 )

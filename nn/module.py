@@ -4,6 +4,8 @@ A Tensor that is an attribute of a Module, or stands in a list or a dict that is
 an attribute is a buffer, which moves and is saved with the model but is not trained. Names are dotted paths in the
 order of assignment, and a Tensor that two places share (a tied embedding) appears once, under the first.
 """
+from collections.abc import Callable
+
 import numpy as np
 
 from minigrad import backend
@@ -13,7 +15,7 @@ from minigrad.tensor import Tensor
 
 class Module:
     training = True      # a new model trains
-    around = None        # around(forward, *args): set from outside by recompute or a profiler; names stay as they are
+    around: Callable | None = None       # around(forward, *args), from outside: recompute, say; names stay as they are
 
     def __call__(self, *args):
         return self.around(self.forward, *args) if self.around else self.forward(*args)

@@ -42,6 +42,10 @@ def test_train_encode_decode(tmp_path, text, kind, capsys, monkeypatch):
     assert capsys.readouterr().out == t.decode(t.encode(TEXT))
 
 
+def test_a_page_needs_no_tokenizer():
+    assert sum(row.startswith("aksharas") for row in analysis.page("हिन्दी कविता")) == 1
+
+
 def test_stats_shows_every_pattern(tmp_path, capsys):
     BPETokenizer.train(TEXT, 300).save(tmp_path / "t.json")
     assert main(["stats", "हिन्दी कविता", "--tokenizers", str(tmp_path / "t.json")]) == 0

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +28,7 @@ examples:
   python -m tok scan poems.txt"""
 
 
-def train(args):
+def train(args: argparse.Namespace) -> None:
     """Learn a tokenizer from files and write it as one JSON file."""
     folder = os.path.dirname(os.path.abspath(args.out))
     if not os.path.isdir(folder) or os.path.isdir(args.out):
@@ -38,7 +39,7 @@ def train(args):
     print(f"{args.out}: {t.vocab_size:,} tokens", file=sys.stderr)
 
 
-def encode(args):
+def encode(args: argparse.Namespace) -> None:
     """Text to ids: numbers with spaces between them on stdout, or an array in a .npy file."""
     t, files, found = load(args.tokenizer), Files(*args.files, progress=args.files != ["-"]), []
     if args.out:
@@ -53,7 +54,7 @@ def encode(args):
         print(*t.encode(text, allowed_special=args.special), flush=args.files == ["-"])
 
 
-def decode(args):
+def decode(args: argparse.Namespace) -> None:
     """Ids to text. Reads what encode writes; the text appears as the ids come."""
     t = load(args.tokenizer)
     for name in args.files:
@@ -72,14 +73,14 @@ def _number(word, name):
     return int(word)
 
 
-def stats(args):
+def stats(args: argparse.Namespace) -> None:
     """How each pattern cuts a sentence, its aksharas, and what tokenizers make of it."""
     text = sys.stdin.read() if args.text == "-" else args.text
     for row in analysis.page(text, {name: load(name) for name in args.tokenizers}):
         print(row)
 
 
-def analyse(args):
+def analyse(args: argparse.Namespace) -> None:
     """Tokens per word and per akshara, unknown words, compression, round trip and speed, as a table and a plot."""
     rows = []
     print(analysis.heading())
@@ -91,7 +92,7 @@ def analyse(args):
     print("saved:", *analysis.save(rows, args.out))
 
 
-def scan(args):
+def scan(args: argparse.Namespace) -> None:
     """Draw the scansion of verse: light and heavy under each akshara, the meter's name, and what breaks it."""
     terminal, good = args.color == "always" or (args.color == "auto" and sys.stdout.isatty()), []
     found = 0
@@ -112,7 +113,7 @@ def scan(args):
             f.write(scan_view.in_html(good, args.rules))
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m tok", description=__doc__.split(": ", 1)[1].capitalize(),
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=MORE)
@@ -165,7 +166,7 @@ def parser():
     return top
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         args.run(args)

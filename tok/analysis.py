@@ -9,12 +9,14 @@ import io
 import os
 import time
 import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import regex
 
-from tok.base import load, refusal
+from tok.base import Tokenizer, load, refusal
 from tok.bpe import BPETokenizer
 from tok.char import CharTokenizer
 from tok.hindi import AKSHARA, HindiTokenizer, aksharas
@@ -31,9 +33,10 @@ KINDS = {
 UNITS = 1000                        # lines whose aksharas are counted at a time
 
 
-def train(kind, texts, vocab_size=None, split="indic", special_tokens=None, progress=False):
+def train(kind: str, texts: Iterable[str], vocab_size: int | None = None, split: str = "indic",
+          special_tokens: Iterable[str] | None = None, progress: bool = False) -> Tokenizer:
     """A tokenizer of one of KINDS. char and akshara have as many tokens as the texts have characters."""
-    special = {} if special_tokens is None else {"special_tokens": special_tokens}
+    special: dict[str, Any] = {} if special_tokens is None else {"special_tokens": special_tokens}
     if kind in ("char", "akshara"):
         return CharTokenizer.train(texts, "<unk>", unit={"char": "code point"}.get(kind, kind), **special)
     if kind not in KINDS:
@@ -42,18 +45,20 @@ def train(kind, texts, vocab_size=None, split="indic", special_tokens=None, prog
         raise refusal(f"tokenizer {kind}", "no vocabulary size", "one, as in bpe:4096")
     if kind == "bpe":
         return BPETokenizer.train(texts, vocab_size, split, progress=progress, **special)
-    return {"wordpiece": WordPieceTokenizer, "hindi": HindiTokenizer}[kind].train(
-        texts, vocab_size, progress=progress, **special)
+    if kind == "wordpiece":
+        return WordPieceTokenizer.train(texts, vocab_size, progress=progress, **special)
+    return HindiTokenizer.train(texts, vocab_size, progress=progress, **special)
 
 
-def named(name, texts):
+def named(name: str, texts: Iterable[str]) -> tuple[Tokenizer, bool]:
     """(tokenizer, was it trained here?) for char, bpe:4096, bpe:4096:gpt2 or a tokenizer's file."""
     if os.path.exists(name):
         return load(name), False
     kind, *rest = name.split(":")
     if len(rest) > 2 or rest and not rest[0].isdecimal() or rest[1:] and rest[1] not in SPLITS:
         raise refusal(f"tokenizer {name!r}", "neither a file nor KIND:SIZE:SPLIT", "as in bpe:4096 or bpe:4096:gpt2")
-    return train(kind, texts, *map(int, rest[:1]), *rest[1:]), True
+    size, split = [*rest, "", ""][:2]
+    return train(kind, texts, int(size) if size else None, split or "indic"), True
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
@@ -61,10 +66,10 @@ def named(name, texts):
 class Lines:
     """The lines of texts that are not empty, held out or not: an iterable, again and again."""
 
-    def __init__(self, texts, share, held_out):
+    def __init__(self, texts: Iterable[str], share: float, held_out: bool) -> None:
         self.texts, self.share, self.held_out = texts, share, held_out
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         for text in self.texts:
             for line in text.split("\n"):
                 if line.strip() and (zlib.crc32(line.encode()) < self.share * 2**32) == self.held_out:
@@ -85,9 +90,9 @@ class Row:
     mb_per_s: float                 # encode_array() of all lines as one text, on one thread
 
 
-def measure(tokenizer, name, text, lines):
+def measure(tokenizer: Tokenizer, name: str, text: str, lines: list[str]) -> Row:
     """A Row of lines, a list."""
-    unknown = tokenizer.special.get(getattr(tokenizer, "unknown", None), -1)
+    unknown = tokenizer.special.get(getattr(tokenizer, "unknown", None) or "", -1)
     tokens = unknowns = whole = 0
     for line in lines:
         ids = tokenizer.encode_array(line)
@@ -104,7 +109,7 @@ def measure(tokenizer, name, text, lines):
                100 * whole / len(lines), len(joined.encode()) / seconds / 1e6)
 
 
-def analyse(names, files, share=0.1):
+def analyse(names: Iterable[str], files: Iterable[str], share: float = 0.1) -> Iterator[Row]:
     """Two Rows for each tokenizer that named() knows, as they are ready: in sample and held out."""
     seen, unseen = (list(Lines(files, share, held_out)) for held_out in (False, True))
     for part, what in ((seen, "to train on"), (unseen, "held out")):
@@ -122,15 +127,15 @@ HEADS = (("tokenizer", "<22"), ("text", "<11"), ("vocabulary", ">11,"), ("tokens
          ("MB/s", ">7.1f"))
 
 
-def heading():
+def heading() -> str:
     return "".join(f"{head:{form.rstrip(',f').split('.')[0]}}" for head, form in HEADS)
 
 
-def line(row):
+def line(row: Row) -> str:
     return "".join(f"{value:{form}}" for value, (_, form) in zip(asdict(row).values(), HEADS))
 
 
-def save(rows, folder):
+def save(rows: list[Row], folder: str | Path) -> tuple[Path, Path]:
     """table.csv and tokens_per_word.png in a folder; their names."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +148,7 @@ def save(rows, folder):
     return folder / "table.csv", folder / "tokens_per_word.png"
 
 
-def plot(rows, file):
+def plot(rows: list[Row], file: Path) -> None:
     """Tokens per word against the size of the vocabulary: a line for each kind and text, a point for each tokenizer."""
     import matplotlib
     matplotlib.use("Agg")
@@ -169,7 +174,7 @@ def plot(rows, file):
 
 # ---------------------------------------------------------------------------------------------------------- on the page
 
-def page(text, tokenizers=()):
+def page(text: str, tokenizers: Mapping[str, Tokenizer] | None = None) -> Iterator[str]:
     """How every pattern cuts a text, and what tokenizers ({name: tokenizer}) make of it."""
     units = aksharas(text)
     yield f"{len(text.encode()):6} bytes, {len(text)} code points, {len(units)} aksharas, {len(text.split())} words\n"
@@ -177,7 +182,7 @@ def page(text, tokenizers=()):
     for name, pattern in SPLITS.items():
         found = list(words_by(regex.compile(pattern), text))
         yield f"{name:12} {len(found):4}  {_barred(found)}"
-    for name, t in tokenizers.items():
+    for name, t in (tokenizers or {}).items():
         tokens = [t.vocab[i] for i in t.encode(text)]
         spelled = [token.decode("utf-8", "backslashreplace") if isinstance(token, bytes) else token for token in tokens]
         yield f"{os.path.basename(name):12} {len(tokens):4}  {_barred(spelled)}"

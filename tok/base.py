@@ -4,28 +4,24 @@ A tokenizer is a list of tokens, `vocab`, and a token's id is its place in that 
 Special tokens such as <|endoftext|> stand for no text, so encode() reads their names as the plain characters they are
 written with, unless the caller opts in: a web page that contains "<|endoftext|>" must not be able to end a document.
 
-A subclass sets kind, vocab and special ({name: id}), and defines
-    _encode(text, at) -> ids        a list or an array; text is plain and checked, at its offset in the whole text, for
-                                    messages
-    _decode(tokens) -> str          of a list of tokens, as vocab has them
-    _stream(tokens)                 the same a piece at a time: a str for every token, and perhaps one more
-    content() -> dict               all that decides which ids a text gets, ready for JSON
-    from_content(content)           the inverse, a class method
-and lines_apart, if it is False: whether lines can be encoded one by one, where neither side of the cut is white space.
+A subclass says what Tokenizer declares: kind, vocab, special, and the methods that raise NotImplementedError there.
 """
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from itertools import chain, islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import regex
 
 
-def refusal(where, got, expected, hint=""):
+def refusal(where: str, got: object, expected: object, hint: str = "") -> ValueError:
     """The one form of an error that a user can cause; raise what this returns."""
     return ValueError(f"{where}: got {got}; expected {expected}" + (f". Hint: {hint}" if hint else ""))
 
@@ -37,14 +33,38 @@ KINDS = {}                              # kind -> class: load() looks here, and 
 
 
 class Tokenizer:
-    lines_apart = True
+    kind: str                           # in the file, by which load() finds the class
+    vocab: list                         # the tokens, str or bytes
+    special: dict[str, int]             # the special ones and their ids
+    lines_apart = True                  # can lines be encoded one by one, if there is no white space beside the cut?
+
+    def _encode(self, text: str, at: int) -> list[int] | np.ndarray:
+        """The ids of a text that is plain and checked, and stands at this offset in the whole text, for messages."""
+        raise NotImplementedError
+
+    def _decode(self, tokens: list) -> str:
+        """The text of tokens, as vocab has them."""
+        raise NotImplementedError
+
+    def content(self) -> dict:
+        """All that decides which ids a text gets, ready for JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_content(cls, content: dict) -> "Tokenizer":
+        """The inverse of content()."""
+        raise NotImplementedError
+
+    def to_hf(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read."""
+        raise NotImplementedError
 
     def __init_subclass__(cls):
         if "kind" in vars(cls):         # inherited, it would take the place of the class that has it
             KINDS[cls.kind] = cls
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         return len(self.vocab)
 
     def __repr__(self):
@@ -55,7 +75,7 @@ class Tokenizer:
 
     # text -> ids -> text
 
-    def encode(self, s, allowed_special=(), disallowed_special=()):
+    def encode(self, s: str, allowed_special: Iterable[str] = (), disallowed_special: Iterable[str] = ()) -> list[int]:
         """The ids of a text. Each argument is a set of special tokens, or "all".
 
         Allowed ones become their id where their name stands in the text. Disallowed ones that are not allowed raise
@@ -71,14 +91,16 @@ class Tokenizer:
         """Every id as an int that all lists share: no list has to make its own."""
         return np.array(range(self.vocab_size), object)
 
-    def encode_array(self, s, allowed_special=(), disallowed_special=()):
+    def encode_array(self, s: str, allowed_special: Iterable[str] = (),
+                     disallowed_special: Iterable[str] = ()) -> np.ndarray:
         """encode() as an array: two bytes an id, or four where the vocabulary does not fit into two."""
         dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
         return np.concatenate([np.empty(0, dtype), *(np.asarray(part).astype(dtype) for part in self._parts(
             s, allowed_special, disallowed_special))])
 
-    def encode_batch(self, texts, allowed_special=(), disallowed_special=(), threads=None, lists=False,
-                     share=lambda make, items: make(items)):
+    def encode_batch(self, texts: Iterable[str], allowed_special: Iterable[str] = (),
+                     disallowed_special: Iterable[str] = (), threads: int | None = None, lists: bool = False,
+                     share: Callable = lambda make, items: make(items)) -> list:
         """encode_array() of every text, or encode(), by so many threads; without a number, by one for each core.
 
         share(make, pieces) returns make(pieces), an iterable, or has others make a part of it."""
@@ -117,18 +139,19 @@ class Tokenizer:
             end = found.end()
         return [*parts, self._encode(s[end:], end)]
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """The text of a list or array of ids."""
         return self._decode(self._tokens(ids.tolist() if isinstance(ids, np.ndarray) else list(ids)))
 
-    def decode_stream(self, ids):
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """decode() as the ids come: for each the text that is certain now, whole characters only; the rest at the end.
 
         Where a character is made of several tokens, all but the last give "". The pieces, joined, are decode(ids).
         """
         return self._stream(self._tokens([i], at)[0] for at, i in enumerate(ids))
 
-    def _stream(self, tokens):
+    def _stream(self, tokens: Iterable) -> Iterator[str]:
+        """_decode() a piece at a time: a str for every token, and perhaps one more."""
         for token in tokens:
             yield self._decode([token])
 
@@ -160,20 +183,20 @@ class Tokenizer:
     # the hash, and the file
 
     @cached_property
-    def hash(self):
+    def hash(self) -> str:
         """sha256 of all that decides which ids a text gets, as hexadecimal digits."""
         return _hash({"kind": self.kind, **self.content()})
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write one JSON file, whole or not at all."""
         write_json(path, {"kind": self.kind, "hash": self.hash, **self.content()})
 
 
-def write_json(path, content):
+def write_json(path: str | Path, content: object) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False))
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """A file with this text. A crash leaves the old file or the new one, never half of one."""
     path = os.fspath(path)
     temporary = f"{path}.{os.getpid()}.tmp"              # same folder: a rename across file systems is a copy
@@ -191,7 +214,7 @@ def write_text(path, text):
         raise
 
 
-def read_json(path, where, want):
+def read_json(path: str | Path, where: str, want: str) -> Any:
     """A file's JSON; an error that names the file if it has none."""
     try:
         with open(path, encoding="utf-8") as f:
@@ -204,7 +227,7 @@ def read_json(path, where, want):
 IN_FOLDER = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
-def load(path):
+def load(path: str | Path) -> Tokenizer:
     """Read the tokenizer that save() wrote to path, of whichever kind it is; or a tokenizer.json of Hugging Face.
 
     Of a folder, the tokenizer.json in it, or the files of GPT-1 or GPT-2: vocab.json and merges.txt, or encoder.json
@@ -241,7 +264,7 @@ def load(path):
 
 
 @contextmanager
-def shaped(where, want):
+def shaped(where: str, want: str) -> Iterator[None]:
     """JSON of another shape than the code inside takes for granted ends with an error that says so."""
     try:
         yield
@@ -257,12 +280,12 @@ def _hash(content):
 # what the subclasses share
 
 
-def cores():
+def cores() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_text(s, where):
+def check_text(s: object, where: str) -> None:
     """Refuse what is not text: not a str, or a str with half of a surrogate pair, which has no UTF-8."""
     if not isinstance(s, str):
         hint = "bytes want .decode('utf-8') first" if isinstance(s, bytes) else ""
@@ -274,7 +297,7 @@ def check_text(s, where):
                       "s.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') repairs it") from None
 
 
-def between_lines(text, size):
+def between_lines(text: str, size: int) -> Iterator[str]:
     """A text in pieces of about so many characters, cut after a line break that has no white space on either side."""
     start = 0
     while found := LINES.search(text, start + size):
@@ -283,7 +306,7 @@ def between_lines(text, size):
     yield text[start:]
 
 
-def by_words(words, encode_word, cache):
+def by_words(words: Iterable[str], encode_word: Callable[[str], list[int]], cache: dict[str, list[int]]) -> list[int]:
     """The ids of words, one after the other; each is encoded once while there is room in the cache, a dict."""
     ids = []
     for word in words:
@@ -296,14 +319,14 @@ def by_words(words, encode_word, cache):
     return ids
 
 
-def each_text(texts, where):
+def each_text(texts: Iterable[str], where: str) -> Iterator[str]:
     """The texts of one str or of an iterable of str, each checked."""
     for i, s in enumerate([texts] if isinstance(texts, str) else texts):
         check_text(s, f"{where}, text {i}")
         yield s
 
 
-def check_special(names, where):
+def check_special(names: Iterable[str], where: str) -> list[str]:
     """Special tokens as a list, different and not empty; one str is one token and not its characters."""
     names = [names] if isinstance(names, str) else list(names)
     seen = set()

@@ -29,8 +29,11 @@ import base64
 import binascii
 import codecs
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import regex
@@ -48,9 +51,11 @@ FAR = float("inf")
 
 class BPETokenizer(Tokenizer):
     kind = "bpe"
-    normalize = hf_normalizer = None    # what is done to a text first, and what of it Hugging Face's file says
+    normalize: Callable[[str], str] | None = None       # what is done to a text first
+    hf_normalizer: dict | None = None                   # what of that Hugging Face's file says
 
-    def __init__(self, merges, split=SPLITS["indic"], special_tokens=("<|endoftext|>",), ids=None):
+    def __init__(self, merges: Iterable, split: str = SPLITS["indic"],
+                 special_tokens: Iterable[str] = ("<|endoftext|>",), ids: Iterable[int] | None = None) -> None:
         """merges is a list of pairs of numbers, split a regular expression. ids: the id of every byte, of every merge
         and of every special token; without it they are counted through."""
         specials = check_special(special_tokens, "BPETokenizer")
@@ -85,10 +90,10 @@ class BPETokenizer(Tokenizer):
             self._caches.append(cache)
 
     @cached_property
-    def _tables(self):
+    def _tables(self) -> tuple[Any, np.ndarray]:
         return bpe_cpu.table_of(self.merges), np.array(self.ids, np.int32)
 
-    def encode_word(self, word):
+    def encode_word(self, word: str) -> list[int]:
         """The ids of one word, by the definition."""
         return [self.ids[number] for number in apply(self.merges, word.encode())]
 
@@ -106,7 +111,8 @@ class BPETokenizer(Tokenizer):
     # where the merges come from
 
     @classmethod
-    def train(cls, texts, vocab_size, split="indic", special_tokens=("<|endoftext|>",), progress=False):
+    def train(cls, texts: Iterable[str], vocab_size: int, split: str = "indic",
+              special_tokens: Iterable[str] = ("<|endoftext|>",), progress: bool = False) -> "BPETokenizer":
         """Learn the merges from texts: corpus.Files, a str, or an iterable of str. Special tokens there are plain text.
         """
         specials = check_special(special_tokens, "BPETokenizer.train")
@@ -126,7 +132,7 @@ class BPETokenizer(Tokenizer):
         return cls(merges, SPLITS[split], specials)
 
     @classmethod
-    def from_gpt2(cls, encoder_json, vocab_bpe):
+    def from_gpt2(cls, encoder_json: str | Path, vocab_bpe: str | Path) -> "BPETokenizer":
         """GPT-2's tokenizer with its own ids, from the two files that OpenAI published (given by path)."""
         ids = read_json(encoder_json, "from_gpt2", "GPT-2's encoder.json")
         with open(vocab_bpe, encoding="utf-8") as f:
@@ -143,7 +149,8 @@ class BPETokenizer(Tokenizer):
         return cls._from_pairs(where, pairs, tokens, SPLITS["gpt2"], {name: ids[name] for name in special})
 
     @classmethod
-    def from_tiktoken(cls, path, split="gpt4", special_tokens=()):
+    def from_tiktoken(cls, path: str | Path, split: str = "gpt4",
+                      special_tokens: Mapping[str, int] | Iterable[tuple[str, int]] = ()) -> "BPETokenizer":
         """A tokenizer from a file of ranks as tiktoken reads it: on each line a token in base64 and its id.
 
         split is a name or a pattern, special_tokens is {name: id}: neither is in the file. cl100k_base, of GPT-4, has
@@ -152,12 +159,13 @@ class BPETokenizer(Tokenizer):
         """
         where, special = f"from_tiktoken {path}", dict(special_tokens)
         ranks = read_ranks(path, where)
-        tokens = [bytes([b]) for b in range(256)] + [token for token in sorted(ranks, key=ranks.get) if len(token) > 1]
-        return cls(merges_of(tokens[256:], where), SPLITS.get(split, split), special,
+        longer = [token for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1]
+        tokens = [bytes([b]) for b in range(256)] + longer
+        return cls(merges_of(longer, where), SPLITS.get(split, split), special,
                    [*map(ranks.__getitem__, tokens), *special.values()])
 
     @classmethod
-    def from_hf(cls, path):
+    def from_hf(cls, path: str | Path) -> "BPETokenizer":
         """The tokenizer of a tokenizer.json, or of the folder that has one, if it is byte-level BPE.
 
         What it adds around a text, as <s>, is left to the caller.
@@ -187,16 +195,16 @@ class BPETokenizer(Tokenizer):
 
     # the files
 
-    def content(self):
+    def content(self) -> dict:
         ids = None if self.ids == list(range(len(self.ids))) else self.ids
         return {"split": self.split, "merges": [list(pair) for pair in self.merges], "special": list(self.special),
                 "ids": ids}
 
     @classmethod
-    def from_content(cls, content):
+    def from_content(cls, content: dict) -> "BPETokenizer":
         return cls(content["merges"], content["split"], content["special"], content["ids"])
 
-    def to_hf(self, folder):
+    def to_hf(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read.
 
         They read special tokens in every text, which is allowed_special="all" here.
@@ -204,7 +212,7 @@ class BPETokenizer(Tokenizer):
         hf.write_bpe(folder, self, self.hf_normalizer)
 
 
-def checked_merges(merges):
+def checked_merges(merges: Iterable) -> list[tuple[int, int]]:
     """merges as a list of pairs, each of numbers that are there before it, none twice, with tokens of some size."""
     pairs, sizes = [], [1] * 256
     for pair in merges:
@@ -222,7 +230,7 @@ def checked_merges(merges):
     return pairs
 
 
-def checked_ids(ids, n):
+def checked_ids(ids: Iterable[int], n: int) -> list[int]:
     """ids as a list of n different whole numbers, not much larger than they must be."""
     ids = list(ids)
     for i in ids:
@@ -234,7 +242,7 @@ def checked_ids(ids, n):
     return ids
 
 
-def read_ranks(path, where):
+def read_ranks(path: str | Path, where: str) -> dict[bytes, int]:
     """{token: id} from a file of ranks."""
     ranks = {}
     with open(path, "rb") as f:
@@ -253,7 +261,7 @@ def read_ranks(path, where):
     return ranks
 
 
-def merges_of(tokens, where):
+def merges_of(tokens: Iterable[bytes], where: str) -> list[tuple[int, int]]:
     """The merges that make these tokens, bytes in the order in which they are merged, if any two neighbours that make a
     token may be merged into it.
 
@@ -270,7 +278,7 @@ def merges_of(tokens, where):
     return list(merges)
 
 
-def apply(merges, word):
+def apply(merges: Mapping[tuple[int, int], int], word: bytes) -> list[int]:
     """The numbers of a word, which is bytes: the pair with the lowest number is merged, again and again."""
     numbers = list(word)
     while len(numbers) > 1:
@@ -281,7 +289,7 @@ def apply(merges, word):
     return numbers
 
 
-def merge(ids, pair, new):
+def merge(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
     """ids with every pair, from left to right, replaced by new."""
     merged, i = [], 0
     while i < len(ids):
@@ -294,7 +302,7 @@ def merge(ids, pair, new):
     return merged
 
 
-def learn(words, n):
+def learn(words: Mapping[str, int], n: int) -> list[tuple[int, int]]:
     """Up to n merges, as id pairs, from {word: count}, by the definition."""
     spelled, merges = {word: list(word.encode()) for word in words}, []
     while len(merges) < n:

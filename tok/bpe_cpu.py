@@ -394,7 +394,7 @@ class Words:
     def __len__(self):
         return self.taken
 
-    def spelled(self):
+    def spelled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(their bytes, where each begins and the last ends, counts), in the order in which they were first seen."""
         found = self.places[self.places[:, 1] != 0]
         found = found[np.argsort(found[:, 2])]

@@ -11,6 +11,9 @@ In Devanagari a letter and the vowel sign after it are two code points, so क�
 Either way decode(encode(s)) == s. By code points encode(a) + encode(b) == encode(a + b) too; by aksharas only if none
 reaches from a into b, as की does from क into ी.
 """
+from collections.abc import Iterable
+from pathlib import Path
+
 from tok import hf
 from tok.base import Tokenizer, check_special, check_text, each_text, refusal, shaped
 from tok.hindi import aksharas
@@ -21,7 +24,8 @@ UNITS = {"code point": list, "akshara": aksharas}       # unit -> what cuts a te
 class CharTokenizer(Tokenizer):
     kind = "char"
 
-    def __init__(self, tokens, unknown=None, special_tokens=(), unit="code point"):
+    def __init__(self, tokens: str | Iterable[str], unknown: str | None = None, special_tokens: Iterable[str] = (),
+                 unit: str = "code point") -> None:
         """tokens is a str or a list of units, in the order of the ids; unknown is the special token for all others."""
         specials = check_special([*([] if unknown is None else [unknown]), *special_tokens], "CharTokenizer")
         self.unit, self.unknown, self._cut = unit, unknown, _cutter(unit, "CharTokenizer")
@@ -39,7 +43,8 @@ class CharTokenizer(Tokenizer):
         self.special = {name: len(tokens) + i for i, name in enumerate(specials)}
 
     @classmethod
-    def train(cls, texts, unknown=None, special_tokens=(), unit="code point"):
+    def train(cls, texts: Iterable[str], unknown: str | None = None, special_tokens: Iterable[str] = (),
+              unit: str = "code point") -> "CharTokenizer":
         """The units of texts (a str or an iterable of str), in the order of their code points."""
         cut = _cutter(unit, "CharTokenizer.train")
         tokens = set().union(*map(cut, each_text(texts, "CharTokenizer.train")))
@@ -65,7 +70,7 @@ class CharTokenizer(Tokenizer):
     def _decode(self, tokens):
         return "".join(tokens)
 
-    def to_hf(self, folder):
+    def to_hf(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read: of code points only.
 
         They read special tokens in every text, which is allowed_special="all" here.
@@ -73,17 +78,17 @@ class CharTokenizer(Tokenizer):
         hf.write_char(folder, self)
 
     @classmethod
-    def from_hf(cls, path):
+    def from_hf(cls, path: str | Path) -> "CharTokenizer":
         """The tokenizer of a tokenizer.json, or of the folder that has one, if it does what this one does."""
         with shaped(f"from_hf {path}", hf.WANT):
             return cls(*hf.read_char(path))
 
-    def content(self):
+    def content(self) -> dict:
         return {"tokens": list(self._ids), "unit": self.unit, "unknown": self.unknown,
                 "special": [name for name in self.special if name != self.unknown]}
 
     @classmethod
-    def from_content(cls, content):
+    def from_content(cls, content: dict) -> "CharTokenizer":
         for name in ("tokens", "special"):               # a str would be taken apart into what it is not
             if not isinstance(content[name], list):
                 raise refusal("CharTokenizer", f"{name!r} that is {type(content[name]).__name__}", "a list")

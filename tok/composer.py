@@ -481,7 +481,7 @@ class Composer:
                 raise refusal("Composer", f"a vocabulary that cannot write line {i + 1} of {form.name} under {rules}",
                               "one with the letters and signs of Hindi, a space and dandas")
 
-    def _layout(self, i):
+    def _layout(self, i: int) -> tuple[str, str]:
         """(what closes line i, which characters may stand before it). The two padas of a chaupai may share a line."""
         last, second, joined = i + 1 == self.lines, i % 2 == 1, self.form.name in JOINED
         return DANDAS[second or last] + "\n" * (not last and (second or not joined)), " \n" * (joined and second)
@@ -498,7 +498,7 @@ class Composer:
             return None
         group = lines[i - i % self.together:]
         if group and self.rhymes:
-            ends = [divided(self.form, k, line, self.rules)[self.form.rhyme][0]
+            ends = [divided(self.form, k, line, self.rules)[self.form.rhyme][0]  # type: ignore[index]  # it fits
                     for k, line in enumerate(group, i - len(group))]
             pen = self._pens(i, ends[0], tuple(scansion.words(end)[-1] for end in ends))
             if pen.hopeful():

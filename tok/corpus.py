@@ -13,6 +13,7 @@ import gzip
 import json
 import sys
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
 from contextlib import closing
 from pathlib import Path
@@ -28,7 +29,7 @@ from tok.processes import pool
 from tok.split import WHITE
 
 PIECE, PART = 1 << 20, 1 << 25                          # bytes that are read at a time; that are worth a process
-PACKED = {".gz": gzip.open, ".bz2": bz2.open}
+PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open}
 SUFFIXES = (".txt", ".jsonl", ".xml", ".parquet", *(a + b for a in (".txt", ".jsonl", ".xml") for b in PACKED))
 SPACE = b"|".join(regex.escape(c.encode()) for c in WHITE)
 LETTER = rb"(?:[A-Za-z]|\xe0\xa4[\x84-\xb9])"
@@ -51,10 +52,10 @@ class Files:
     effect, as multiprocessing says.
     """
 
-    def __init__(self, *names, processes=1, progress=False):
+    def __init__(self, *names: str | Path, processes: int = 1, progress: bool = False) -> None:
         self.paths, self.processes, self.progress = list(sources(names)), processes, progress
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         """Every text, in pieces."""
         with closing(self._bar()) as bar:
             for path in self.paths:
@@ -62,7 +63,7 @@ class Files:
                     yield piece
                     bar.update(size)
 
-    def words(self, split, normalize=None):
+    def words(self, split: str, normalize: Callable[[str], str] | None = None) -> bpe_cpu.Words:
         """bpe_cpu.Words of all texts, normalized first, by a pattern of split_cpu."""
         processes = min(self.processes, self._size() // PART)
         parts = [part for path in self.paths for part in parts_of(path)] if processes > 1 else []
@@ -84,14 +85,16 @@ class Files:
         return tqdm(total=total, desc="read", unit="B", unit_scale=True, disable=not self.progress)
 
 
-def words_of(texts, split, where, normalize=None):
+def words_of(texts: Iterable[str], split: str, where: str,
+             normalize: Callable[[str], str] | None = None) -> bpe_cpu.Words:
     """bpe_cpu.Words of texts: of Files, of one str or of an iterable of str."""
     if isinstance(texts, Files):
         return texts.words(split, normalize)
     return count(each_text(texts, where), split, normalize, bpe_cpu.Words())
 
 
-def count(texts, split, normalize, words):
+def count(texts: Iterable[str], split: str, normalize: Callable[[str], str] | None,
+          words: bpe_cpu.Words) -> bpe_cpu.Words:
     """Count the words of texts, each normalized first, and give words back."""
     for text in texts:
         text = normalize(text) if normalize else text
@@ -99,7 +102,7 @@ def count(texts, split, normalize, words):
     return words
 
 
-def count_part(part, split, normalize):
+def count_part(part: Part, split: str, normalize: Callable[[str], str] | None) -> tuple:
     """In a process of its own: (bytes read, what Words.add_counted() wants)."""
     words, read = bpe_cpu.Words(), 0
     for piece, size in pieces(part):
@@ -110,7 +113,7 @@ def count_part(part, split, normalize):
 
 # ---------------------------------------------------------------------------------------------- files, parts and pieces
 
-def sources(names):
+def sources(names: Iterable[str | Path]) -> Iterator[str]:
     """Files as they are, of folders those with a name that ends as SUFFIXES say, in order."""
     for name in names:
         path = Path(name)
@@ -125,7 +128,7 @@ def sources(names):
             raise refusal(str(name), "no such file", "a file, a folder, or - for stdin")
 
 
-def parts_of(path):
+def parts_of(path: str) -> list[Part]:
     """Parts of a file that can be counted one by one."""
     if path == "-" or Path(path).suffix in PACKED or kind_of(path) in (".xml", ".parquet"):
         return [Part(path)]
@@ -141,7 +144,7 @@ def parts_of(path):
     return [Part(path, a, b) for a, b in zip(edges, [*edges[1:], size])]
 
 
-def pieces(part, processes=1):
+def pieces(part: Part, processes: int = 1) -> Iterator[tuple[str, int]]:
     """(text, bytes read for it) of a part: each text where a file holds many, else piece by piece."""
     kind = kind_of(part.path)
     if kind == ".xml":
@@ -160,18 +163,18 @@ def pieces(part, processes=1):
             yield (text_of(text, part.path, at) if lines else text), size
 
 
-def kind_of(path):
+def kind_of(path: str | Path) -> str:
     """.jsonl, .xml or .parquet, which hold many texts; anything else is one text."""
     path = Path(path)
     return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
 
 
-def holds_many(path):
+def holds_many(path: str | Path) -> bool:
     """Is each of its pieces a text?"""
     return kind_of(path) in (".jsonl", ".xml", ".parquet")
 
 
-def text_of(line, path, at):
+def text_of(line: str, path: str, at: int) -> str:
     """The text in a line of .jsonl, which begins at that byte."""
     try:
         row = json.loads(line)
@@ -185,7 +188,7 @@ def text_of(line, path, at):
     raise refusal(f"{path}:{line}", got, '{"text": "..."}', "every line is one document")
 
 
-def rows_of(path):
+def rows_of(path: str) -> Iterator[tuple[str, int]]:
     """(text, bytes read for it) of each row of a .parquet file that has a text."""
     try:
         import pyarrow as pa
@@ -242,9 +245,9 @@ def _blocks(part):
         with sys.stdin.buffer if part.path == "-" else open(part.path, "rb") as raw:
             f = PACKED[packed](raw) if packed in PACKED else raw
             f.seek(part.start) if part.start else None
-            left = float("inf") if part.end is None else part.end - part.start
+            left = sys.maxsize if part.end is None else part.end - part.start
             before = 0
-            while data := f.read(min(PIECE, left) if left < PIECE else PIECE):
+            while data := f.read(min(PIECE, left)):
                 left -= len(data)
                 at = raw.tell() if f is not raw else before + len(data)
                 yield data, at - before

@@ -16,6 +16,8 @@ and Devanagari, whose vowel signs count as accents, does not survive. For Hindi 
 Trained vocabularies are read here, and none is trained: BPETokenizer does the same without losing anything.
 """
 import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
 
 import regex
 
@@ -31,7 +33,7 @@ CHINESE = regex.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002
 FAR = float("inf")
 
 
-def clean(text):
+def clean(text: str) -> str:
     """What is cut into words: BERT's cleaning, without accents, in small letters."""
     text = CHINESE.sub(r" \1 ", DROPPED.sub("", text))
     text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
@@ -41,7 +43,7 @@ def clean(text):
 class GPT1Tokenizer(Tokenizer):
     kind = "gpt1"
 
-    def __init__(self, vocab, merges, unknown="<unk>"):
+    def __init__(self, vocab: Iterable[str], merges: Iterable, unknown: str = "<unk>") -> None:
         """vocab is a list of tokens in the order of their ids, merges a list of pairs of them."""
         self.vocab, self.unknown, self._cache = list(vocab), unknown, {}
         self._ids = {token: i for i, token in enumerate(self.vocab)}
@@ -62,7 +64,7 @@ class GPT1Tokenizer(Tokenizer):
     def _encode(self, text, at):
         return by_words(WORD.findall(clean(text)), self.encode_word, self._cache)
 
-    def encode_word(self, word):
+    def encode_word(self, word: str) -> list[int]:
         """The ids of one word."""
         tokens = [*word[:-1], word[-1] + END_OF_WORD]
         tokens = [token if token in self._ids else None for token in tokens]             # None: no pair has it
@@ -71,7 +73,7 @@ class GPT1Tokenizer(Tokenizer):
             i = ranks.index(min(ranks))
             if ranks[i] == FAR:
                 break
-            tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]
+            tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]  # type: ignore[operator]      # no None has a rank
         return [self._ids[self.unknown if token is None else token] for token in tokens]
 
     def _decode(self, tokens):
@@ -85,7 +87,7 @@ class GPT1Tokenizer(Tokenizer):
             space = " " if token.endswith(END_OF_WORD) else ""
 
     @classmethod
-    def from_files(cls, vocab_json, merges_txt):
+    def from_files(cls, vocab_json: str | Path, merges_txt: str | Path) -> "GPT1Tokenizer":
         """GPT-1's two files, by path: {token: id}, and a pair of tokens on each line behind the first."""
         ids = read_json(vocab_json, "from_files", "GPT-1's vocab.json")
         with open(merges_txt, encoding="utf-8") as f:
@@ -94,19 +96,19 @@ class GPT1Tokenizer(Tokenizer):
             vocab = hf.counted(f"from_files {vocab_json}", ids)
         return cls(vocab, [line.split(" ") for line in lines])
 
-    def to_hf(self, folder):
+    def to_hf(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read."""
         hf.write_gpt1(folder, self, END_OF_WORD)
 
     @classmethod
-    def from_hf(cls, path):
+    def from_hf(cls, path: str | Path) -> "GPT1Tokenizer":
         """The tokenizer of a tokenizer.json, or of the folder that has one, if it does what this one does."""
         with shaped(f"from_hf {path}", hf.WANT):
             return cls(*hf.read_gpt1(path, END_OF_WORD))
 
-    def content(self):
+    def content(self) -> dict:
         return {"vocab": self.vocab, "merges": [list(pair) for pair in self.merges], "unknown": self.unknown}
 
     @classmethod
-    def from_content(cls, content):
+    def from_content(cls, content: dict) -> "GPT1Tokenizer":
         return cls(content["vocab"], content["merges"], content["unknown"])

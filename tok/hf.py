@@ -4,14 +4,23 @@ Their file is a row of steps: a normalizer, a pre-tokenizer that cuts words, the
 for and ours do not do is refused by name: an id must not silently mean something else.
 """
 import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tok.base import read_json, refusal, write_json
 from tok.split import SPLITS
 
+if TYPE_CHECKING:                       # they import this file
+    from tok.bpe import BPETokenizer
+    from tok.char import CharTokenizer
+    from tok.gpt1 import GPT1Tokenizer
+    from tok.wordpiece import WordPieceTokenizer
+
 WANT = "a tokenizer.json of Hugging Face's tokenizers"
 
 
-def gpt2_bytes():
+def gpt2_bytes() -> dict[str, int]:
     """{character: byte}, in the order of GPT-2's ids. Its files write every byte as a printable character: itself
     where it is one in Latin-1, and the others as U+0100, U+0101 and so on, which is why a space looks like Ġ there."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -19,7 +28,7 @@ def gpt2_bytes():
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-def bytes_of(names, where):
+def bytes_of(names: Iterable[str], where: str) -> list[bytes]:
     """The bytes of each name."""
     byte = gpt2_bytes()
     try:
@@ -31,7 +40,7 @@ def bytes_of(names, where):
 
 # -------------------------------------------------------------------------------------------------------------- writing
 
-def write(folder, special, vocab, **steps):
+def write(folder: str | Path, special: dict[str, int], vocab: dict[str, int], **steps: Any) -> None:
     """tokenizer.json with these steps, and the tokenizer_config.json that transformers asks for beside it."""
     if clash := set(special) & {name for name, i in vocab.items() if special.get(name) != i}:
         raise refusal("to_hf", f"the special token {min(clash)!r}, which is also the name of another token",
@@ -48,7 +57,7 @@ def write(folder, special, vocab, **steps):
            if name in special}})
 
 
-def write_bpe(folder, t, normalizer=None):
+def write_bpe(folder: str | Path, t: "BPETokenizer", normalizer: dict | None = None) -> None:
     character = {b: c for c, b in gpt2_bytes().items()}
 
     def name(token):
@@ -68,7 +77,7 @@ def write_bpe(folder, t, normalizer=None):
                  "merges": [f"{name(spelled[left])} {name(spelled[right])}" for left, right in t.merges]})
 
 
-def write_wordpiece(folder, t, inside, longest):
+def write_wordpiece(folder: str | Path, t: "WordPieceTokenizer", inside: str, longest: int) -> None:
     vocab = {token: i for i, token in enumerate(t.vocab)}
     write(folder, t.special, vocab, normalizer={"type": "NFC"}, pre_tokenizer={"type": "BertPreTokenizer"},
           post_processor=None, decoder={"type": "WordPiece", "prefix": inside, "cleanup": False},
@@ -80,7 +89,7 @@ def write_wordpiece(folder, t, inside, longest):
 CHARACTERS = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
 
 
-def write_char(folder, t):
+def write_char(folder: str | Path, t: "CharTokenizer") -> None:
     if t.unit != "code point":
         raise refusal("to_hf", f"a tokenizer of {t.unit}s", "one of code points", "their library cuts into no others")
     vocab = {token: i for i, token in enumerate(t.vocab)}
@@ -92,7 +101,7 @@ def write_char(folder, t):
 LOWER = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
 
 
-def write_gpt1(folder, t, suffix):
+def write_gpt1(folder: str | Path, t: "GPT1Tokenizer", suffix: str) -> None:
     vocab = {token: i for i, token in enumerate(t.vocab)}
     write(folder, t.special, vocab, normalizer={**LOWER, "strip_accents": None}, post_processor=None,
           pre_tokenizer={"type": "BertPreTokenizer"}, decoder={"type": "BPEDecoder", "suffix": suffix},
@@ -103,7 +112,7 @@ def write_gpt1(folder, t, suffix):
 
 # -------------------------------------------------------------------------------------------------------------- reading
 
-def read(path, kind, model):
+def read(path: str | Path, kind: str, model: dict) -> tuple[str, dict, dict[str, int]]:
     """(where, the file, {special token: id}) of a file or folder, whose model says what `model` says if it says it."""
     path = os.fspath(path)
     path = os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
@@ -127,7 +136,7 @@ def read(path, kind, model):
     return where, content, special
 
 
-def expect_step(where, content, step, allowed):
+def expect_step(where: str, content: dict, step: str, allowed: list) -> Any:
     """What the file says for a step, which is one of those allowed: a dict counts if the file's has all of it."""
     found = content.get(step)
     for one in allowed:
@@ -136,7 +145,7 @@ def expect_step(where, content, step, allowed):
     raise refusal(where, f"the {step} {found}", " or ".join(map(str, allowed)))
 
 
-def read_bpe(path, normalizer=None):
+def read_bpe(path: str | Path, normalizer: dict | None = None) -> tuple:
     """(where, pairs, {token: id}, split, {special token: id}, whole words first?), with tokens as bytes."""
     where, content, special = read(path, "BPE", {"dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                                                  "end_of_word_suffix": None, "byte_fallback": False})
@@ -163,7 +172,7 @@ def read_bpe(path, normalizer=None):
     return where, list(zip(left, right)), ids, split, special, bool(model.get("ignore_merges"))
 
 
-def read_wordpiece(path, inside, longest):
+def read_wordpiece(path: str | Path, inside: str, longest: int) -> tuple[list[str], str, list[str]]:
     """(vocab in the order of ids, unknown, special tokens)."""
     where, content, special = read(path, "WordPiece", {"continuing_subword_prefix": inside,
                                                        "max_input_chars_per_word": longest})
@@ -173,15 +182,15 @@ def read_wordpiece(path, inside, longest):
     return counted(where, model["vocab"] | special), model.get("unk_token", "[UNK]"), list(special)
 
 
-def counted(where, ids):
+def counted(where: str, ids: dict[str, int]) -> list[str]:
     """The tokens of {token: id} in the order of their ids, which must leave out none."""
-    vocab = sorted(ids, key=ids.get)
+    vocab = sorted(ids, key=ids.__getitem__)
     if [ids[token] for token in vocab] != list(range(len(vocab))):
         raise refusal(where, f"{len(vocab)} tokens with ids up to {ids[vocab[-1]]}", "ids that count them through")
     return vocab
 
 
-def read_char(path):
+def read_char(path: str | Path) -> tuple[list[str], str | None, list[str]]:
     """(characters, unknown or None, special tokens)."""
     where, content, special = read(path, "WordLevel", {})
     expect_step(where, content, "normalizer", [None])
@@ -194,7 +203,7 @@ def read_char(path):
     return vocab[:len(vocab) - len(special)], unknown, [name for name in ordered if name != unknown]
 
 
-def read_gpt1(path, suffix):
+def read_gpt1(path: str | Path, suffix: str) -> tuple[list[str], list, str]:
     """(vocab in the order of ids, pairs, unknown)."""
     where, content, special = read(path, "BPE", {"dropout": None, "continuing_subword_prefix": None, "fuse_unk": False,
                                                  "end_of_word_suffix": suffix, "byte_fallback": False})

@@ -151,7 +151,7 @@ SUSPECT = re.compile(
     f"|(?<=[{BINDU}][{BINDU}])|(?<={HALANT}इ)|(?<=।।))")
 
 
-def normalize(text):
+def normalize(text: str) -> str:
     """The text in NFC, with RULES applied; what comes out is its own normal form."""
     return "\n".join(_settled(line) if SUSPECT.search(line) else line for line in text.split("\n"))
 
@@ -182,7 +182,7 @@ AKSHARA = regex.compile(
     rf"[{CONSONANT}](?:{_MARK}*+(?<={HALANT}[{_EXTEND}]*)[{CONSONANT}])*+{_MARK}*+|\p{{Deva}}{_MARK}*+|\X")
 
 
-def aksharas(text):
+def aksharas(text: str) -> list[str]:
     """The text in pieces, one for each akshara and each other character that a reader sees: भगवान् is भ ग वा न्."""
     return AKSHARA.findall(text)
 

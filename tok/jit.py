@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numba
@@ -15,7 +16,7 @@ from numba import njit
 plain = njit(nogil=True)
 
 
-def jit(f):
+def jit(f: Callable) -> Callable:
     """Compile f at its first call; it runs without the interpreter's lock."""
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, folder()
     try:
@@ -24,13 +25,13 @@ def jit(f):
         numba.config.CACHE_DIR = before             # other people's functions are cached where they asked for it
 
 
-def announce():
+def announce() -> None:
     """Say what the first calls will be busy with, if nothing of this package has been compiled yet."""
     if not any(Path(folder()).rglob("*.nbi")):
         print("compiling the tokenizers, once: later runs find them in a cache ...", file=sys.stderr, flush=True)
 
 
-def folder():
+def folder() -> str:
     """Where compiled code is kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder."""
     files = sorted(Path(__file__).parent.glob("*_cpu.py"))
     key = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]

@@ -159,7 +159,7 @@ class Line:
         line.fits(line.feed(state, "गल हारी"))             "GLLLLLLGLLGG"
     """
 
-    def __init__(self, form, rules="S2", line=0, rhyme=""):
+    def __init__(self, form: Form | str, rules: str = "S2", line: int = 0, rhyme: str = "") -> None:
         scansion.licences(rules)
         self.form = form if isinstance(form, Form) else named(form)
         self.parts, self.rules, self.rhyme = self.form.lines[line], self.form.rules or rules, rhyme
@@ -170,7 +170,7 @@ class Line:
         self.start = State("", 0, {(0, 0, ""): (0, "")})
         self._hopeful = {}
 
-    def feed(self, state, text):
+    def feed(self, state: State, text: str) -> State | None:
         """The state after more text, or None: it cannot be scanned, or whatever may follow, the line will not fit.
 
         That a rhyme can still be had is not looked into before the part that rhymes ends.
@@ -195,15 +195,15 @@ class Line:
             hopes = self._hopes(places, aksharas[firm:], weights[firm:])
         return State(line, settled, places) if hopes else None
 
-    def fits(self, state):
+    def fits(self, state: State) -> str | None:
         """The reading of a line that is complete as it is: L, G or . (no weight) for each akshara, | for a pause."""
         return self._reading(self.feed(state, " "))
 
-    def read(self, text):
+    def read(self, text: str) -> str | None:
         """The reading of a whole line, or None."""
         return self._reading(self.feed(self.start, text + " "))
 
-    def counts(self, state):
+    def counts(self, state: State) -> set[tuple[int, int]]:
         """Where the line may be if its last word ends here: a set of (part, how many matras or aksharas of it)."""
         ended = self.feed(state, " ")
         return {place[:2] for place in ended.places} if ended else set()
@@ -239,10 +239,10 @@ class Line:
                 found[after] = (strained, reading + "|")
         return found
 
-    def may_end(self, part, count, tail):
+    def may_end(self, part: int, count: int, tail: str) -> bool:
         return part < len(self.parts) and count in self.parts[part].counts and tail.endswith(self.parts[part].ends)
 
-    def hope(self, place):
+    def hope(self, place: tuple[int, int, str]) -> bool:
         """Can the part still end, after some more aksharas or none?"""
         if place not in self._hopeful:
             part, count, tail = place
@@ -278,7 +278,7 @@ def _vowelless(akshara):
 line_of = cache(Line)
 
 
-def named(name):
+def named(name: str) -> Form:
     """The first form of this name."""
     found = next((form for form in FORMS if form.name == name), None)
     if not found:
@@ -291,7 +291,7 @@ FOLDED = str.maketrans({"ं": "", "ँ": "", "ष": "ख", "ण": "न", "श":
 
 
 @lru_cache(1 << 12)
-def rhyme(a, b):
+def rhyme(a: str, b: str) -> str:
     """How two lines rhyme: "full" (the same tuk), "near" or "" (not at all).
 
     What both lines end with, word for word, is a refrain, and rhymes only if the words before it do: गाता है, आता है.
@@ -342,7 +342,7 @@ LONG = 1 << 30                                           # more than any line ha
 NESTED = ("S0", "S1", "S2", "S3")                        # each allows more than the one before it
 
 
-def meter(stanza, rules="S2"):
+def meter(stanza: str, rules: str = "S2") -> Verdict:
     """The Verdict on a stanza, whose lines end with a danda or a line break."""
     scansion.licences(rules)
     tried = [(_bound(form, way, rules), form, way) for way in _ways(stanza) for form in FORMS]
@@ -438,7 +438,7 @@ def _counts_of(lines, unit, rules):
 
 
 @lru_cache(1 << 12)
-def divided(form, i, line, rules):
+def divided(form: Form, i: int, line: str, rules: str) -> tuple[tuple[str, str], ...] | None:
     """The parts of the i-th line of a stanza, (text, reading) for each; None if the line does not fit."""
     reading = _right_length(form, i, line, rules) and line_of(form, rules, i % len(form.lines)).read(line)
     if not reading:

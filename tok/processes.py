@@ -26,5 +26,7 @@ def _serve() -> None:
 
 
 def _follow() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent                                            # this runs in a child
+    parent.join()
     os._exit(1)

@@ -12,9 +12,10 @@ to point at one is to be told the rule that weighs it.
 """
 import html
 import unicodedata
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from tok.meter import meter
+from tok.meter import Verdict, meter
 from tok.scansion import scan
 
 MARKS = {"L": "।", "G": "ऽ", ".": " "}
@@ -26,7 +27,7 @@ rt { font-size: .7em; color: #2a7f9e; } .heavy rt { color: #c77700; font-weight:
 .pause { color: #bbb; margin-right: .8em; }"""
 
 
-def lines_of(verdict):
+def lines_of(verdict: Verdict) -> Iterator[list]:
     """For each line its padas, each a (pada, words), each word a list of (akshara, mark, does a licence bend it?)."""
     for _, padas in groupby(verdict.padas, lambda pada: pada.line):
         line = []
@@ -37,7 +38,7 @@ def lines_of(verdict):
         yield line
 
 
-def summary(verdict):
+def summary(verdict: Verdict) -> str:
     """One line: the form, and how sure."""
     if verdict.nearest is None:
         return "no form"
@@ -46,13 +47,13 @@ def summary(verdict):
     return (name if verdict.form else f"no form; nearest is {name}") + licence
 
 
-def counts(line):
+def counts(line: list) -> str:
     """13 + 11; where a pada fits in no way, all that it could count."""
     return " + ".join(str(pada.wanted) if pada.wanted in pada.counts else "/".join(map(str, pada.counts))
                       for pada, _ in line)
 
 
-def in_text(stanza, rules="S2", terminal=False):
+def in_text(stanza: str, rules: str = "S2", terminal: bool = False) -> str:
     """The stanza drawn in characters; in colour and by columns for a terminal."""
     verdict, drawn = meter(stanza, rules), []
     for line in lines_of(verdict):
@@ -85,18 +86,18 @@ def _width(text):
     return sum(unicodedata.category(c) not in ("Mn", "Cf") for c in text)
 
 
-def in_html(stanzas, rules="S2"):
+def in_html(stanzas: Iterable[str], rules: str = "S2") -> str:
     """A page of its own with all stanzas."""
     return page(rules, [stanza_in_html(stanza, rules) for stanza in stanzas])
 
 
-def page(title, body):
+def page(title: str, body: Iterable[str]) -> str:
     """A page with these pieces of HTML."""
     return (f'<!DOCTYPE html>\n<html lang="hi"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f"<style>{STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n")
 
 
-def stanza_in_html(stanza, rules="S2"):
+def stanza_in_html(stanza: str, rules: str = "S2") -> str:
     """One stanza, as a piece of a page."""
     verdict, body = meter(stanza, rules), []
     for line in lines_of(verdict):

@@ -75,13 +75,13 @@ class Akshara(NamedTuple):
     word: int                                               # which word of the line, from 0
 
 
-def scan(line):
+def scan(line: str) -> list[Akshara]:
     """The aksharas of a line in order, each with its weight under S0 and the rule that gave it."""
     return [Akshara(*akshara[:-1], number) for number, word in enumerate(words(line)) for akshara in scan_word(word)]
 
 
 @lru_cache(1 << 12)                                         # whoever asks one thing about a line asks the next
-def words(line):
+def words(line: str) -> tuple[str, ...]:
     """The line's words, its runs of Devanagari letters and signs. Raises ValueError for what cannot be scanned."""
     line, found = unicodedata.normalize("NFC", line).replace("\u200c", "").replace("\u200d", ""), []
     for piece in _PIECE.finditer(line):
@@ -110,17 +110,17 @@ def _culprit(piece):
 
 
 @lru_cache(CACHED)
-def scan_word(word):
+def scan_word(word: str) -> tuple[Akshara, ...]:
     """The aksharas of one word, as a tuple."""
-    found = [*_AKSHARA.finditer(word), None]
+    found = [*_AKSHARA.finditer(word)]
     return tuple(
         Akshara(here[0], *_weigh(here, after),
                 here["vowel"] or ("" if here["dead"] or not here["onset"] else VOWEL_OF[here["sign"] or ""]),
                 here["marks"] or "", 0)
-        for here, after in zip(found, found[1:]))
+        for here, after in zip(found, [*found[1:], None]))
 
 
-def _weigh(here, after):
+def _weigh(here: re.Match, after: re.Match | None) -> tuple[int, str]:
     """Weight and rule of one akshara, given the one after it in the same word (or None)."""
     if here[0] == AVAGRAHA:
         return 0, "avagraha"
@@ -140,7 +140,7 @@ def _weigh(here, after):
     return 1, f"short vowel (no conjunct: {onset})" if onset in ASPIRATES else "short vowel"
 
 
-def pattern(line):
+def pattern(line: str) -> str:
     """The line as L and G, words apart: pattern("श्रीगुरु चरन") is "GLL LLL"."""
     words = {}
     for a in scan(line):
@@ -167,7 +167,7 @@ RULES = {"S0": (), "S1": (NASAL,), "S2": (NASAL, SHORT_E_O),
 RULES["savaiya"] = (*RULES["S3"], SHORT_LONG)
 
 
-def licences(rules):
+def licences(rules: str) -> tuple[Licence, ...]:
     """The licences of a rule set by its name."""
     if rules not in RULES:
         raise ValueError(f"no meter rules named {rules!r}: expected one of {', '.join(RULES)}")
@@ -175,7 +175,7 @@ def licences(rules):
 
 
 @lru_cache(CACHED)
-def word_readings(word, rules):
+def word_readings(word: str, rules: str) -> tuple[tuple[int, ...], ...]:
     """For each akshara of a word the weights that it may take: first what it is taken for if any of them will do."""
     found = []
     for here, after in zip(scan_word(word), [*scan_word(word)[1:], None]):
@@ -184,7 +184,7 @@ def word_readings(word, rules):
     return tuple(found)
 
 
-def readings(line, rules="S2"):
+def readings(line: str, rules: str = "S2") -> list[tuple[int, ...]]:
     """The same for each akshara of a line."""
     return [weights for word in words(line) for weights in word_readings(word, rules)]
 
@@ -198,7 +198,7 @@ def _word_matras(word, rules):
     return totals
 
 
-def matras(line, rules="S0"):
+def matras(line: str, rules: str = "S0") -> set[int]:
     """The set of lengths that the line can have under the rules; under S0 and S1 it has one element."""
     licences(rules)
     totals = 1                                              # bit n is set if the words so far can have n matras
@@ -207,7 +207,7 @@ def matras(line, rules="S0"):
     return {n for n in range(totals.bit_length()) if totals >> n & 1}
 
 
-def tuk(line):
+def tuk(line: str) -> str:
     """What a line must share with another to rhyme: everything from its last vowel but one.
 
         हारी -> आरी    गाती -> आती    बादल -> अल    नीर -> ईर    महान, भगवान् -> आन    गाता है -> आहै
@@ -220,7 +220,7 @@ def tuk(line):
     return "".join([a.vowel + a.marks for a in tail[:1]] + [a.text for a in tail[1:]]).removesuffix(HALANT)
 
 
-def rhyming(line):
+def rhyming(line: str) -> list[Akshara]:
     """The aksharas from which a line's tuk is taken: two, or three if the middle one is not said."""
     tail = [a for a in scan(line) if a.text != AVAGRAHA][-3:]
     silent = (len(tail) == 3 and tail[0].word == tail[2].word
@@ -228,6 +228,6 @@ def rhyming(line):
     return tail if silent else tail[-2:]
 
 
-def rhymes(a, b):
+def rhymes(a: str, b: str) -> bool:
     """Do two lines rhyme: have they the same tuk?"""
     return tuk(a) == tuk(b)

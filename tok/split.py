@@ -15,6 +15,9 @@ sign instead of only a space at the head of a word, and line breaks at the end o
 that ❤️ keeps the invisible mark which makes it red. Inside a word it also keeps the two joiners, U+200C and U+200D,
 which choose between the forms of a conjunct.
 """
+from collections.abc import Iterator
+
+import regex
 
 SPLITS = {
     "indic": r"'(?:[sdmt]|ll|ve|re)"                            # English: don't -> don|'t
@@ -33,7 +36,7 @@ SIGN = r"[\p{P}$+<=>^`|~]"                                # ASCII's signs, and w
 WORDPIECE = rf"{SIGN}|(?:(?!{SIGN})\S)+|\s+"              # BERT's words: what white space separates, and each sign
 
 
-def words_by(pattern, text):
+def words_by(pattern: regex.Pattern, text: str) -> Iterator[str]:
     """By definition: the words of a text are what a compiled pattern matches, and what lies between two matches."""
     end = 0
     for found in pattern.finditer(text):

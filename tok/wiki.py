@@ -10,8 +10,10 @@ is refused, before any entity of its own could grow.
 Not here: what a template would have written, for which all templates and Lua were needed; formulas and source code.
 """
 from collections import deque
+from collections.abc import Iterable, Iterator, Set
 from importlib.util import find_spec
 from itertools import chain, islice
+from typing import Any
 from xml.parsers import expat
 
 import regex
@@ -38,7 +40,7 @@ TIDY = [(regex.compile(pattern), by) for pattern, by in (
     (r"\n{3,}", "\n\n"))]
 
 
-def articles(path, blocks, processes=1):
+def articles(path: str, blocks: Iterable[tuple[bytes, int]], processes: int = 1) -> Iterator[tuple[str, int]]:
     """(text, bytes read for it) of each article, in the order of the dump, which comes as (bytes, bytes read)."""
     if not find_spec("mwparserfromhell"):
         raise refusal(path, "a Wikipedia dump, and no package that reads its markup", "mwparserfromhell",
@@ -51,7 +53,7 @@ def articles(path, blocks, processes=1):
             read = 0
 
 
-def stripped(found, processes):
+def stripped(found: Iterator[tuple[set[str], list]], processes: int) -> Iterator[tuple[str, int]]:
     """(text or "", size) of the pages in batches, in order; by several processes if there is enough for them."""
     few = list(islice(found, FEW))
     if processes < 2 or len(few) < FEW:
@@ -68,7 +70,7 @@ def stripped(found, processes):
             yield from begun.popleft().result()
 
 
-def batches(found):
+def batches(found: Iterable[tuple[set[str], str, str, int]]) -> Iterator[tuple[set[str], list]]:
     """Pages in groups of about BATCH characters, each with the namespaces that are hidden."""
     group, length = [], 0
     for hidden, title, markup, size in found:
@@ -83,7 +85,7 @@ def batches(found):
 
 # --------------------------------------------------------------------------------------------------------- XML -> pages
 
-def pages(path, blocks):
+def pages(path: str, blocks: Iterable[tuple[bytes, int]]) -> Iterator[tuple[set[str], str, str, int]]:
     """(hidden namespaces, title, markup, bytes read for it) of each article."""
     reader = Reader(path)
     for data, size in blocks:
@@ -97,29 +99,30 @@ def pages(path, blocks):
 class Reader:
     """What expat calls while it reads a dump."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path, self.hidden, self.found = path, set(HIDDEN), []
-        self.page, self.words, self.root = {}, None, None
+        self.page, self.root = {}, False
+        self.words: list[str] | None = None                    # of what is being read, if it is wanted
         self.expat = expat.ParserCreate()
         self.expat.buffer_text = True
         self.expat.StartElementHandler, self.expat.EndElementHandler = self.start, self.end
         self.expat.CharacterDataHandler, self.expat.StartDoctypeDeclHandler = self.data, self.doctype
 
-    def parse(self, data, last=False):
+    def parse(self, data: bytes, last: bool = False) -> None:
         try:
             self.expat.Parse(data, last)
         except expat.ExpatError as e:
             raise refusal(self.path, f"XML that is damaged or ends too early ({e})", "a whole dump") from None
 
-    def take(self):
+    def take(self) -> list[tuple[str, str]]:
         found, self.found = self.found, []
         return found
 
-    def doctype(self, *_):
+    def doctype(self, *_: object) -> None:
         raise refusal(self.path, "XML with a DTD", "a dump of MediaWiki, which has none")
 
-    def start(self, name, attributes):
-        if self.root is None and name != "mediawiki":
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if not self.root and name != "mediawiki":
             raise refusal(self.path, f"XML that begins with <{name}>", "a dump of MediaWiki: <mediawiki>")
         self.root = True
         if name == "page":
@@ -129,11 +132,11 @@ class Reader:
         elif name in ("title", "ns", "text") or name == "namespace" and attributes.get("key") in NUMBERS:
             self.words = []
 
-    def data(self, text):
+    def data(self, text: str) -> None:
         if self.words is not None:
             self.words.append(text)
 
-    def end(self, name):
+    def end(self, name: str) -> None:
         if self.words is not None:
             text, self.words = "".join(self.words), None
             if name == "namespace":
@@ -148,13 +151,13 @@ class Reader:
 
 # ------------------------------------------------------------------------------------------------------- markup -> text
 
-def strip(hidden, group):
+def strip(hidden: Set[str], group: list[tuple[str, str, int]]) -> list[tuple[str, int]]:
     """(title and text, size) of each page of a group; "" for one that has no text."""
     found = ((title, plain(markup, hidden), size) for title, markup, size in group)
     return [(f"{title}\n{text}" if text else "", size) for title, text, size in found]
 
 
-def plain(markup, hidden=frozenset(HIDDEN)):
+def plain(markup: str, hidden: Set[str] = frozenset(HIDDEN)) -> str:
     """The text of an article; none if the parser gives up on it."""
     import mwparserfromhell as mw  # takes a tenth of a second, for dumps alone
     try:
@@ -169,7 +172,7 @@ def plain(markup, hidden=frozenset(HIDDEN)):
     return text.strip()
 
 
-def prune(code, hidden):
+def prune(code: Any, hidden: Set[str]) -> None:
     """Take out what no reader sees, at every depth; <br> becomes the line break that it is."""
     from mwparserfromhell.nodes import Text
     kept = []
@@ -185,14 +188,15 @@ def prune(code, hidden):
     code.nodes = kept
 
 
-def is_hidden(link, hidden):
+def is_hidden(link: Any, hidden: Set[str]) -> bool:
     """Is it a picture, a category, or a link to another language? Only pictures have a second bar."""
     space, colon, _ = str(link.title).partition(":")
     space = space.strip()                                # none in [[:Category:X]], which shows
-    return space and colon and (space.lower() in hidden or LANGUAGE.fullmatch(space) or "|" in str(link.text or ""))
+    return bool(space and colon and (space.lower() in hidden or LANGUAGE.fullmatch(space)
+                                     or "|" in str(link.text or "")))
 
 
-def drop_empty_sections(code):
+def drop_empty_sections(code: Any) -> None:
     """Take out headings that nothing follows before the next heading of their own or of a higher level."""
     kept, below = [], 0                                  # the level of what follows: 0 nothing, 7 text
     for node in reversed(code.nodes):

@@ -26,7 +26,9 @@ without that; tests hold the two against each other. No two joins spell the same
 """
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -44,7 +46,7 @@ LONGEST = 100                                            # characters of a word 
 class WordPieceTokenizer(Tokenizer):
     kind = "wordpiece"
 
-    def __init__(self, vocab, unknown="[UNK]", special_tokens=SPECIAL):
+    def __init__(self, vocab: Iterable[str], unknown: str = "[UNK]", special_tokens: Iterable[str] = SPECIAL) -> None:
         """vocab is a list of tokens in the order of their ids; the special ones, and unknown, are among them."""
         specials = check_special(special_tokens, "WordPieceTokenizer")
         self.vocab, self.unknown, self._cache = list(vocab), unknown, {}
@@ -67,7 +69,7 @@ class WordPieceTokenizer(Tokenizer):
         words = (word for word in split_cpu.pieces(nfc(text), WORDPIECE) if word[0] not in WHITE)
         return by_words(words, self.encode_word, self._cache)
 
-    def encode_word(self, word):
+    def encode_word(self, word: str) -> list[int]:
         """The ids of one word: the longest token, again and again."""
         ids, start, unknown = [], 0, [self._ids[self.unknown]]
         if len(word) > LONGEST:
@@ -97,7 +99,8 @@ class WordPieceTokenizer(Tokenizer):
     # where the vocabulary comes from
 
     @classmethod
-    def train(cls, texts, vocab_size, min_count=10, unknown="[UNK]", special_tokens=SPECIAL, progress=False):
+    def train(cls, texts: Iterable[str], vocab_size: int, min_count: int = 10, unknown: str = "[UNK]",
+              special_tokens: Iterable[str] = SPECIAL, progress: bool = False) -> "WordPieceTokenizer":
         """Learn a vocabulary from texts: special tokens, characters, joined pairs. texts is corpus.Files, a str, or an
         iterable of str."""
         specials = check_special(special_tokens, "WordPieceTokenizer.train")
@@ -122,20 +125,21 @@ class WordPieceTokenizer(Tokenizer):
         return cls(vocab, unknown, specials)
 
     @classmethod
-    def from_vocab(cls, path, unknown="[UNK]", special_tokens=SPECIAL):
+    def from_vocab(cls, path: str | Path, unknown: str = "[UNK]",
+                   special_tokens: Iterable[str] = SPECIAL) -> "WordPieceTokenizer":
         """The tokenizer of a vocab.txt as BERT's: one token on each line, its id is the line's number from 0."""
         with open(path, encoding="utf-8", newline="") as f:
             return cls(f.read().replace("\r\n", "\n").removesuffix("\n").split("\n"), unknown, special_tokens)
 
     # the files
 
-    def to_vocab(self, path):
+    def to_vocab(self, path: str | Path) -> None:
         """Write vocab.txt, which from_vocab() reads. It does not say which tokens are special."""
         if odd := [token for token in self.vocab if "\n" in token or not token]:
             raise refusal("to_vocab", f"the token {odd[0]!r}", "tokens that each fill a line")
         write_text(path, "".join(f"{token}\n" for token in self.vocab))
 
-    def to_hf(self, folder):
+    def to_hf(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read.
 
         They read special tokens in every text, which is allowed_special="all" here.
@@ -143,29 +147,29 @@ class WordPieceTokenizer(Tokenizer):
         hf.write_wordpiece(folder, self, INSIDE, LONGEST)
 
     @classmethod
-    def from_hf(cls, path):
+    def from_hf(cls, path: str | Path) -> "WordPieceTokenizer":
         """The tokenizer of a tokenizer.json, or of the folder that has one, if it does what this one does."""
         with shaped(f"from_hf {path}", hf.WANT):
             return cls(*hf.read_wordpiece(path, INSIDE, LONGEST))
 
-    def content(self):
+    def content(self) -> dict:
         return {"vocab": self.vocab, "unknown": self.unknown, "special": list(self.special)}
 
     @classmethod
-    def from_content(cls, content):
+    def from_content(cls, content: dict) -> "WordPieceTokenizer":
         return cls(content["vocab"], content["unknown"], content["special"])
 
 
-def nfc(text):
+def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def spell(word):
+def spell(word: str) -> list[str]:
     """The characters of a word, as tokens."""
     return [word[0], *(INSIDE + c for c in word[1:])]
 
 
-def learn(words, vocab, vocab_size, min_count):
+def learn(words: Mapping[str, int], vocab: Iterable[str], vocab_size: int, min_count: int) -> list[str]:
     """vocab, extended to vocab_size by joining pairs in the words, {word: count}, by the definition."""
     spelled, vocab = {word: spell(word) for word in words}, list(vocab)
     ids = {token: i for i, token in enumerate(vocab)}
@@ -188,7 +192,7 @@ def learn(words, vocab, vocab_size, min_count):
     return vocab
 
 
-def join(tokens, pair, joined):
+def join(tokens: list[str], pair: tuple[str, str], joined: str) -> list[str]:
     """tokens with every pair, from left to right, replaced by joined."""
     found, i = [], 0
     while i < len(tokens):

@@ -7,9 +7,10 @@ from gpt import GPT
 from minigrad.backend import stream, wide
 from minigrad.check import expect
 from nn import init
+from tok.base import Tokenizer
 
 
-def adapted(model, dropout, old, new, seed):
+def adapted(model: GPT, dropout: float, old: Tokenizer | None, new: Tokenizer, seed: int) -> tuple[GPT, int]:
     """(the model with this dropout and a row of its embedding for every token of the tokenizer `new`, how many of those
     it knew).
 

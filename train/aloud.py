@@ -123,7 +123,8 @@ class Aloud:
 
     def _tuk(self, i, line):
         """On what line i rhymes."""
-        part = divided(self.composer.form, i, line, self.composer.rules)[self.composer.form.rhyme]
+        part = divided(self.composer.form, i, line,
+                       self.composer.rules)[self.composer.form.rhyme]  # type: ignore[index]        # the line fits
         return poems.token("tuk", poems.ending(words(part[0])))
 
     def _left(self, n):

@@ -15,15 +15,16 @@ import os
 import re
 import ssl
 import sys
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from minigrad.check import expect
+from tok.base import refusal
 from train.checkpoint import one_at_a_time, to_disk, write_json
 from train.config import Config
 
@@ -41,7 +42,7 @@ class Source(NamedTuple):
     sums: str = ""
 
 
-def wikipedia(code, language):
+def wikipedia(code: str, language: str) -> Source:
     folder = f"https://dumps.wikimedia.org/{code}wiki/latest/{code}wiki-latest-"
     return Source(folder + "pages-articles.xml.bz2", f"Wikipedia in {language}, all articles", "CC BY-SA 4.0",
                   sums=folder + "sha1sums.txt")
@@ -65,12 +66,12 @@ SOURCES = {
 }
 
 
-def file_of(name, folder):
+def file_of(name: str, folder: str | Path) -> Path:
     """Where a source is kept: under its name, and the endings that its URL has."""
     return Path(folder, f"{name}.{SOURCES[name].url.rpartition('/')[2].partition('.')[2]}")
 
 
-def fetch(name, folder):
+def fetch(name: str, folder: str | Path) -> Path:
     """The file of a source, downloaded if it is not there yet."""
     file = file_of(name, folder)
     if not file.exists():
@@ -85,7 +86,7 @@ def fetch(name, folder):
     return file
 
 
-def download(name, file):
+def download(name: str, file: Path) -> None:
     """Receive, check, rename. After a lost connection it goes on, as long as each try gets further than all before."""
     source, part = SOURCES[name], Part(file)
     most = -1
@@ -110,28 +111,28 @@ def download(name, file):
 class Part:
     """What has come of a file, and beside it what the server called the file: its ETag or date, and its size."""
 
-    def __init__(self, file):
+    def __init__(self, file: Path) -> None:
         self.file, self.note = (file.with_name(file.name + ending) for ending in (".part", ".part.json"))
 
-    def size(self):
+    def size(self) -> int:
         return self.file.stat().st_size if self.file.exists() else 0
 
-    def noted(self):
+    def noted(self) -> tuple[str, int | None]:
         try:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
             return noted["mark"], noted["bytes"]
         except (OSError, ValueError, KeyError, TypeError):
             return "", None
 
-    def whole(self):
+    def whole(self) -> bool:
         return self.file.exists() and self.size() == self.noted()[1]
 
-    def remove(self):
+    def remove(self) -> None:
         for path in self.file, self.note:
             path.unlink(missing_ok=True)
 
 
-def receive(url, part):
+def receive(url: str, part: Part) -> None:
     """Append the rest of the file, or begin anew if the server has another one by now, or sends all of it anyway."""
     request, have, (mark, _) = ask(url), part.size(), part.noted()
     if have and mark:
@@ -163,7 +164,7 @@ def receive(url, part):
         raise ConnectionError(f"the connection ended at {have:,} of {size:,} bytes")
 
 
-def check(name, file, part):
+def check(name: str, file: Path, part: Part) -> None:
     """Compare the checksum; what has another one is removed, because no rest can mend it."""
     source = SOURCES[name]
     if not source.sha256 and not source.sums:
@@ -178,7 +179,7 @@ def check(name, file, part):
         refuse(name, file, f"a file with {kind} {digest.hexdigest()} instead of {want}")
 
 
-def published(name, file):
+def published(name: str, file: Path) -> str:
     """The sha1 of today's dump. The list calls it by its day: hiwiki-20261101-pages-articles.xml.bz2."""
     source = SOURCES[name]
     try:
@@ -193,17 +194,18 @@ def published(name, file):
     return found[1]
 
 
-def ask(url):
+def ask(url: str) -> Request:
     return Request(url, headers={"User-Agent": "minigrad-gpt (urllib)", "Accept-Encoding": "identity"})
 
 
-def refuse(name, file, got):
+def refuse(name: str, file: Path, got: str) -> NoReturn:
     source = SOURCES[name]
-    expect(False, f"--data {name}", got, f"{source.about}, from {source.url}",
-           f"try again later, or bring the file from elsewhere to {file}; then: python -m train.run --data {name}")
+    raise refusal(f"--data {name}", got, f"{source.about}, from {source.url}",
+                  f"try again later, or bring the file from elsewhere to {file}; then: python -m train.run "
+                  f"--data {name}")
 
 
-def table(folder):
+def table(folder: str | Path) -> Iterator[str]:
     """The catalogue, a line each, and the URL under it."""
     for name, s in SOURCES.items():
         size = f"{s.size:,} bytes" if s.size else "grows" if s.sums else ""
@@ -211,7 +213,7 @@ def table(folder):
         yield f"{name:17} {s.about}; {s.licence}{', ' if size else ''}{size}{here}\n{'':17} {s.url}"
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.catalogue", description="Texts that --data knows by name.")
     parser.add_argument("name", nargs="?", choices=SOURCES, help="the one to download; without it: list all")
     parser.add_argument("--downloads", default=Config.downloads, metavar="FOLDER", help="where to [%(default)s]")

@@ -27,9 +27,11 @@ import platform
 import shutil
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -37,11 +39,16 @@ from safetensors.numpy import load_file
 import tok
 from gpt import GPT, pretrained
 from minigrad.check import expect
+from nn import AdamW
+from tok.base import Tokenizer, refusal
+
+if TYPE_CHECKING:
+    from train.config import Config  # which imports this file
 
 try:
     import fcntl
 except ImportError:                                          # Windows: two runs should not begin at one time there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]                 # where it is a module, mypy takes it for always one
 
 FOLDER, WEIGHTS = "checkpoints", ("model.safetensors", "config.json", "tokenizer.json")
 GOES_ON = ", and the run goes on"
@@ -50,7 +57,7 @@ NEEDED = {"step", "position", "config", "tokenizer", "source", "files"}
 
 # ----------------------------------------------------------------------------------------------------------- the folder
 
-def open_folder(config, held):
+def open_folder(config: "Config", held: contextlib.ExitStack) -> Path:
     """The folder of the run, proved to be writable before any work, and no other process's until held, an ExitStack, is
     closed. A run that is there already is not overwritten."""
     if config.resume or config.out:
@@ -71,7 +78,7 @@ def open_folder(config, held):
     return out
 
 
-def writable(flag, folder):
+def writable(flag: str, folder: Path) -> None:
     """Make a folder, and prove that it takes files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +90,7 @@ def writable(flag, folder):
                          f"Hint: {flag} FOLDER") from None
 
 
-def claimed(out, held, flag="--out"):
+def claimed(out: Path, held: contextlib.ExitStack, flag: str = "--out") -> bool:
     """Is this folder ours until held is closed? Another process may be training in it."""
     writable(flag, out)
     try:
@@ -93,12 +100,12 @@ def claimed(out, held, flag="--out"):
     return True
 
 
-def has_run(folder):
+def has_run(folder: Path) -> bool:
     """A run that failed before its first step left no log, and its folder is free."""
     return (folder / "log.jsonl").exists() or bool(steps(folder))
 
 
-def tidy(out):
+def tidy(out: str | Path) -> None:
     """Remove what a killed run was just writing: under its own name it was not there yet."""
     for left in Path(out, FOLDER).glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -106,7 +113,7 @@ def tidy(out):
         Path(out, f".{name}.tmp").unlink(missing_ok=True)
 
 
-def steps(out):
+def steps(out: str | Path) -> dict[int, Path]:
     """{step: folder} of all checkpoints, the newest first."""
     found = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -119,12 +126,13 @@ def steps(out):
 class Writer:
     """Writes the checkpoints of one run."""
 
-    def __init__(self, out, keep=2, background=True):
+    def __init__(self, out: str | Path, keep: int = 2, background: bool = True) -> None:
         self.out, self.keep, self.background = Path(out), keep, background
-        self.thread, self.failed, self.newest = None, "", None
+        self.failed, self.newest = "", None
+        self.thread: threading.Thread | None = None
         tidy(out)
 
-    def save(self, model, moments, tokenizer, state):
+    def save(self, model: GPT, moments: dict, tokenizer: Tokenizer, state: dict) -> None:
         """Begin to write a checkpoint of this moment. moments: what the optimiser's state() is."""
         self.wait()
         if self.newest == state["step"]:
@@ -140,14 +148,14 @@ class Writer:
         else:
             self.write(*work[1])
 
-    def wait(self):
+    def wait(self) -> str:
         """Until what was begun is written. Returns what went wrong with the last one, or ""."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
         return self.failed
 
-    def write(self, arrays, config, tokenizer, state):
+    def write(self, arrays: dict, config: dict, tokenizer: Tokenizer, state: dict) -> None:
         try:
             self.put(arrays, config, tokenizer, state)
             self.failed, self.newest = "", state["step"]
@@ -161,7 +169,7 @@ class Writer:
             self.failed = repr(e)
             raise
 
-    def put(self, arrays, config, tokenizer, state):
+    def put(self, arrays: dict, config: dict, tokenizer: Tokenizer, state: dict) -> None:
         """All files into a hidden folder, and then its rename."""
         name = f"{state['step']:08}"
         staging = self.out / FOLDER / f".{name}"
@@ -188,7 +196,7 @@ class Writer:
             second_name(target / file, self.out / file)
         self.prune()
 
-    def prune(self):
+    def prune(self) -> None:
         """Remove all but the last few and the best."""
         found = steps(self.out)
         scores = {step: score(folder) for step, folder in found.items()}
@@ -199,7 +207,7 @@ class Writer:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def score(folder):
+def score(folder: Path) -> float:
     """The validation loss of a checkpoint; infinite if it has none."""
     try:
         return float(json.loads((folder / "run.json").read_text(encoding="utf-8"))["metrics"]["val_loss"])
@@ -207,12 +215,12 @@ def score(folder):
         return float("inf")
 
 
-def best_of(scores):
+def best_of(scores: Mapping[int, float]) -> int:
     """Of {step: score} the step with the lowest, and of several the last."""
     return min(scores, key=lambda step: (scores[step], -step))
 
 
-def best(out):
+def best(out: str | Path) -> Path:
     """The folder of the checkpoint with the lowest validation loss, proved to be whole."""
     found = steps(out)
     expect(found, out, "no checkpoint", "a run that has one")
@@ -221,7 +229,7 @@ def best(out):
     return folder
 
 
-def second_name(path, other):
+def second_name(path: Path, other: Path) -> None:
     """The same file under another name, in place of what had it; a copy where a file can have but one name."""
     temporary = other.with_name(f".{other.name}.tmp")
     temporary.unlink(missing_ok=True)
@@ -232,11 +240,11 @@ def second_name(path, other):
     os.replace(temporary, other)
 
 
-def write_json(path, content):
+def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def sha256(path):
+def sha256(path: str | Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while block := f.read(1 << 20):
@@ -244,14 +252,14 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def versions():
+def versions() -> dict[str, str]:
     """What made the checkpoint, for whoever wonders in a year."""
     return {"code": code(), "python": platform.python_version(), "machine": platform.machine(),
             **{name: version(name) for name in ("numpy", "numba", "safetensors")}}
 
 
 @functools.cache
-def code():
+def code() -> str:
     """A hash of this project's own files: runs that have the same one ran the same code, whatever it was called."""
     digest, top = hashlib.sha256(), Path(__file__).parent.parent
     for package in ("minigrad", "nn", "gpt", "tok", "train"):
@@ -261,7 +269,7 @@ def code():
     return digest.hexdigest()[:16]
 
 
-def to_disk(path):
+def to_disk(path: str | Path) -> None:
     """Past the caches of the operating system: a rename must not reach the disk before the content that it names."""
     with contextlib.suppress(PermissionError):            # Windows does not open folders
         descriptor = os.open(path, os.O_RDONLY)
@@ -272,27 +280,28 @@ def to_disk(path):
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder, wait=True):
+def one_at_a_time(folder: str | Path, wait: bool = True) -> Iterator[None]:
     """Other processes that want the same wait here, or get a BlockingIOError. The system ends it if this one is killed.
     Where there are no locks, on Windows and on some file systems of networks, nobody is kept out."""
-    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    if not fcntl:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        if fcntl:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise
-            except OSError:                                  # NFS, for one, locks no folders
-                pass
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:                                      # NFS, for one, locks no folders
+            pass
         yield
     finally:
-        if fcntl:
-            os.close(handle)
+        os.close(handle)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
 
-def load(source):
+def load(source: str | Path) -> tuple[GPT, Tokenizer | None]:
     """(model in eval mode, tokenizer or None) from a run folder, or from what GPT.from_pretrained reads."""
     found = steps(source)
     if found:
@@ -311,7 +320,7 @@ def load(source):
     return model, tokenizer
 
 
-def newest(out):
+def newest(out: str | Path) -> tuple[Path, dict]:
     """(folder, what run.json holds) of the newest checkpoint that is whole; those that are not are named."""
     damaged = []
     for step, folder in steps(out).items():
@@ -325,10 +334,10 @@ def newest(out):
         return folder, state
     expect(damaged, out, "no checkpoint", "a run that has one",
            "they are written at the first validation, at the end, and on Ctrl-C")
-    expect(False, out, "; ".join(damaged), "one checkpoint that is whole", f"--init {out} takes weights alone")
+    raise refusal(str(out), "; ".join(damaged), "one checkpoint that is whole", f"--init {out} takes weights alone")
 
 
-def checked(folder):
+def checked(folder: Path) -> dict:
     """What run.json holds, if all files are what it says."""
     file = folder / "run.json"
     try:
@@ -346,7 +355,7 @@ def checked(folder):
     return state
 
 
-def load_optimizer(folder, opt):
+def load_optimizer(folder: str | Path, opt: AdamW) -> None:
     """Put moments, masters and step count back."""
     file = Path(folder, "optimizer.safetensors")
     try:

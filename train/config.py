@@ -6,17 +6,20 @@ import argparse
 import difflib
 import math
 import textwrap
-from dataclasses import asdict, dataclass, field, fields
-from importlib.resources import files
+from collections.abc import Callable, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from minigrad.check import expect
 from train import checkpoint
 
+CONFIGS = Path(__file__).with_name("configs")
 
-def setting(default, help, **rule):
+
+def setting(default: Any, help: str, **rule: Any) -> Any:
     """A field of Config. rule: opens= (a topic of --help begins here), low= (least value), below= (stays under it),
     choices=, fixed= (a resumed run cannot change it)."""
     return field(default=default, metadata={"help": help, **rule})
@@ -103,10 +106,10 @@ class Config:
     temperature: float = setting(0.8, "below 1 safer, above 1 wilder, 0 always the likeliest token", low=0)
 
     @property
-    def accumulation(self):
+    def accumulation(self) -> int:
         return self.tokens_per_step // (self.device_batch * self.block_size)
 
-    def rows(self, ranks):
+    def rows(self, ranks: int) -> int:
         """Rows that go through the model at once on each of so many ranks: device_batch, or the most below it that
         share a step out evenly."""
         each, rest = divmod(self.tokens_per_step // self.block_size, ranks)
@@ -127,7 +130,7 @@ examples:
   python -m train.sample runs/verse --prompt "..."               let the result write"""
 
 
-def parse(argv=None):
+def parse(argv: Sequence[str] | None = None) -> Config:
     """The command line -> a checked Config."""
     flags = _read_flags(argv)
     resume, name = flags.get("resume", ""), flags.get("config", Config.config)
@@ -153,14 +156,14 @@ def parse(argv=None):
     return build({**saved, **flags, "out": str(resume), "resume": "auto" if auto else resume})
 
 
-def build(given):
+def build(given: dict) -> Config:
     """{name: value} -> Config, its values checked together."""
     config = Config(**given)
     check(config)
     return config
 
 
-def check(c):
+def check(c: Config) -> None:
     """Refuse settings that are fine one by one but not together."""
     expect(c.n_embd % c.n_head == 0, "n_embd", f"{c.n_embd} for {c.n_head} heads", "a multiple of n_head",
            f"--n_embd {max(1, round(c.n_embd / c.n_head)) * c.n_head}")
@@ -191,22 +194,21 @@ def _fitting(c):
     return f"{hint}, or --device_batch {' or '.join(map(str, near))}"
 
 
-def names():
+def names() -> list[str]:
     """The configurations that come with the project."""
-    found = [f.name for f in files("train").joinpath("configs").iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+    return sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
-def config_file(name):
+def config_file(name: str) -> Path:
     """A configuration's name or a path -> its file."""
     if name in names():
-        return files("train").joinpath("configs", f"{name}.yaml")
+        return CONFIGS / f"{name}.yaml"
     expect(Path(name).is_file(), "--config", repr(name), f"a YAML file or one of {', '.join(names())}",
            _nearest(Path(name).stem, names()))
     return Path(name)
 
 
-def read_yaml(file):
+def read_yaml(file: Path) -> dict:
     """A file of settings -> {name: value}."""
     try:
         given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -215,7 +217,7 @@ def read_yaml(file):
     return checked(given, file)
 
 
-def checked(given, who):
+def checked(given: Any, who: object) -> dict:
     """{name: value} with every name known and every value of its type."""
     expect(isinstance(given, dict), who, f"a {type(given).__name__}", "lines of `name: value`")
     for name in given:
@@ -223,14 +225,14 @@ def checked(given, who):
     return {name: convert(name, value, f"{who}: {name}") for name, value in given.items()}
 
 
-def to_yaml(config):
+def to_yaml(config: Config) -> str:
     """The settings as a YAML file that --config reads back; where the run lives is left out."""
     said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
     kept = {k: v for k, v in said.items() if k not in ("config", "out", "resume")}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
-def topics():
+def topics() -> dict[str, list[Field]]:
     """{topic: its fields}."""
     found = {}
     for f in FIELDS.values():
@@ -240,7 +242,7 @@ def topics():
     return found
 
 
-def describe(config):
+def describe(config: Config) -> str:
     """The resolved settings, a paragraph per topic."""
     lines = []
     for topic, group in topics().items():
@@ -250,10 +252,10 @@ def describe(config):
     return "\n".join(lines)
 
 
-KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers"}
+KINDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers"}
 
 
-def convert(name, value, who):
+def convert(name: str, value: object, who: str) -> Any:
     """What YAML or a flag gave -> the field's type. Numbers may come as text: YAML reads 1e-3 as a string."""
     kind, rule = FIELDS[name].type, FIELDS[name].metadata
     try:
@@ -294,8 +296,9 @@ def _numbers(value):
     return tuple(map(_number, words.replace(",", " ").split()))
 
 
-_CONVERT = {str: _text, int: _whole, float: _number, tuple: _numbers,
-            bool: lambda value: {"true": True, "false": False}[str(value).lower()]}
+_CONVERT: dict[Any, Callable] = {
+    str: _text, int: _whole, float: _number, tuple: _numbers,
+    bool: lambda value: {"true": True, "false": False}[str(value).lower()]}
 
 
 def _read_flags(argv):
@@ -329,8 +332,8 @@ def _parser(shown):
                      description="Train a GPT on text. Each setting is a flag or a line of a YAML file; flags win.",
                      epilog=EXAMPLES, allow_abbrev=False, add_help=False, formatter_class=_Layout)
     parser.add_argument("-h", "--help", action="store_true", help="this text, for the chosen --config")
-    words = {str: "TEXT", int: "N", float: "X", bool: "true|false", tuple: "X"}
-    shapes = {tuple: {"nargs": "+"}, bool: {"nargs": "?", "const": "true"}}
+    words: dict[Any, str] = {str: "TEXT", int: "N", float: "X", bool: "true|false", tuple: "X"}
+    shapes: dict[Any, dict[str, Any]] = {tuple: {"nargs": "+"}, bool: {"nargs": "?", "const": "true"}}
     for topic, group in topics().items():
         add = parser.add_argument_group(topic).add_argument
         for f in group:

@@ -25,10 +25,12 @@ import json
 import os
 import zlib
 from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -37,9 +39,11 @@ import tok
 from minigrad.backend import stream
 from minigrad.check import expect
 from tok import corpus
+from tok.base import Tokenizer
 from train import catalogue, verse
 from train.checkpoint import one_at_a_time
-from train.parallel import ALONE
+from train.config import Config
+from train.parallel import ALONE, Group
 
 SPLITS = ("train", "val", "test")
 END = "<|endoftext|>"
@@ -51,7 +55,7 @@ FORMAT = 5            # of the shards, and of how texts are read; a change makes
 
 # ----------------------------------------------------------------------------------------------- text -> documents
 
-def source_files(config):
+def source_files(config: Config) -> list[Path]:
     """The file, the texts of a folder in the order of their names, or what the catalogue has under that name."""
     data = config.data
     path = Path(data)
@@ -68,13 +72,13 @@ def source_files(config):
     return files
 
 
-def read_documents(file):
+def read_documents(file: Path) -> Iterator[str]:
     """The texts of a file that holds many, or all of it as one document."""
     pieces = (text for text, _ in corpus.pieces(corpus.Part(str(file)), tok.base.cores()))
     return pieces if corpus.holds_many(str(file)) else iter(["".join(pieces)])
 
 
-def fingerprint(config):
+def fingerprint(config: Config) -> str:
     """What the documents depend on, as a hash: of the bytes of all files, or of the recipe of verse."""
     digest = hashlib.sha256()
     if config.data == "verse":
@@ -96,17 +100,17 @@ class Documents:
     Of those in files that have the same text, the first stands for all; verse is left as its source composes it.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         self.config, self.dropped = config, 0                # how many were left out, once all were read
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         c = self.config
         if c.data == "verse":
             yield from verse.corpus(c.couplets, c.seed)
             return
         yield from (text for _, text in self.found())
 
-    def found(self):
+    def found(self) -> Iterator[tuple[Path, str]]:
         """(file, text) of every document that is in a file."""
         c, seen, dropped, text = self.config, set(), 0, None
         found = ((file, text) for file in source_files(c) for text in read_documents(file))
@@ -121,24 +125,24 @@ class Documents:
         expect(text is not None, "--data", f"{c.data!r} without any text", "some text to learn from")
         self.dropped = dropped
 
-    def parts(self):
+    def parts(self) -> Iterator[tuple[str, str]]:
         """("train" | "val" | "test", text) of every document."""
         if named_splits(self.config):
             return ((split_of(file), text) for file, text in self.found())
         return split(self, self.config.split)
 
 
-def split_of(file):
+def split_of(file: Path) -> str:
     return file.name.partition(".")[0]
 
 
-def named_splits(config):
+def named_splits(config: Config) -> bool:
     """Do the names of the files say which split each is, as in train.jsonl, val.jsonl and test.jsonl?"""
     names = set() if config.data == "verse" else set(map(split_of, source_files(config)))
     return {"train", "val"} <= names <= set(SPLITS)
 
 
-def split(texts, shares):
+def split(texts: Iterable[str], shares: Sequence[float]) -> Iterator[tuple[str, str]]:
     """Documents -> ("train" | "val" | "test", text) of each.
 
     Whole documents go where the hash of their text says: a document keeps its place when others are added, and two
@@ -162,14 +166,14 @@ def split(texts, shares):
 @dataclass
 class Data:
     """Where a run reads from: three shards, the tokenizer that made them, and the fingerprint of the text."""
-    tokenizer: object
+    tokenizer: Tokenizer
     train: "Shard"
     val: "Shard"
     test: "Shard"
     source: str
 
 
-def prepare(config, tokenizer=None, group=ALONE):
+def prepare(config: Config, tokenizer: Tokenizer | None = None, group: Group = ALONE) -> Data:
     """--data as tokens, with the tokenizer given or the one that the config asks for.
 
     Both the tokenizer and the shards are kept in the folder --shards, each under a hash of all that it depends on. Many
@@ -199,10 +203,12 @@ def prepare(config, tokenizer=None, group=ALONE):
     if texts.dropped:
         print(f"{config.data}: {texts.dropped:,} documents left out, whose text had come before "
               "(--deduplicate false keeps them)", flush=True)
-    return Data(tokenizer, *group.together(lambda: [Shard(folder, name, tokenizer) for name in SPLITS]), source)
+    train, val, test = group.together(lambda: [Shard(folder, name, tokenizer) for name in SPLITS])
+    return Data(tokenizer, train, val, test, source)
 
 
-def choose_tokenizer(config, source, dealt, parts):
+def choose_tokenizer(config: Config, source: str, dealt: object,
+                     parts: Callable[[], Iterator[tuple[str, str]]]) -> Tokenizer:
     """A tokenizer from its file, or learned from the training text; characters are those of all the text."""
     if config.tokenizer not in ("char", "bpe"):
         return tok.load(config.tokenizer)
@@ -222,7 +228,7 @@ def _key(*parts):
     return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:16]
 
 
-def separator(tokenizer):
+def separator(tokenizer: Tokenizer) -> int:
     """The token between documents, from which each is predicted."""
     ids = front(tokenizer)
     expect(ids, "tokenizer", f"{tokenizer!r}, which has neither {END} nor a line break", "one that has a token to put "
@@ -230,7 +236,7 @@ def separator(tokenizer):
     return ids[0]
 
 
-def front(tokenizer):
+def front(tokenizer: Tokenizer) -> list[int]:
     """The ids that stand in front of a document: the separator, if the tokenizer has one."""
     if END in tokenizer.special:
         return [tokenizer.special[END]]
@@ -240,7 +246,8 @@ def front(tokenizer):
         return []
 
 
-def write_shards(folder, parts, tokenizer, source, special=(), group=ALONE):
+def write_shards(folder: Path, parts: Iterable[tuple[str, str]], tokenizer: Tokenizer, source: str,
+                 special: Iterable[str] = (), group: Group = ALONE) -> None:
     """Tokenize (split, text) pairs into folder, which appears complete or not at all. special: tokens that a text may
     name. Every rank of a group has the same pairs; each tokenizes some, and rank 0 writes."""
     try:
@@ -265,7 +272,7 @@ class Streams:
     done is not done again. documents: so many are in, or None where the folder is complete.
     """
 
-    def __init__(self, folder, tokenizer, source):
+    def __init__(self, folder: Path, tokenizer: Tokenizer, source: str) -> None:
         self.folder, self.tokenizer, self.source = folder, tokenizer, source
         self.partial = folder.with_name(f".{folder.name}")
         self.dtype, self.end = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32), separator(tokenizer)
@@ -274,17 +281,17 @@ class Streams:
             self.documents = None if folder.exists() else self.open(opened)
             self.opened = opened.pop_all()
 
-    def close(self):
+    def close(self) -> None:
         self.opened.close()
 
-    def open(self, opened):
+    def open(self, opened: ExitStack) -> int:
         """Where a killed run was, or the beginning. Returns how many documents are in."""
         self.partial.mkdir(exist_ok=True)
         self.tokenizer.save(self.partial / "tokenizer.json")
         self.names = {name: self.partial / f"{name}.bin" for name in SPLITS} | {
             f"{name} starts": self.partial / f"{name}.starts.bin" for name in SPLITS}
         try:
-            done = json.loads((self.partial / "done.json").read_text())
+            done: dict = json.loads((self.partial / "done.json").read_text())
         except (FileNotFoundError, ValueError):
             done = {"documents": 0, "sizes": dict.fromkeys(self.names, 0)}
         self.files = {name: opened.enter_context(open(path, "ab")) for name, path in self.names.items()}
@@ -298,7 +305,7 @@ class Streams:
         self.bar.update(done["documents"])
         return done["documents"]
 
-    def add(self, places, found):
+    def add(self, places: list[str], found: list[np.ndarray]) -> None:
         """The ids of documents, each to the stream of its split."""
         for name in SPLITS:
             stream = [np.append(ids, self.end).astype(self.dtype) for place, ids in zip(places, found) if place == name]
@@ -308,12 +315,12 @@ class Streams:
         for file in self.files.values():
             file.flush()
             os.fsync(file.fileno())
-        self.documents += len(found)
+        self.documents += len(found)  # type: ignore[operator]         # not None: the folder is not complete
         tok.base.write_json(self.partial / "done.json", {
             "documents": self.documents, "sizes": {name: file.tell() for name, file in self.files.items()}})
         self.bar.update(len(found))
 
-    def finish(self):
+    def finish(self) -> None:
         """Let the folder appear."""
         for name in SPLITS:
             about = {"tokens": self.files[name].tell() // self.dtype.itemsize,
@@ -326,13 +333,13 @@ class Streams:
         os.rename(self.partial, self.folder)
 
 
-def checksums(path):
+def checksums(path: str | Path) -> list[int]:
     """CRC-32 of each BLOCK of a file."""
     with open(path, "rb") as f:
         return [zlib.crc32(block) for block in iter(lambda: f.read(BLOCK), b"")]
 
 
-def groups(parts, characters):
+def groups(parts: Iterable[tuple[str, str]], characters: int) -> Iterator[list[tuple[str, str]]]:
     """(split, text) pairs in lists of about so many characters."""
     group, size = [], 0
     for name, text in parts:
@@ -348,7 +355,7 @@ def groups(parts, characters):
 class Shard:
     """One split on disk: the stream of tokens, memory-mapped, and where its documents start."""
 
-    def __init__(self, folder, name, tokenizer):
+    def __init__(self, folder: str | Path, name: str, tokenizer: Tokenizer) -> None:
         self.file = Path(folder) / f"{name}.bin"
         try:
             about = json.loads(self.file.with_suffix(".json").read_text())
@@ -365,18 +372,18 @@ class Shard:
                f"{tokenizer.hash}, the one beside it", f"delete {folder}; the next run makes it again")
         self.looked_at = np.zeros(len(self.sums), bool)
 
-    def expect(self, whole, got, want):
+    def expect(self, whole: bool, got: str, want: str) -> None:
         expect(whole, self.file, got, want, f"delete {self.file.parent}; the next run makes it again")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.tokens)
 
-    def read(self, starts, length):
+    def read(self, starts: Sequence, length: int) -> np.ndarray:
         """tokens[start:start + length] for each start, as rows of int64."""
         per = BLOCK // self.tokens.itemsize
         for block in {b for s in starts for b in range(s // per, (s + length - 1) // per + 1)}:
             if not self.looked_at[block]:
-                found = zlib.crc32(self.tokens[block * per:(block + 1) * per])
+                found = zlib.crc32(self.tokens[block * per:(block + 1) * per].data)
                 self.expect(found == self.sums[block], f"a damaged shard, from token {block * per} on", "its checksum")
                 self.looked_at[block] = True
         return np.stack([self.tokens[s:s + length] for s in starts]).astype(np.int64)
@@ -387,26 +394,27 @@ class Shard:
 class Windows:
     """The endless sequence of training windows: every epoch cuts the stream at other places, in another order."""
 
-    def __init__(self, shard, block_size, seed, align=False):
+    def __init__(self, shard: Shard, block_size: int, seed: int, align: bool = False) -> None:
         self.shard, self.block_size, self.seed, self.align = shard, block_size, seed, align
         expect(len(shard) > block_size, shard.file, f"{len(shard)} tokens of training text",
                f"more than one block of {block_size}", "more text, or a smaller --block_size")
         self.per_epoch = max(1, (len(shard) - 1) // block_size - 1)
         self.epoch = functools.lru_cache(maxsize=2)(self.starts)      # two: a batch may lie across the end of an epoch
 
-    def batch(self, position, rows):
+    def batch(self, position: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Windows position, position + 1, ... as x, y (rows, block_size); y is x one token later."""
         numbers = range(position, position + rows)
         starts = [self.epoch(i // self.per_epoch)[i % self.per_epoch] for i in numbers]
         tokens = self.shard.read(starts, self.block_size + 1)
         return tokens[:, :-1], tokens[:, 1:]
 
-    def batches(self, position, rows, rank=0, ranks=1):
+    def batches(self, position: int, rows: int, rank: int = 0,
+                ranks: int = 1) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         """batch() from there on, without end; of many ranks, each takes its turn."""
         for first in itertools.count(position + rank * rows, ranks * rows):
             yield self.batch(first, rows)
 
-    def starts(self, epoch):
+    def starts(self, epoch: int) -> np.ndarray:
         """Where the windows of an epoch start, shuffled."""
         rng = stream(f"windows of epoch {epoch}", self.seed)
         slack = len(self.shard) - 1 - self.per_epoch * self.block_size
@@ -425,20 +433,20 @@ class Ahead:
     with each item, and what it returns is called here, for what comes in its place (minigrad.backend.upload).
     """
 
-    def __init__(self, items, few, upload=None):
+    def __init__(self, items: Iterable, few: int, upload: Callable | None = None) -> None:
         self.items, self.upload = iter(items) if upload is None else map(upload, items), upload
         self.thread = ThreadPoolExecutor(1, "ahead")
         self.begun = deque(self.thread.submit(next, self.items) for _ in range(few))
 
-    def __iter__(self):
+    def __iter__(self) -> "Ahead":
         return self
 
-    def __next__(self):
+    def __next__(self) -> Any:
         self.begun.append(self.thread.submit(next, self.items))
         item = self.begun.popleft().result()
         return item() if self.upload else item
 
-    def close(self):
+    def close(self) -> None:
         self.thread.shutdown(cancel_futures=True)
 
 
@@ -449,7 +457,7 @@ class Validation:
     cut into pieces. If that is more than about `tokens` tokens, rows are taken evenly from the whole split.
     """
 
-    def __init__(self, shard, block_size, batch, tokens):
+    def __init__(self, shard: Shard, block_size: int, batch: int, tokens: int) -> None:
         expect(len(shard.starts), shard.file, "no validation text", "at least one document",
                "more text, or a larger second share in --split")
         ends = np.append(shard.starts[1:], len(shard))
@@ -466,11 +474,11 @@ class Validation:
         self.tokens = int(sum(b - a for a, b in self.rows))
 
     @property
-    def count(self):
+    def count(self) -> int:
         """How many batches there are."""
         return -(-len(self.rows) // self.batch)
 
-    def batches(self, which=None):
+    def batches(self, which: Iterable[int] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """x, y (rows, block_size), padded, of the batches with these numbers, or of all."""
         for number in range(self.count) if which is None else which:
             some = self.rows[number * self.batch:(number + 1) * self.batch]
@@ -481,7 +489,7 @@ class Validation:
                 x[k, :b - a], y[k, :b - a] = row[:-1], row[1:]
             yield x, y
 
-    def bytes(self, tokenizer):
+    def bytes(self, tokenizer: Tokenizer) -> int:
         """How many bytes of UTF-8 the tokens stand for, but for special tokens and separators between documents."""
         ends, size = np.append(self.shard.starts[1:], len(self.shard)) - 1, 0
         for a, b in self.rows:
@@ -490,7 +498,7 @@ class Validation:
             size += len(tokenizer.decode(ids).encode())
         return size
 
-    def documents(self):
+    def documents(self) -> Iterator[list[int]]:
         """The token ids of every document that starts in a row, without its separator."""
         ends = np.append(self.shard.starts[1:], len(self.shard)) - 1
         for a, b in self.rows:

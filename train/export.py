@@ -1,6 +1,7 @@
 """python -m train.export RUN FOLDER: a trained model for transformers, or for llm.c."""
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from minigrad.check import exit_status, expect
@@ -14,7 +15,7 @@ here:
     python -m train.sample {out}"""
 
 
-def export(run, out, dtype=None):
+def export(run: str | Path, out: str | Path, dtype: str | None = None) -> None:
     """Write the run's model and tokenizer to the folder out, or its model to out.bin."""
     out = Path(out)
     expect(not (out / "run.json").exists() and not (out / "settings.yaml").exists(), "train.export",
@@ -34,7 +35,7 @@ examples:
   python -m train.export runs/verse my-model.bin --dtype bfloat16    a file for llm.c"""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train.export", description="Write a trained model as transformers "
                                      "reads it, with its tokenizer; or its weights as llm.c reads them.",
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)

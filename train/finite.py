@@ -1,10 +1,14 @@
 """Which op made the first number that is none? NaN and infinity spread, so what one sees last is seldom the cause."""
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
+from gpt import GPT
 from minigrad.backend import is_float, moment, xp_of
 from minigrad.tensor import probe
+from train.config import Config
 from train.spikes import Leap
 
 
@@ -13,7 +17,7 @@ class NotFinite(Leap):
 
 
 @contextmanager
-def watched(model, where, backward=True):
+def watched(model: GPT, where: str, backward: bool = True) -> Iterator[None]:
     """Raise NotFinite at the first op inside whose results are not all finite. where: said in front of its name.
 
     backward=False looks at the way forward only: with a loss scale, gradients may overflow.
@@ -31,7 +35,7 @@ def watched(model, where, backward=True):
         yield
 
 
-def culprit(model, batches, step, config, scale=1.0):
+def culprit(model: GPT, batches: list, step: int, config: Config, scale: float = 1.0) -> str:
     """The first thing that is not finite: a parameter, else what an op made, forward or backward, else a gradient.
 
     Goes through the step once more, and leaves gradients behind that count for nothing. Those of the step itself lie
@@ -50,12 +54,12 @@ def culprit(model, batches, step, config, scale=1.0):
     return f"the gradient of {bad[0]}" if bad else "nothing, on a second look"
 
 
-def bad_parameter(model):
+def bad_parameter(model: GPT) -> str | None:
     """The name of the first parameter that is not finite, or None."""
     return next((name for name, p in model.named_parameters() if not finite(p.data)), None)
 
 
-def finite(a):
+def finite(a: Any) -> bool:
     """Is every entry a number? Integers, and what is no array, are."""
     if not hasattr(a, "dtype") or not is_float(a.dtype):
         return True

@@ -28,6 +28,8 @@ In arrays: number the n-grams by their first n - 1 units and the last one, a num
 a place of the text has as its context the (n-1)-gram that ends one place before, and as its shorter self the one that
 ends at the same place. [KN1] is then a count of numbers.
 """
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from tok.hindi import AKSHARA, aksharas
@@ -39,7 +41,7 @@ START, END = "", "\x03"                                 # units that no text has
 class KneserNey:
     """p(unit | units before it) from training texts."""
 
-    def __init__(self, texts, order=5):
+    def __init__(self, texts: Sequence[str], order: int = 5) -> None:
         self.order, self.of = order, {START: 0, END: 1}
         for text in texts:
             for unit in aksharas(text):
@@ -69,11 +71,11 @@ class KneserNey:
             counted += [False] * (self.order - 1) + [True] * len(some)
         return np.array(numbers, np.int64), np.array(counted, bool)
 
-    def bits(self, texts):
+    def bits(self, texts: Iterable[str]) -> float:
         """-log2 of the probability of all texts together."""
         return float(-np.log2(self.probabilities(texts)).sum())
 
-    def probabilities(self, texts):
+    def probabilities(self, texts: Iterable[str]) -> np.ndarray:
         """p of every unit of the texts and of their ends, in order."""
         texts = list(texts)
         units, counted = self._numbers(texts)
@@ -119,6 +121,6 @@ def _before(numbers):
     return np.concatenate([[0], numbers[:-1]])
 
 
-def count_of(texts):
+def count_of(texts: Iterable[str]) -> int:
     """How many aksharas of Devanagari the texts have: what bits are divided by."""
     return sum(unit[0] >= "\u0900" and unit[0] not in "।॥" for text in texts for unit in AKSHARA.findall(text))

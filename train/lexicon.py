@@ -75,14 +75,18 @@ class Theme(NamedTuple):
     acts: list
 
 
-def theme(time, text):
+def theme(time: str, text: str) -> Theme:
     """A Theme from text: its groups, its doers and its acts, one a line; and a time of day or year that is its own."""
     groups, doers, acts = (
         [[tuple(column.split()) for column in line.split("|")] for line in part.strip().splitlines()]
         for part in text.split("\n\n")
     )
     times = (*TIMES, *time.split())
-    return Theme([Group(*row, MANNERS, times) for row in groups], Group(*doers[0], DOER_MANNERS, times),
+
+    def group(row, manners):
+        nouns, adjectives, verbs, places = row
+        return Group(nouns, adjectives, verbs, places, manners, times)
+    return Theme([group(row, MANNERS) for row in groups], group(doers[0], DOER_MANNERS),
                  [Act(*row) for row in acts])
 
 
@@ -291,17 +295,17 @@ PLURAL = {                                                # a noun's end -> the 
 }
 
 
-def gender(noun):
+def gender(noun: str) -> str:
     """The noun's gender, "m" or "f"."""
     return "f" if noun in FEMININE else "m"
 
 
-def numbers(noun):
+def numbers(noun: str) -> tuple[str, ...]:
     """The numbers that the noun is used in: ("sg",) for water and love, ("pl",) for people, else both."""
     return ("sg",) if noun in SINGULAR else ("pl",) if noun in PLURAL_ONLY else ("sg", "pl")
 
 
-def decline(noun, number, oblique=False):
+def decline(noun: str, number: str, oblique: bool = False) -> str:
     """The direct or oblique form of a noun: लड़का लड़के, लड़के लड़कों; नदी नदी, नदियाँ नदियों."""
     masculine = gender(noun) == "m"
     if masculine and noun.endswith("ा") and noun not in UNCHANGING:
@@ -312,7 +316,7 @@ def decline(noun, number, oblique=False):
     return noun.removesuffix(end) + PLURAL[end][oblique]
 
 
-def agree(adjective, gender, number):
+def agree(adjective: str, gender: str, number: str) -> str:
     """An adjective, or any word that behaves like one (का, रहा, कितना), before a direct noun: मीठा मीठे मीठी."""
     if adjective in FIXED or not adjective.endswith("ा"):
         return adjective
@@ -321,7 +325,7 @@ def agree(adjective, gender, number):
     return stem + ends[1] if gender == "f" else adjective if number == "sg" else stem + ends[0]
 
 
-def conjugate(stem, tense, gender, number):
+def conjugate(stem: str, tense: str, gender: str, number: str) -> str:
     """A verb in the habitual, past or future of the third person: गाता, गाया, गाएगा; चलतीं, चलीं, चलेंगी."""
     form = ("m", "f").index(gender) * 2 + ("sg", "pl").index(number)
     vowel = stem[-1] in "आाोेी"
@@ -337,6 +341,6 @@ def conjugate(stem, tense, gender, number):
     return stem + (("एगा", "एँगे", "एगी", "एँगी") if vowel else ("ेगा", "ेंगे", "ेगी", "ेंगी"))[form]
 
 
-def let_us(stem):
+def let_us(stem: str) -> str:
     """What we urge each other to do: गाएँ, चलें, दें."""
     return conjugate(stem, "future", "m", "pl").removesuffix("गे")

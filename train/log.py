@@ -6,8 +6,10 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -31,7 +33,7 @@ class Log:
     Where the disk is full, lines wait until there is room.
     """
 
-    def __init__(self, file, step=0, events=None):
+    def __init__(self, file: str | Path, step: int = 0, events: str | Path | None = None) -> None:
         """Begin after the given step: lines from beyond the checkpoint that a run resumes from are forgotten. events:
         a folder for TensorBoard, to which the same is written."""
         self.events = Events(events, step) if events else None
@@ -41,7 +43,7 @@ class Log:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         os.replace(temporary, self.file)                     # a kill leaves the old one or the new
 
-    def write(self, **entry):
+    def write(self, **entry: Any) -> None:
         if self.events:
             self.events.write(entry)
         self.waiting.append(json.dumps(entry) + "\n")
@@ -56,12 +58,12 @@ class Log:
                 raise
             self.waiting.clear()
 
-    def close(self):
+    def close(self) -> None:
         if self.events:
             self.events.writer.close()
 
 
-def read(file):
+def read(file: str | Path) -> list[dict]:
     """The entries of a log; a last line that was cut off is left out, and so is what a run has gone back on."""
     entries = []
     for line in Path(file).read_text(encoding="utf-8").splitlines():
@@ -78,7 +80,7 @@ def read(file):
 class Events:
     """TensorBoard's event files: numbers as scalars, statistics by kind and parameter, samples as text."""
 
-    def __init__(self, folder, step=0):
+    def __init__(self, folder: str | Path, step: int = 0) -> None:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -87,7 +89,7 @@ class Events:
         self.open = functools.partial(SummaryWriter, str(folder), flush_secs=10)
         self.writer = self.open(purge_step=step + 1) if step else self.open()
 
-    def write(self, entry):
+    def write(self, entry: dict) -> None:
         step = entry["step"]
         if "back_from" in entry:
             self.writer.close()
@@ -103,14 +105,14 @@ class Events:
                     self.writer.add_scalar(f"{kind}/{name}", value, step)
 
 
-def progress(steps, done):
+def progress(steps: int, done: int) -> tqdm:
     """A bar over the steps of a run, with the time that is left; quiet where nobody watches."""
     return tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05, file=sys.stderr,
                 mininterval=0.2 if sys.stderr.isatty() else 10)
 
 
 @contextmanager
-def slow(message, after=1.5):
+def slow(message: str, after: float = 1.5) -> Iterator[None]:
     """Say message if what is inside takes longer than that many seconds, and then how long it took."""
     began = time.perf_counter()
     timer = threading.Timer(after, lambda: print(message, "...", flush=True))
@@ -126,10 +128,10 @@ def slow(message, after=1.5):
 class Picture:
     """loss.png of a run, drawn anew as it goes on, in at most a hundredth of its time."""
 
-    def __init__(self, out):
+    def __init__(self, out: str | Path) -> None:
         self.file, self.log, self.title, self.next = Path(out, "loss.png"), Path(out, "log.jsonl"), Path(out).name, 0.0
 
-    def draw(self, last=False):
+    def draw(self, last: bool = False) -> None:
         began = time.perf_counter()
         if last or began >= self.next:
             with contextlib.suppress(OSError):               # a full disk, again
@@ -138,7 +140,7 @@ class Picture:
             self.next = now + 100 * (now - began)
 
 
-def plot(file, entries, title=""):
+def plot(file: str | Path, entries: list[dict], title: str = "") -> None:
     """Draw training and validation loss over steps, and the entropy of the source where it is known."""
     import matplotlib
     matplotlib.use("Agg")

@@ -11,6 +11,7 @@ Found by sorting all shingles, so that texts which share one stand beside each o
 depends on luck.
 """
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -20,11 +21,11 @@ BASE = np.uint64(0x9E3779B97F4A7C15)                       # odd: of its powers 
 COMMON = 100
 
 
-def folded(text):
+def folded(text: str) -> str:
     return OTHER.sub("", text).translate(FOLD)
 
 
-def shingles(text, letters):
+def shingles(text: str, letters: int) -> np.ndarray:
     """The shingles of a text as sorted, different numbers; a text with fewer letters is one shingle."""
     codes = np.frombuffer(folded(text).encode("utf-32-le"), np.uint32).astype(np.uint64)
     n = max(len(codes) - letters + 1, 1)
@@ -34,7 +35,8 @@ def shingles(text, letters):
     return np.unique(found)
 
 
-def pairs(texts, letters=5, common=COMMON):
+def pairs(texts: Iterable[str], letters: int = 5,
+          common: int = COMMON) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(i, j, Jaccard, contained) as four arrays: of every two texts i < j that share a shingle which is not common."""
     sets = [shingles(text, letters) for text in texts]
     owner = np.repeat(np.arange(len(sets)), [len(s) for s in sets])
@@ -55,7 +57,7 @@ def pairs(texts, letters=5, common=COMMON):
     return (i, j, shared / (counts[i] + counts[j] - shared), shared / np.minimum(counts[i], counts[j]))
 
 
-def kept(n, i, j):
+def kept(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Which of n texts stay if the later one of each pair goes, provided that the earlier one stays: a mask."""
     stays, before = np.ones(n, bool), {}
     for a, b in zip(i.tolist(), j.tolist()):
@@ -65,7 +67,7 @@ def kept(n, i, j):
     return stays
 
 
-def clusters(n, joined):
+def clusters(n: int, joined: Iterable[tuple[int, int]]) -> list[int]:
     """For each of n things the number of its cluster, which is that of its first member; the two of a pair that is
     joined are in the same one."""
     first = list(range(n))

@@ -13,6 +13,7 @@ tokenize="none". Words are runs of Devanagari; each sign is a word of its own.
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from train.near import folded
 
@@ -20,15 +21,15 @@ WORDS = re.compile("[\u0900-\u0963\u0970-\u097f]+|[^\\s\u0900-\u0963\u0970-\u097
 LONGEST = 4
 
 
-def words(text):
+def words(text: str) -> list[str]:
     return WORDS.findall(text)
 
 
-def ngrams(text, n):
+def ngrams(text: Sequence, n: int) -> Counter:
     return Counter(zip(*(text[k:] for k in range(n))))
 
 
-def bleu(texts, references):
+def bleu(texts: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> float:
     """[BL1] of texts, each a list of words, and for each a list of references."""
     right, all_of, c, r = [0] * LONGEST, [0] * LONGEST, 0, 0
     for text, own in zip(texts, references):
@@ -43,13 +44,13 @@ def bleu(texts, references):
     return _combined(right, all_of, c, r)
 
 
-def self_bleu(texts):
+def self_bleu(texts: Sequence[Sequence[str]]) -> float:
     """[BL1] of each text against all others as its references, all in one: 1 if they are all alike."""
     lengths = Counter(map(len, texts))
     right, all_of, c, r = [0] * LONGEST, [0] * LONGEST, 0, 0
     for n in range(1, LONGEST + 1):
         counts = [ngrams(text, n) for text in texts]
-        most = defaultdict(lambda: (0, None, 0))               # the highest count, whose it is, the next highest
+        most = defaultdict(lambda: (0, -1, 0))               # the highest count, whose it is, the next highest
         for k, some in enumerate(counts):
             for gram, times in some.items():
                 first, whose, second = most[gram]
@@ -74,7 +75,7 @@ def _combined(right, all_of, c, r):
     return min(1.0, math.exp(1 - r / c)) * math.exp(sum(logs) / LONGEST)
 
 
-def distinct(texts, n):
+def distinct(texts: Iterable[Sequence[str]], n: int) -> float:
     """The share of different n-grams among all n-grams of all texts."""
     counts = Counter()
     for text in texts:
@@ -85,7 +86,7 @@ def distinct(texts, n):
 class Copies:
     """What of other texts stands word for word in these, once folded (near.py)."""
 
-    def __init__(self, texts):
+    def __init__(self, texts: Iterable[str]) -> None:
         self.lines, self.words, self.places = set(), [], defaultdict(list)
         for text in texts:
             self.lines |= set(_lines(text))
@@ -94,12 +95,12 @@ class Copies:
             if None not in pair:
                 self.places[pair].append(i)
 
-    def copied(self, text):
+    def copied(self, text: str) -> tuple[int, int]:
         """(lines that are in one of the texts, lines)."""
         lines = _lines(text)
         return sum(line in self.lines for line in lines), len(lines)
 
-    def longest(self, text):
+    def longest(self, text: str) -> int:
         """The most words in a row of the text that stand so in one of the texts; less than two do not count."""
         found, best = _folded(text), 0
         for start in range(len(found) - 1):

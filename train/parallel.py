@@ -38,16 +38,20 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 from minigrad import backend, pool
 from minigrad.check import expect
+from nn import AdamW
 
 SPIN = 2000          # looks at a message before a rank that waits for it lets others have its processor
 NAP = 1e-3           # and then at most so many seconds between two
 WATCH = 0.5          # seconds between two looks of a thread at what NCCL has begun
+Result = TypeVar("Result")
 
 
 class Lost(Exception):
@@ -68,81 +72,81 @@ class Group:
     def __exit__(self, *_):
         pass
 
-    def on(self, device):
+    def on(self, device: str) -> "Group":
         """The group for arrays of "cpu" or "gpu"."""
         return self
 
     # what is computed together
 
-    def sum(self, *numbers):
+    def sum(self, *numbers: Any) -> Sequence:
         """The sum of each over the ranks, in float64, the same bits on all."""
         return numbers
 
-    def gather(self, array):
+    def gather(self, array: np.ndarray) -> np.ndarray:
         """(ranks, *shape): the arrays of all ranks."""
         return array[None]
 
-    def collect(self, array):
+    def collect(self, array: np.ndarray) -> np.ndarray:
         """The same on the host of rank 0, and nothing on others."""
         return backend.asnumpy(array)
 
-    def broadcast(self, array):
+    def broadcast(self, array: np.ndarray) -> None:
         """Rank 0's array, in place of this one's content."""
 
-    def summing(self, opt):
+    def summing(self, opt: AdamW) -> Any:
         """An object for one backward pass: done is to be told its leaves as they are complete, and when finish()
         returns, the optimiser has the sum of its part of the gradients."""
         return self
 
-    def finish(self):
+    def finish(self) -> None:
         pass
 
-    def spread(self, opt):
+    def spread(self, opt: AdamW) -> None:
         """Give all parameters to all, after each rank has updated its part."""
 
-    def complete(self, opt):
+    def complete(self, opt: AdamW) -> None:
         """Give the sums of all gradients to all, where somebody wants to look at them."""
 
-    def stops(self, asked):
+    def stops(self, asked: object) -> bool:
         """Is the run to stop here? asked: is this rank to? It is the same on all, and so perhaps a step later."""
-        return asked
+        return bool(asked)
 
     # what is done together
 
-    def together(self, f):
+    def together(self, f: Callable[[], Result]) -> Result:
         """f() on every rank. If it is an error on one, it is on all."""
         return f()
 
-    def tell(self, value):
+    def tell(self, value: Any) -> list:
         """The values of all ranks: numbers, words, lists."""
         return [value]
 
-    def share(self, make, items):
+    def share(self, make: Callable[[Any], Iterable], items: Any) -> list:
         """make(items), which is numbers in a row for each: of them every rank makes a part, and all have all."""
         return list(make(items))
 
-    def first(self, f):
+    def first(self, f: Callable[[], Result]) -> Result:
         """What f() is on rank 0, which alone runs it: numbers, words, lists."""
         return f()
 
-    def in_turn(self, f):
+    def in_turn(self, f: Callable[[], Result]) -> Result:
         """f() on every rank, on the others when rank 0 has done it: what it leaves behind need not be made again."""
         return f()
 
-    def only_first(self, f):
+    def only_first(self, f: Callable[[], Result]) -> Result:
         """f() on rank 0, and something that takes every call and does nothing on others."""
         return f()
 
-    def barrier(self):
+    def barrier(self) -> None:
         """Until all are here."""
 
-    def same(self, **facts):
+    def same(self, **facts: Any) -> None:
         """An error on all ranks if a fact is not what it is on rank 0."""
 
-    def share_processors(self):
+    def share_processors(self) -> None:
         """Leave to each rank of a machine its share of the processors."""
 
-    def fail(self, message, status):
+    def fail(self, message: str, status: int) -> int:
         """End the job because of what happened on this rank. Returns the exit status, if it returns."""
         print(f"error: {message}", file=sys.stderr)
         return status
@@ -159,17 +163,31 @@ class Silence:
 
 
 class Ranks(Group):
-    """More than one. A subclass moves arrays: gather, collect, broadcast, and
-        deal(array, out)     begin to sum an array over the ranks, and to put this rank's piece of the sum into out
-        arrive()             until all that was begun is there
-        look()               let what was begun go on
-        fill(array)          begin to put the pieces that other ranks have of it into an array that has this rank's
-        abort(status)        end all ranks
-    """
+    """More than one. A subclass moves arrays: gather, collect, broadcast, and what raises NotImplementedError here."""
 
-    def __init__(self, rank, size):
+    def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self.quiet = contextlib.ExitStack()
+
+    def deal(self, array: Any, out: Any) -> None:
+        """Begin to sum an array over the ranks, and to put this rank's piece of the sum into out."""
+        raise NotImplementedError
+
+    def fill(self, array: Any) -> None:
+        """Begin to put the pieces that other ranks have of it into an array that has this rank's."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """Let what was begun go on."""
+        raise NotImplementedError
+
+    def arrive(self) -> None:
+        """Until all that was begun is there."""
+        raise NotImplementedError
+
+    def abort(self, status: int) -> NoReturn:
+        """End all ranks."""
+        raise NotImplementedError
 
     def __enter__(self):
         if self.rank:                                        # one of them talks
@@ -184,49 +202,49 @@ class Ranks(Group):
             short = issubclass(kind, (Lost, KeyboardInterrupt))
             self.fail(str(error) or kind.__name__ if short else "".join(traceback.format_exception(error)), 1)
 
-    def fail(self, message, status):
+    def fail(self, message: str, status: int) -> int:
         print(f"\nerror: rank {self.rank} of {self.size}: {message}", file=sys.__stderr__, flush=True)
         self.abort(status)
 
-    def sum(self, *numbers):
+    def sum(self, *numbers: Any) -> Sequence:
         rows = self.gather(self.xp.stack([self.xp.asarray(x, "float64") for x in numbers]))
         total = rows[0].copy()
         for row in rows[1:]:
             total += row
         return [total[k] for k in range(len(numbers))]
 
-    def summing(self, opt):
+    def summing(self, opt: AdamW) -> "Summing":
         return Summing(self, opt)
 
-    def spread(self, opt):
+    def spread(self, opt: AdamW) -> None:
         for flat in opt.flats:
             for lo, hi in flat.buckets:
                 self.fill(flat.data[lo:hi])
         self.arrive()
 
-    def complete(self, opt):
+    def complete(self, opt: AdamW) -> None:
         for flat in opt.flats:
             for (lo, hi), (a, b, at) in zip(flat.buckets, flat.pieces):
                 flat.grads[a:b] = flat.mine[at:at + b - a]
                 self.fill(flat.grads[lo:hi])
         self.arrive()
 
-    def stops(self, asked):
+    def stops(self, asked: object) -> bool:
         self.asked = float(bool(asked))
         return self.stopped
 
-    def bytes(self, mine):
+    def bytes(self, mine: np.ndarray) -> list[np.ndarray]:
         """The bytes of all ranks, in arrays of any size."""
         sizes = backend.asnumpy(self.gather(self.xp.asarray([mine.size]))).ravel()
         padded = np.zeros(max(1, *sizes), np.uint8)
         padded[:mine.size] = mine
         return [row[:size] for row, size in zip(backend.asnumpy(self.gather(self.xp.asarray(padded))), sizes)]
 
-    def tell(self, value):
+    def tell(self, value: Any) -> list:
         mine = np.frombuffer(json.dumps(value, default=str).encode(), np.uint8)
         return [json.loads(theirs.tobytes()) for theirs in self.bytes(mine)]
 
-    def share(self, make, items):
+    def share(self, make: Callable[[Any], Iterable], items: Any) -> list:
         mine = items[len(items) * self.rank // self.size:len(items) * (self.rank + 1) // self.size]
         made = self.together(lambda: list(make(mine)) if mine else [])
         whole = np.concatenate(made) if made else np.empty(0)
@@ -234,8 +252,9 @@ class Ranks(Group):
         return [row for (dtype, sizes), part in zip(about, parts) if sizes
                 for row in np.split(part.view(dtype), np.cumsum(sizes)[:-1])]
 
-    def together(self, f):
-        problem, result = None, None
+    def together(self, f: Callable) -> Any:
+        problem: tuple[bool, str] | None = None
+        result: Any = None
         try:
             result = f()
         except (ValueError, OSError) as e:
@@ -246,28 +265,28 @@ class Ranks(Group):
                 raise (OSError if system else ValueError)(f"rank {rank}: {words}" if rank else words)
         return result
 
-    def first(self, f):
+    def first(self, f: Callable) -> Any:
         return self.tell(self.together(f if self.rank == 0 else lambda: None))[0]
 
-    def in_turn(self, f):
+    def in_turn(self, f: Callable) -> Any:
         found = self.together(f if self.rank == 0 else lambda: None)
         later = self.together(f if self.rank else lambda: None)
         return later if self.rank else found
 
-    def only_first(self, f):
+    def only_first(self, f: Callable) -> Any:
         return self.together(Silence if self.rank else f)
 
-    def barrier(self):
+    def barrier(self) -> None:
         self.tell(None)
 
-    def same(self, **facts):
+    def same(self, **facts: Any) -> None:
         found = self.tell(facts)
         for rank, theirs in enumerate(found):
             for name, want in found[0].items():
                 expect(theirs[name] == want, f"rank {rank}", f"{name} {theirs[name]!r}", f"{want!r}, as on rank 0",
                        "the same command, code and data on all ranks")
 
-    def share_processors(self):
+    def share_processors(self) -> None:
         if not hasattr(os, "sched_setaffinity"):
             return
         mine = sorted(os.sched_getaffinity(0))
@@ -291,7 +310,7 @@ class Summing:
     All ranks run the same graph, so their buckets are complete in the same order.
     """
 
-    def __init__(self, group, opt):
+    def __init__(self, group: "Ranks", opt: AdamW) -> None:
         self.group, self.opt, self.buckets, self.of = group, opt, [], {}
         for flat in opt.flats:
             for (lo, hi), (a, b, at) in zip(flat.buckets, flat.pieces):
@@ -310,7 +329,7 @@ class Summing:
                 self.group.deal(*self.buckets[k][1:])
         self.group.look()
 
-    def finish(self):
+    def finish(self) -> None:
         for flat in self.opt.flats:
             flat.fill_gaps()
         for missing, grads, mine in self.buckets:
@@ -324,21 +343,21 @@ class Summing:
 class MPI(Ranks):
     """Ranks that mpiexec or srun has started, and their NumPy arrays."""
 
-    def __init__(self, mpi):
+    def __init__(self, mpi: Any) -> None:
         self.mpi, self.world, self.begun = mpi, mpi.COMM_WORLD, []
         super().__init__(self.world.rank, self.world.size)
 
-    def on(self, device):
+    def on(self, device: str) -> Ranks:
         if device == "cpu":
             return self
         hosts = self.tell(socket.gethostname())
         return NCCL(self.rank, self.size, hosts[:self.rank].count(hosts[self.rank]), self)
 
-    def abort(self, status):
+    def abort(self, status: int) -> NoReturn:
         self.world.Abort(status)
         os._exit(status)
 
-    def wait(self, name, request):
+    def wait(self, name: str, request: Any) -> None:
         """Look, then look less often: ranks may have to share a processor, with each other or with a thread."""
         began, looks = time.monotonic(), 0
         while not request.Test():
@@ -350,34 +369,34 @@ class MPI(Ranks):
             elif hasattr(os, "sched_yield"):
                 os.sched_yield()
 
-    def gather(self, array):
+    def gather(self, array: np.ndarray) -> np.ndarray:
         array = np.ascontiguousarray(array)
         found = np.empty((self.size, *array.shape), array.dtype)
         self.wait("numbers of all", self.world.Iallgather(_bytes(array), _bytes(found)))
         return found
 
-    def collect(self, array):
+    def collect(self, array: np.ndarray) -> np.ndarray:
         found = np.empty((0 if self.rank else self.size, *array.shape), array.dtype)
         self.wait("the state of all", self.world.Igather(_bytes(array), None if self.rank else _bytes(found), 0))
         return found
 
-    def broadcast(self, array):
+    def broadcast(self, array: np.ndarray) -> None:
         whole = np.ascontiguousarray(array)
         self.wait("rank 0's weights", self.world.Ibcast(_bytes(whole), 0))
         if whole is not array:
             array[...] = whole
 
-    def fill(self, array):
+    def fill(self, array: np.ndarray) -> None:
         self.begun.append(("the others' parts", self.world.Iallgather(self.mpi.IN_PLACE, _bytes(array))))
 
-    def deal(self, array, out):
+    def deal(self, array: np.ndarray, out: np.ndarray) -> None:
         self.begun.append(("the sum of gradients", self.world.Ireduce_scatter_block(array, out)))
 
-    def look(self):
+    def look(self) -> None:
         if self.begun:                                       # a look at one lets MPI go on with all
             self.begun[0][1].Test()
 
-    def arrive(self):
+    def arrive(self) -> None:
         for name, request in self.begun:
             self.wait(name, request)
         self.begun.clear()
@@ -398,7 +417,8 @@ class NCCL(Ranks):
     was begun comes to an end in time.
     """
 
-    def __init__(self, rank, size, here, host=None, address=None):
+    def __init__(self, rank: int, size: int, here: int, host: MPI | None = None,
+                 address: tuple[str, int] | None = None) -> None:
         super().__init__(rank, size)
         self.host, self.xp = host, backend.cupy()
         self.device = self.xp.cuda.Device(here % self.xp.cuda.runtime.getDeviceCount())
@@ -408,17 +428,17 @@ class NCCL(Ranks):
         self.thread = threading.Thread(target=self.watch, daemon=True, name="watchdog")
         self.thread.start()
 
-    def on(self, device):
+    def on(self, device: str) -> Ranks:
         expect(device == "gpu", "--backend numpy", "ranks that were started without MPI", "MPI for ranks on CPUs",
                "mpiexec -n N python -m train.run ..., or --backend cupy")
         return self
 
-    def abort(self, status):
+    def abort(self, status: int) -> NoReturn:
         if self.host:
             self.host.abort(status)
         os._exit(status)
 
-    def watch(self):
+    def watch(self) -> None:
         try:
             with self.device:
                 while True:
@@ -430,7 +450,7 @@ class NCCL(Ranks):
         except Exception as e:                               # or the device has failed; nobody else would say so
             self.fail(str(e) or repr(e), 1)
 
-    def issue(self, name, call, *args):
+    def issue(self, name: str, call: Callable, *args: Any) -> None:
         """Begin a call of NCCL behind what has been computed so far."""
         self.stream.wait_event(self.xp.cuda.get_current_stream().record())
         begun = Begun(name, time.monotonic())
@@ -438,37 +458,37 @@ class NCCL(Ranks):
         call(*args, stream=self.stream)
         begun.event = self.stream.record()
 
-    def arrive(self):
+    def arrive(self) -> None:
         self.xp.cuda.get_current_stream().wait_event(self.stream.record())
 
-    def look(self):
+    def look(self) -> None:
         pass
 
-    def gather(self, array):
+    def gather(self, array: Any) -> Any:
         array = self.xp.ascontiguousarray(array)
         found = self.xp.empty((self.size, *array.shape), array.dtype)
         self.issue("numbers of all", self.comm.all_gather, _bytes(array), _bytes(found), array.nbytes)
         self.arrive()
         return found
 
-    def collect(self, array):
+    def collect(self, array: Any) -> np.ndarray:
         found = self.xp.empty((self.size, array.nbytes), np.uint8)
         self.issue("the state of all", self.comm.gather, _bytes(array), found, 0)
         self.arrive()
         return np.empty((0, array.size), array.dtype) if self.rank else backend.asnumpy(found).view(array.dtype)
 
-    def broadcast(self, array):
+    def broadcast(self, array: Any) -> None:
         whole = self.xp.ascontiguousarray(array)
         self.issue("rank 0's weights", self.comm.broadcast, _bytes(whole), 0)
         self.arrive()
         if whole is not array:
             array[...] = whole
 
-    def fill(self, array):
+    def fill(self, array: Any) -> None:
         array, n = _bytes(array), array.nbytes // self.size
         self.issue("the others' parts", self.comm.all_gather, array[self.rank * n:(self.rank + 1) * n], array, n)
 
-    def deal(self, array, out):
+    def deal(self, array: Any, out: Any) -> None:
         self.issue("the sum of gradients", self.comm.reduce_scatter, array, out, out.size, "sum")
 
 
@@ -480,7 +500,7 @@ def _bytes(array):
     return array.reshape(-1).view(np.uint8)
 
 
-def launched():
+def launched() -> tuple[str, int, int]:
     """(the launcher's word for it, rank, size) of this process, as far as the environment tells: mpi, env or alone."""
     e = os.environ
     for rank, size in (("PMI_RANK", "PMI_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -493,7 +513,7 @@ def launched():
     return "alone", 0, 1
 
 
-def world():
+def world() -> Group:
     """The group of all processes that a launcher has started beside this one."""
     how, rank, size = launched()
     if how == "alone":
@@ -516,7 +536,7 @@ def world():
     return MPI(mpi)
 
 
-def run(work):
+def run(work: Callable[[Group], int]) -> int:
     """The exit status that work(group) returns, for that group."""
     try:
         group = world()

@@ -9,6 +9,7 @@
 """
 import argparse
 import sys
+from collections.abc import Sequence
 
 from minigrad.check import exit_status
 from train import poetry_prepare, poetry_score, poetry_serve, poetry_train, poetry_write, rating
@@ -24,7 +25,7 @@ a first try, on verse that the project composes itself:
   python -m train.poetry score runs/poetry"""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train.poetry", description=__doc__.partition("\n")[0],
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")

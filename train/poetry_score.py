@@ -38,7 +38,10 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -48,11 +51,12 @@ from gpt.decode import Decoder
 from minigrad.check import expect
 from tok import meter as forms
 from tok import scan_view
-from tok.base import write_json, write_text
+from tok.base import Tokenizer, write_json, write_text
 from tok.scansion import WORD
 from train import kneser_ney, ngrams, poems, rating, themes
 from train.report import table
 from train.step import evaluate
+from train.text import GPT2
 
 RULES = ("S0", "S1", "S2", "S3")
 LICENSED = "doha 12+11"                                   # what it counts the strict doha counts already
@@ -60,7 +64,7 @@ REFERENCES, RATED, SHOWN, TOKENS, ROWS = 20, 30, 40, 512, 32
 CLAIMED = {"perplexity": 11.0, "BLEU-4": 0.42, "distinct": 0.78, "meter": 0.85}       # of CodeKarpathy's README
 
 
-def add(subparsers):
+def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("score", help="what a trained model's verse is worth", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", metavar="DIR")
@@ -72,7 +76,7 @@ def add(subparsers):
     parser.set_defaults(run=run)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     text, training, held = poems.model_of(args.out), poems.read(args.out, "train"), poems.read(args.out, args.split)
     expect(args.n >= 0, "--n", args.n, "0 or more")
     held = random.Random(0).sample(held, len(held))[:args.n or None]
@@ -104,7 +108,7 @@ class Rows:
     A row longer than a block is read in several windows, each of which begins half a block before what it scores.
     """
 
-    def __init__(self, rows, block, told=()):
+    def __init__(self, rows: Iterable[tuple[list[int], int]], block: int, told: Iterable[int] = ()) -> None:
         self.windows, self.block, self.told = [], block, list(told)
         for ids, done in rows:
             begin = 0
@@ -115,10 +119,10 @@ class Rows:
         self.tokens = sum(int((y >= 0).sum()) for _, y in self.batches())
 
     @property
-    def count(self):
+    def count(self) -> int:
         return -(-len(self.windows) // ROWS)
 
-    def batches(self, which=None):
+    def batches(self, which: Iterable[int] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for k in range(self.count) if which is None else which:
             some = self.windows[k * ROWS:(k + 1) * ROWS]
             x = np.zeros((len(some), self.block), np.int64)
@@ -129,16 +133,17 @@ class Rows:
             yield x, np.where(np.isin(y, self.told), -1, y)
 
 
-def asked_for(tokenizer, p):
+def asked_for(tokenizer: Tokenizer, p: poems.Poem) -> dict[str, str]:
     """The control tokens that a poem can be asked for with."""
     known = poems.controls(tokenizer)
     return {key: getattr(p, key) for key in poems.KEYS if getattr(p, key) in known[key]}
 
 
-def likelihood(text, training, held):
+def likelihood(text: GPT2, training: list[poems.Poem], held: list[poems.Poem]) -> dict:
     """Perplexity and bits of the poems held out, told nothing and told all; and of the peer."""
     tokenizer, verses, (end,) = text.tokenizer, [p.verse for p in held], text.stop
-    found, counts = {"aksharas": kneser_ney.count_of(verses)}, poems.counts(tokenizer)
+    counts = poems.counts(tokenizer)
+    found: dict[str, Any] = {"aksharas": kneser_ney.count_of(verses)}
     for name in ("told nothing", "told what it is", *["told its counts too"] * bool(counts)):
         rows = []
         for p in held:
@@ -158,7 +163,7 @@ def likelihood(text, training, held):
 
 # -------------------------------------------------------------------------------------------------------------- samples
 
-def write(text, held, temperature, seed):
+def write(text: GPT2, held: list[poems.Poem], temperature: float, seed: int) -> list[poems.Poem]:
     """A poem of the model for each poem held out, as Poems with what was asked for; text says how it ended."""
     tokenizer, (end,) = text.tokenizer, text.stop
     allowed = np.ones(text.model.config.vocab_size, bool)
@@ -176,7 +181,7 @@ def write(text, held, temperature, seed):
     return found
 
 
-def others(file):
+def others(file: Path) -> list[poems.Poem]:
     """The poems in a file of --also."""
     found = []
     for where, row in poems.rows_of(file):
@@ -190,29 +195,29 @@ def others(file):
 
 # ------------------------------------------------------------------------------------------------------------- measures
 
-def lines_of(verse):
+def lines_of(verse: str) -> list[str]:
     """What stands between dandas and line ends."""
     return [line.strip() for line in forms.END.split(verse) if WORD.search(line)]
 
 
-def bare(form):
+def bare(form: forms.Form) -> forms.Form:
     """A form of which only the counts are left."""
     lines = tuple(tuple(forms.Part(part.counts, feet=part.feet) for part in line) for line in form.lines)
     return form._replace(lines=lines)
 
 
-def of_form(name):
+def of_form(name: str) -> list[forms.Form]:
     """The tok.meter.Forms that go by this value of a control token."""
     return [form for form in forms.FORMS if poems.value(form.name) == name]
 
 
-def counted(lines, form, rules):
+def counted(lines: list[str], form: forms.Form, rules: str) -> int:
     """Of the lines of one poem, how many count as the form wants."""
     form = bare(form)
     return sum(forms.line_of(form, rules, k % len(form.lines)).read(line) is not None for k, line in enumerate(lines))
 
 
-def meters(some):
+def meters(some: list[poems.Poem]) -> dict[str, dict]:
     """{form: {"lines": n, rule set: share}} of poems that are asked for in forms that tok.meter has."""
     found = {}
     for name in sorted({p.form for p in some}):
@@ -225,20 +230,20 @@ def meters(some):
     return found
 
 
-def over_all(meter, like):
+def over_all(meter: dict[str, dict], like: dict[str, dict]) -> dict[str, float]:
     """Shares over all meters of a table, with as many lines of each as the table `like` has; without licences."""
     titles = [title for title in like if title in meter and title != LICENSED]
     n = sum(like[title]["lines"] for title in titles)
     return {rules: sum(meter[title][rules] * like[title]["lines"] for title in titles) / max(1, n) for rules in RULES}
 
 
-def named(some):
+def named(some: list[poems.Poem]) -> float:
     """The share of those asked for in a meter that tok.meter gives their form."""
     asked = [p for p in some if p.meter not in ("", poems.FREE) and of_form(p.form)]
     return sum(poems.measured(p.verse)[0] == p.form for p in asked) / max(1, len(asked))
 
 
-def couplets(some):
+def couplets(some: list[poems.Poem]) -> Iterator[tuple[str, str]]:
     """Pairs of neighbouring lines that their form wants to rhyme."""
     for p in some:
         form = next(iter(of_form(p.form)), None)
@@ -247,7 +252,7 @@ def couplets(some):
             yield from zip(lines[::2], lines[1::2])
 
 
-def rhyming(pairs):
+def rhyming(pairs: Iterable[tuple[str, str]]) -> float:
     """The share of pairs of lines that rhyme."""
     pairs = list(pairs)
     return sum(bool(_rhyme(a, b)) for a, b in pairs) / max(1, len(pairs))
@@ -263,7 +268,7 @@ def _rhyme(a, b):
 class Layouts:
     """What poems of each form look like."""
 
-    def __init__(self, training):
+    def __init__(self, training: list[poems.Poem]) -> None:
         lines, parts = defaultdict(Counter), defaultdict(Counter)
         for p in training:
             n, of_lines = self._seen(p.verse)
@@ -272,7 +277,7 @@ class Layouts:
         self.lines, self.parts = ({form: {n for n, times in counts.items() if 100 * times >= counts.total()}
                                    for form, counts in table.items()} for table in (lines, parts))
 
-    def obeyed(self, verse, form):
+    def obeyed(self, verse: str, form: str) -> bool:
         n, of_lines = self._seen(verse)
         return form in self.lines and n in self.lines[form] and set(of_lines) <= self.parts[form]
 
@@ -283,7 +288,7 @@ class Layouts:
         return len(lines), [len(lines_of(line)) for line in lines]
 
 
-def classified(some, training, key):
+def classified(some: list[poems.Poem], training: list[poems.Poem], key: str) -> list[tuple[str, str]]:
     """[(asked for, found by Bayes)] of the poems that have this key."""
     taught = [(p.verse, getattr(p, key)) for p in training if getattr(p, key)]
     asked = [p for p in some if getattr(p, key)]
@@ -291,14 +296,14 @@ def classified(some, training, key):
     return [(getattr(p, key), told(p.verse)) for p in asked] if told else []
 
 
-def agreeing(pairs):
+def agreeing(pairs: Sequence[tuple[str, str]]) -> float:
     return sum(a == b for a, b in pairs) / max(1, len(pairs))
 
 
-def references(some, held, seed):
+def references(some: list[poems.Poem], held: list[poems.Poem], seed: int) -> list[list[list[str]]]:
     """For each poem the words of at most so many others held out, of its form and theme, or at least of its form."""
     rng, found = random.Random(seed), []
-    of = defaultdict(list)
+    of: dict[Any, list[int]] = defaultdict(list)
     for k, p in enumerate(held):
         of[p.form, p.theme].append(k)
         of[p.form].append(k)
@@ -309,7 +314,7 @@ def references(some, held, seed):
     return found
 
 
-def measures(some, held, training, seed):
+def measures(some: list[poems.Poem], held: list[poems.Poem], training: list[poems.Poem], seed: int) -> dict:
     """All that is measured of a group of poems."""
     words, refs = [ngrams.words(p.verse) for p in some], references(some, held, seed)
     with_refs = [(text, own) for text, own in zip(words, refs) if own]
@@ -330,7 +335,7 @@ def measures(some, held, training, seed):
         "longest": longest[-1] if longest else 0, "longest, median": longest[len(longest) // 2] if longest else 0}
 
 
-def chance(samples, held, training, seed):
+def chance(samples: list[poems.Poem], held: list[poems.Poem], training: list[poems.Poem], seed: int) -> dict:
     """What luck gives: see above."""
     rng, shuffled = random.Random(seed), []
     for name in sorted({p.form for p in held}):
@@ -344,7 +349,7 @@ def chance(samples, held, training, seed):
     rng.shuffle(ends)
     layouts, others = Layouts(training), [p.form for p in samples]
     rng.shuffle(others)
-    found = {"meter": meters(shuffled), "rhyme": rhyming(zip(ends[::2], ends[1::2])),
+    found: dict[str, Any] = {"meter": meters(shuffled), "rhyme": rhyming(zip(ends[::2], ends[1::2])),
              "layout": sum(p.text != "cut" and layouts.obeyed(p.verse, form) for p, form in zip(samples, others))
              / max(1, len(samples))}
     for key in ("theme", "author"):
@@ -355,7 +360,7 @@ def chance(samples, held, training, seed):
 
 # -------------------------------------------------------------------------------------------------------- what is shown
 
-def shown(found):
+def shown(found: dict) -> str:
     """All numbers as text."""
     likely, groups, luck = found["likelihood"], found["groups"], found["chance"]
     columns = {**groups, "chance": luck}
@@ -363,10 +368,11 @@ def shown(found):
              "bits an akshara": f"{row['bits']:.3f}"} for name, row in likely.items() if name != "aksharas"]
     rows.append({"likelihood": "reference", "perplexity": f"{CLAIMED['perplexity']:.1f}"})
     claims = {"all meters, S2": CLAIMED["meter"], "BLEU-4": CLAIMED["BLEU-4"], "distinct-2": CLAIMED["distinct"]}
-    plain = {"all meters, S1": lambda c: c["all meters"]["S1"], "all meters, S2": lambda c: c["all meters"]["S2"]}
+    plain: dict[str, Callable] = {
+        "all meters, S1": lambda c: c["all meters"]["S1"], "all meters, S2": lambda c: c["all meters"]["S2"]}
     for name in ("named", "rhyme", "layout", "theme", "author", "BLEU-4", "self-BLEU",
                  *(f"distinct-{n}" for n in range(1, 5)), "copied"):
-        plain[name] = lambda c, name=name: c.get(name)
+        plain[name] = methodcaller("get", name)
     measured = []
     for name, value in plain.items():
         row = {"measure": name}
@@ -382,7 +388,7 @@ def shown(found):
     return "\n\n".join([head, table(rows), table(measured), table(by_form) if by_form else "no meter"]) + "\n"
 
 
-def page(found, samples):
+def page(found: dict, samples: list[poems.Poem]) -> str:
     """The numbers and the first samples, scanned, as a page of its own."""
     body = [f"<pre style='font-size:.6em; line-height:1.3'>{html.escape(shown(found))}</pre>"]
     for p in samples[:SHOWN]:

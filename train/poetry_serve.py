@@ -10,29 +10,35 @@ It is for one's own machine: it listens on the loopback interface, and answers o
 a name of that, so that no page from elsewhere can ask. Input is short and checked, and none of it names a file. One
 verse is written at a time; some wait for their turn, more are sent away; and a verse has so many seconds.
 """
+import argparse
 import html
 import json
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from minigrad.check import expect
 from tok import scan_view
 from train import poems
 from train.poetry_write import Asked, Poet, answered
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette  # an extra
+
 PROMPT, WAITING, SECONDS = 200, 4, 30                      # characters; requests at a time; for a verse
 LARGEST = 4096                                             # bytes of a request
 TEMPERATURES = (0.0, 2.0)
 
 
-def add_serve(subparsers):
+def add_serve(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("serve", help="a web page on this machine that writes verse")
     parser.add_argument("folder", metavar="DIR", help="a prepared folder after training, or any with weights")
     parser.add_argument("--port", type=int, default=8000, help="(8000)")
     parser.set_defaults(run=run)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
     except ImportError:
@@ -43,7 +49,7 @@ def run(args):
     return 0
 
 
-def asked_of(sent, poet):
+def asked_of(sent: Any, poet: Poet) -> Asked:
     """The Asked that a request's JSON says, each value of the kind and size that it may have."""
     expect(isinstance(sent, dict), "request", type(sent).__name__, "an object")
     unknown = set(sent) - {"form", "theme", "author", "prompt", "temperature", "seed", "free"}
@@ -64,7 +70,7 @@ def asked_of(sent, poet):
     return answered(asked) if whole else asked             # a line that is whole is answered, any other one continued
 
 
-def verse(poet, asked, until):
+def verse(poet: Poet, asked: Asked, until: float) -> Iterator[dict]:
     """The parts of an answer, as dicts."""
     begun = poet.begin(asked)[-1]
     text, logprob = begun, 0.0
@@ -78,7 +84,7 @@ def verse(poet, asked, until):
     yield {"text": text, "scansion": scansion(text, asked.rules), "logprob": logprob}
 
 
-def scansion(text, rules):
+def scansion(text: str, rules: str) -> str:
     """The verse with the weights under it, as HTML; of what cannot be scanned, why."""
     try:
         return scan_view.stanza_in_html(text, rules)
@@ -89,10 +95,10 @@ def scansion(text, rules):
 class Turns:
     """One at a time, and no more than so many that wait."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.room, self.turn = threading.BoundedSemaphore(WAITING), threading.Lock()
 
-    def take(self, parts):
+    def take(self, parts: Callable[[float], Iterable[dict]]) -> Iterator[str]:
         """The lines of an answer, when it is its turn. parts(until) gives them."""
         until = time.monotonic() + SECONDS
         if not self.room.acquire(blocking=False):
@@ -111,7 +117,7 @@ class Turns:
             self.room.release()
 
 
-def application(poet):
+def application(poet: Poet) -> "Starlette":
     """The server as an ASGI application."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware

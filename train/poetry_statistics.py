@@ -1,15 +1,18 @@
 """What a prepared folder holds, in numbers and pictures: statistics.txt, .json and .png."""
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
 from tok import scansion
-from tok.base import write_json, write_text
+from tok.base import Tokenizer, write_json, write_text
 from tok.hindi import AKSHARA
 from train.data import SPLITS
-from train.poems import FREE
+from train.poems import FREE, Poem
 from train.report import table
 
 
-def describe(out, split, documents, tokenizer, removed):
+def describe(out: Path, split: dict[str, list[Poem]], documents: dict[str, list[str]], tokenizer: Tokenizer,
+             removed: dict[str, int]) -> None:
     """Write all three."""
     poems = [p for some in split.values() for p in some]
     rows = [{"poems of": f"{source}, {form}", **numbers([p for p in poems if (p.source, p.form) == (source, form)])}
@@ -32,7 +35,7 @@ def describe(out, split, documents, tokenizer, removed):
     plot(out / "statistics.png", poems, tokenizer)
 
 
-def numbers(poems):
+def numbers(poems: list[Poem]) -> dict[str, float]:
     """Of some poems: how much there is, and how much of it tok.meter names."""
     verses = [p.verse for p in poems]
     return {"n": len(poems), "lines": sum(verse.count("\n") + 1 for verse in verses),
@@ -43,7 +46,7 @@ def numbers(poems):
             "derived": sum(p.theme_from == "derived" for p in poems)}
 
 
-def spelled(tokenizer, texts):
+def spelled(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
     """Of some texts: tokens, and the share of aksharas that a border between two tokens cuts."""
     tokens = words = aksharas = cut = 0
     for text in texts:
@@ -62,13 +65,13 @@ def spelled(tokenizer, texts):
     return {"tokens": tokens, "a word": tokens / words, "aksharas": aksharas, "cut": cut / max(1, aksharas)}
 
 
-def shown(row):
+def shown(row: dict) -> dict[str, str]:
     """{column: text}."""
     return {title: f"{x:.1%}" if title in ("in a meter", "cut") else f"{x:.2f}" if isinstance(x, float)
             else f"{x:,}" if isinstance(x, int) else x for title, x in row.items()}
 
 
-def plot(file, poems, tokenizer):
+def plot(file: Path, poems: list[Poem], tokenizer: Tokenizer) -> None:
     """Poems by form and by author, the matras of their lines, and their length in tokens."""
     import matplotlib
     matplotlib.use("Agg")
@@ -91,7 +94,7 @@ def plot(file, poems, tokenizer):
     temporary.replace(file)
 
 
-def lengths_of(verse):
+def lengths_of(verse: str) -> list[int]:
     """What the parts of a poem between dandas count under S1; none if it cannot be scanned."""
     try:
         return [min(scansion.matras(part, "S1")) for part in verse.replace("॥", "।").replace("\n", "।").split("।")

@@ -86,8 +86,8 @@ class Poet:
         form = asked.form.replace("-", " ")
         writer = None if asked.free else self.composer(form, asked.rules, asked.lines, asked.rhyme)
         place = writer and writer.begin(asked.prompt)
-        verse = place.progress.text.decode() if writer else normalize(asked.prompt).strip(" ")
-        told = writer.told(place.progress) if writer else self._told(verse, form, asked.lines)
+        verse = place.progress.text.decode() if place else normalize(asked.prompt).strip(" ")
+        told = writer.told(place.progress) if writer and place else self._told(verse, form, asked.lines)
         tag = poems.meter_tag(form) if any(form == known.name for known in FORMS) else None
         ids = poems.begin(self.tokenizer, told, form=asked.form, author=asked.author, theme=asked.theme,
                           meter=tag if tag in self.controls["meter"] else None)

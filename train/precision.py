@@ -12,6 +12,9 @@ their gradients are added up in float32. bfloat16 has the range of float32 and n
 
 S lies on the model's device, where it learns by [CN4] of minigrad/fused/control.py, so that no step waits to hear it.
 """
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from minigrad import backend
@@ -22,16 +25,16 @@ FIRST, LEAST, PATIENCE = 2.0 ** 16, 2.0 ** -14, 2000
 class Scale:
     """S, and how many steps in a row it has been good for. used: the S of the last step that was heard of."""
 
-    def __init__(self, value=1.0, clean=0, moving=False):
+    def __init__(self, value: float = 1.0, clean: float = 0, moving: bool = False) -> None:
         self.numbers, self.moving = np.array([value, clean], np.float64), moving
         self.used = value
 
     @classmethod
-    def of(cls, dtype, state=None):
+    def of(cls, dtype: Any, state: Sequence | None = None) -> "Scale":
         """For this storage dtype; state: what state() gave."""
         return cls(*state) if state else cls(FIRST, 0, True) if str(dtype) == "float16" else cls()
 
-    def on(self, device):
+    def on(self, device: str) -> np.ndarray:
         """[S, clean steps] as an array on this device, where they are from now on."""
         self.numbers = backend.to_device(self.numbers, device)
         return self.numbers
@@ -46,16 +49,16 @@ class Scale:
         self.numbers[0] = value
 
     @property
-    def clean(self):
+    def clean(self) -> int:
         return int(self.numbers[1])
 
-    def state(self):
+    def state(self) -> list:
         return [self.value, self.clean, self.moving]
 
     def __eq__(self, other):
         return self.state() == other.state()
 
     @property
-    def rule(self):
+    def rule(self) -> tuple[bool, float, int]:
         """How S moves: see control()."""
         return self.moving, LEAST, PATIENCE

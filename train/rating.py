@@ -11,11 +11,14 @@ Agreement is Krippendorff's alpha for numbers (2011): of all n ratings of poems 
 
 1: they agree; 0: as if each had drawn from what all have said; below 0: worse. From 0.8 on one may rely on it.
 """
+import argparse
 import csv
 import io
 import json
 import random
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from minigrad.check import expect
 from tok.base import write_json, write_text
@@ -23,13 +26,13 @@ from tok.base import write_json, write_text
 RATERS, FIELDS = 3, ("number", "poem", "coherence 1-10")
 
 
-def add(subparsers):
+def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("agree", help="what raters say, and how far they agree")
     parser.add_argument("out", metavar="DIR")
     parser.set_defaults(run=run)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     folder = Path(args.out, "score")
     sheets = sorted(folder.glob("rating-*.csv"))
     expect(sheets, str(folder), "no rating-*.csv", "filled sheets", f"python -m train.poetry score {args.out}")
@@ -39,7 +42,7 @@ def run(args):
     return 0
 
 
-def write(folder, kinds, seed):
+def write(folder: Path, kinds: dict[str, list[str]], seed: int) -> None:
     """Sheets with the poems of {who wrote them: poems}, unless there are sheets."""
     if list(folder.glob("rating-*")):
         return                                                  # they may have been filled
@@ -54,7 +57,7 @@ def write(folder, kinds, seed):
     write_json(folder / "rating-key.json", {k + 1: kind for k, (kind, _) in enumerate(poems)})
 
 
-def read(sheet, key):
+def read(sheet: Path, key: dict[str, str]) -> dict[str, int]:
     """{number: rating} of a sheet, of the poems that have one."""
     with open(sheet, encoding="utf-8-sig", newline="") as f:
         rows = list(csv.DictReader(f))
@@ -69,7 +72,7 @@ def read(sheet, key):
     return found
 
 
-def report(ratings, key):
+def report(ratings: list[dict[str, int]], key: dict[str, str]) -> str:
     """The mean rating of each kind, and alpha."""
     lines = []
     for kind in dict.fromkeys(key.values()):
@@ -80,15 +83,15 @@ def report(ratings, key):
     return "\n".join([*lines, "Krippendorff's alpha: " + ("too few ratings" if found is None else f"{found:.3f}")])
 
 
-def alpha(ratings):
+def alpha(ratings: Iterable[Mapping[Any, float]]) -> float | None:
     """[KA1] of {poem: rating} for each rater; None where nothing can be said."""
     of = {}
     for some in ratings:
         for poem, rating in some.items():
             of.setdefault(poem, []).append(rating)
-    of = [given for given in of.values() if len(given) > 1]
-    every = [rating for given in of for rating in given]
-    observed = sum(_squares(given) / (len(given) - 1) for given in of) / max(1, len(every))
+    several = [given for given in of.values() if len(given) > 1]
+    every = [rating for given in several for rating in given]
+    observed = sum(_squares(given) / (len(given) - 1) for given in several) / max(1, len(every))
     expected = _squares(every) / max(1, len(every) * (len(every) - 1))
     return 1 - observed / expected if expected else None
 

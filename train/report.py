@@ -1,6 +1,7 @@
 """python -m train.report RUN...: what runs have come to, side by side."""
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from minigrad.check import exit_status, expect
@@ -10,7 +11,7 @@ COLUMNS = (("step", "step", "{:,}"), ("validation", "val_loss", "{:.4f}"), ("per
            ("bits/byte", "bits_per_byte", "{:.3f}"), ("accuracy", "accuracy", "{:.1%}"))
 
 
-def summary(folder):
+def summary(folder: str | Path) -> dict[str, str]:
     """{column: text} of a run, from its log and its newest checkpoint."""
     entries = log.read(Path(folder, "log.jsonl"))
     scored = [e for e in entries if "val_loss" in e]
@@ -27,7 +28,7 @@ def summary(folder):
     return found
 
 
-def epochs(folder):
+def epochs(folder: str | Path) -> list[dict[str, str]]:
     """[{column: text}], a row for every validation of a run: with the training loss and the time since the last one."""
     entries, rows, losses, seconds = log.read(Path(folder, "log.jsonl")), [], [], 0.0
     tokens = checkpoint.newest(folder)[1]["config"]["tokens_per_step"]
@@ -44,7 +45,7 @@ def epochs(folder):
     return rows
 
 
-def table(rows):
+def table(rows: list[dict[str, str]]) -> str:
     """[{column: text}] as lines."""
     titles = list(dict.fromkeys(title for row in rows for title in row))
     cells = [titles, *([row.get(title, "-") for title in titles] for row in rows)]
@@ -52,7 +53,7 @@ def table(rows):
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells)
 
 
-def plot(file, folders):
+def plot(file: str | Path, folders: Iterable[str | Path]) -> None:
     """Validation losses of all runs over the tokens' steps, in one picture."""
     import matplotlib
     matplotlib.use("Agg")
@@ -76,7 +77,7 @@ examples:
   python -m train.report runs/verse --epochs --samples"""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train.report", description="What runs have come to, side by side.",
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")

@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -38,32 +39,35 @@ from minigrad.check import expect
 from minigrad.profile import Profile
 from minigrad.recompute import recompute
 from nn import AdamW, cosine_with_warmup
+from tok.base import Tokenizer
 from train import checkpoint, log, parallel, stats, utilisation, verse
 from train.adapt import adapted
 from train.config import Config, describe, parse, to_yaml
 from train.data import Ahead, Data, Validation, Windows, prepare
 from train.finite import bad_parameter
+from train.log import Log, Picture
+from train.parallel import Group
 from train.precision import Scale
 from train.spikes import IN_A_ROW, Leap, Spikes
 from train.step import evaluate, train_step
 from train.text import GPT2, SEPARATOR
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """A run, from the command line to the samples. Returns the exit status."""
     with ExitStack() as held:
         return parallel.run(lambda group: go(argv, group, held))
 
 
-def go(argv, group, held):
+def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
     """The run of main, on each rank of a group. held: gives the run's folder back in the end."""
     try:
         config = group.together(lambda: parse(argv))
         group.same(**asdict(config), **checkpoint.versions())
         group.together(lambda: possible(config, group))
         group = group.on(device_of(config))
-        out, config.resume, finished = group.first(lambda: begin(config, held))
-        out = Path(out)
+        folder, config.resume, finished = group.first(lambda: begin(config, held))
+        out = Path(folder)
         if finished:
             print(f"{out} has made {finished}")
             return 0
@@ -115,7 +119,7 @@ def go(argv, group, held):
     return 0
 
 
-def possible(config, group):
+def possible(config: Config, group: Group) -> None:
     """Refuse what this machine, or this number of ranks, cannot do."""
     expect(config.backend == "numpy" or backend.cupy(), "--backend cupy", "no GPU that CuPy can use",
            "an NVIDIA GPU and CuPy", 'pip install "cupy-cuda12x[ctk]" or "cupy-cuda13x[ctk]", by the CUDA version '
@@ -125,7 +129,7 @@ def possible(config, group):
     config.rows(group.size)
 
 
-def begin(config, held):
+def begin(config: Config, held: ExitStack) -> tuple[str, str, str]:
     """(run folder, what of --resume is left, what it has made if there is nothing to do)"""
     out = checkpoint.open_folder(config, held)
     if config.resume != "auto":
@@ -148,8 +152,9 @@ class Run:
     opt: AdamW
     windows: Windows
     validation: Validation
-    log: log.Log
+    log: Log
     writer: checkpoint.Writer
+    picture: Picture
     bytes: int = 0                   # that the validation tokens stand for
     entropy: float | None = None     # bits per couplet of the source, on the validation couplets; None for other texts
     step: int = 0                    # updates made
@@ -158,7 +163,6 @@ class Run:
     metrics: dict | None = None      # the latest validation
     best: tuple = (None, 0)          # the lowest validation loss, and how many validations there were after it
     seconds: float = 0.0             # spent in training steps by this process
-    picture: log.Picture | None = None
     ceiling: float = math.inf        # operations per second of a large product
     spikes: Spikes = field(default_factory=Spikes)
     leaps: list = field(default_factory=list)        # steps that leapt, and that none has come by since
@@ -170,16 +174,16 @@ class Run:
     rows: int = 1                    # that go through the model at once, on each rank
 
     @property
-    def micros(self):
+    def micros(self) -> int:
         """Micro-batches that this rank makes in a step."""
         return self.per_step // (self.rows * self.group.size)
 
     @property
-    def per_step(self):
+    def per_step(self) -> int:
         """Windows of a step."""
         return self.config.tokens_per_step // self.config.block_size
 
-    def save(self):
+    def save(self) -> None:
         moments = self.opt.state(self.group.collect)
         if failed := self.writer.wait():
             self.log.write(step=self.step, failed=failed)
@@ -190,11 +194,11 @@ class Run:
             "config": asdict(self.config)})
 
 
-def set_up(config, out, group):
+def set_up(config: Config, out: Path, group: Group) -> Run:
     """Data, model and optimiser: new, or from the weights of --init, or all as --resume finds it."""
     saved, state, model, theirs = group.together(lambda: read(config, out))
     tokenizer = theirs if config.resume else None
-    if config.init and not config.resume:
+    if model is not None and not config.resume:              # that of --init
         tokenizer = theirs if config.tokenizer in ("char", "bpe") else None              # a file is another one
         c = model.config
         expect(config.block_size <= c.block_size, "--block_size", config.block_size,
@@ -215,7 +219,7 @@ def set_up(config, out, group):
     expect(not why, "--resume", f"a run that has made {why}", "steps to go",
            f"--patience {2 * config.patience}" if state["step"] < config.steps else
            f"--epochs {2 * config.epochs:g}" if config.epochs else f"--steps {2 * config.steps}")
-    if config.init and not config.resume:
+    if model is not None and not config.resume:
         before = model.config.vocab_size
         model, known = adapted(model, config.dropout, theirs, data.tokenizer, config.seed)
         if known < data.tokenizer.vocab_size:
@@ -232,7 +236,7 @@ def set_up(config, out, group):
         group.broadcast(p.data)                              # another processor may have drawn other last bits
     opt = AdamW(model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay, rank=group.rank,
                 ranks=group.size)
-    if config.resume:
+    if saved:
         group.together(lambda: checkpoint.load_optimizer(saved, opt))
 
     if config.samples:
@@ -240,11 +244,11 @@ def set_up(config, out, group):
     rows = config.rows(group.size)
     validation = Validation(data.val, config.block_size, rows, config.eval_tokens)
     run = Run(config, out, data, model, opt, windows, validation,
-              group.only_first(lambda: log.Log(out / "log.jsonl", state["step"],
-                                               config.tensorboard and out / "tensorboard")),
+              group.only_first(lambda: Log(out / "log.jsonl", state["step"],
+                                               out / "tensorboard" if config.tensorboard else None)),
               group.only_first(lambda: checkpoint.Writer(out, config.keep, config.background)), step=state["step"],
               position=state["position"], scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"],
-              picture=group.only_first(lambda: log.Picture(out)), best=tuple(state.get("best", Run.best)),
+              picture=group.only_first(lambda: Picture(out)), best=tuple(state.get("best", Run.best)),
               spikes=Spikes(*state.get("spikes", [])),
               late=device_of(config) == "gpu" and config.spike == "off" and not config.check_finite,
               graph=backend.Repeated() if config.graph else None, group=group, rows=rows)
@@ -259,12 +263,12 @@ def set_up(config, out, group):
     return run
 
 
-def out_of_patience(best, config):
+def out_of_patience(best: tuple, config: Config) -> bool:
     """Were there so many validations after the best one that --patience ends the run?"""
     return 0 < config.patience <= best[1]
 
 
-def ended(state, config):
+def ended(state: dict, config: Config) -> str:
     """What a run has made that ends it, or "" if it has not ended."""
     if state["step"] >= config.steps:
         return f"all its {config.steps} steps"
@@ -272,7 +276,7 @@ def ended(state, config):
     return f"{best[1]} validations after its best one" if out_of_patience(best, config) else ""
 
 
-def read(config, out):
+def read(config: Config, out: Path) -> tuple[Path | None, dict, GPT | None, Tokenizer | None]:
     """(checkpoint or None, state, model or None, its tokenizer or None), as --resume or --init wants them."""
     if config.resume:
         saved, state = checkpoint.newest(out)
@@ -281,7 +285,7 @@ def read(config, out):
     return None, {"step": 0, "position": 0, "metrics": None}, *begun
 
 
-def warn_of_slow(config):
+def warn_of_slow(config: Config) -> None:
     """Say so if this processor can only store the dtype."""
     if config.dtype in ("bfloat16", "float16") and device_of(config) == "cpu":
         from minigrad import blas  # and Numba with it: not for --help
@@ -291,18 +295,18 @@ def warn_of_slow(config):
                   "float32: memory is saved, time is not. Hint: --dtype float32 is the quicker one here", flush=True)
 
 
-def save_memory(model, config):
+def save_memory(model: GPT, config: Config) -> None:
     """Let every so many blocks, or a part of each, compute their insides again."""
     for block in model.h[::config.recompute] if config.recompute else ():
         part = {"block": block, "attention": block.attn, "mlp": block.mlp}[config.recompute_part]
         part.around = recompute
 
 
-def device_of(config):
+def device_of(config: Config) -> str:
     return "gpu" if config.backend == "cupy" else "cpu"
 
 
-def warm_up(run):
+def warm_up(run: Run) -> None:
     """One step of a twin with one block, so that Numba compiles here: announced, and not on the clock."""
     small = replace(run.model.config, n_layer=1, vocab_size=64, block_size=8)
     twin = GPT(small).to(device_of(run.config), run.config.dtype)
@@ -320,10 +324,10 @@ class Begun:
     position: int
     began: float
     lr: float
-    outcome: object                  # a function: (loss, norm, what else to log), or a Leap
+    outcome: Callable                # a function: (loss, norm, what else to log), or a Leap
 
 
-def short_of_memory(run, error):
+def short_of_memory(run: Run, error: MemoryError) -> str:
     """What to do about it."""
     config, sizes = run.config, run.model.config
     how = config.block_size, config.dtype, config.recompute > 0, device_of(config)
@@ -340,7 +344,7 @@ def short_of_memory(run, error):
             f"use some of it. Hint: {' or '.join(ways)}")
 
 
-def train(run, interrupt):
+def train(run: Run, interrupt: "Interrupt") -> None:
     """Steps, each logged; now and then a validation and a checkpoint; a checkpoint at the end, however it comes.
 
     A GPU is never waited for but at these: what came out of a step is asked when the next one has been launched.
@@ -360,7 +364,7 @@ def train(run, interrupt):
             batches = list(islice(micro, run.micros))
             lr = cosine_with_warmup(run.step, config.lr, config.min_lr, min(config.warmup, config.steps), config.steps)
             asked = config.stats_every and (run.step + 1) % config.stats_every == 0
-            before, scale = (stats.copies(run.model), run.scale.value) if asked else (None, None)
+            before, scale = (stats.copies(run.model), run.scale.value) if asked else ([], 1.0)
             with run.profile if run.step in profiled else nullcontext():
                 outcome = attempt(run, batches, lr)
             if outcome is None:
@@ -388,7 +392,7 @@ def train(run, interrupt):
     run.save()
 
 
-def attempt(run, batches, lr):
+def attempt(run: Run, batches: list, lr: float) -> Callable | None:
     """What Begun calls an outcome of the next step, or None if the run has gone back instead."""
     try:
         found = train_step(run.model, run.opt, batches, lr, run.step, run.config, run.scale,
@@ -405,7 +409,7 @@ def attempt(run, batches, lr):
     return outcome
 
 
-def hear(run, step, bar):
+def hear(run: Run, step: Begun, bar: tqdm) -> dict:
     """Log what came out of a step. Returns what else than loss and norm there was to say."""
     try:
         loss, norm, extra = step.outcome()
@@ -422,12 +426,12 @@ def hear(run, step, bar):
     return extra
 
 
-def number(x):
+def number(x: float) -> float | None:
     """x, or None where it is none: JSON has no word for infinity."""
     return x if math.isfinite(x) else None
 
 
-def go_back(run, leap):
+def go_back(run: Run, leap: Leap) -> bool:
     """After a step that leapt: restore the newest checkpoint, to go on from there with the text behind this step
     (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1), and return True; or return False, if the step is just to be
     left out. Raises leap where neither is asked for, or where neither has helped."""
@@ -455,7 +459,7 @@ def go_back(run, leap):
     return True
 
 
-def validate(run):
+def validate(run: Run) -> None:
     """Score the validation text: nats per token, perplexity, bits per byte, and the share of next tokens that the model
     thought the likeliest; where the source is known, in bits per couplet beside it."""
     loss, accuracy = evaluate(run.model, run.validation, run.group)
@@ -480,14 +484,14 @@ def validate(run):
     run.picture.draw()
 
 
-def write(run, n):
+def write(run: Run, n: int) -> list[str]:
     """n texts by the model as it is now."""
     c = run.config
     return GPT2(run.model, run.data.tokenizer).write(n, c.sample_tokens, c.sample_prompt, c.seed, run.group,
                                                      temperature=c.temperature)
 
 
-def show_profile(run):
+def show_profile(run: Run) -> None:
     """Where the time of the profiled steps went, as a table and as a time line."""
     path = run.out / "profile.json"
     run.profile.trace(path)
@@ -495,9 +499,9 @@ def show_profile(run):
           f"{run.profile.table()}")
 
 
-def report(run):
+def report(run: Run) -> None:
     """What came out: the numbers, and the model's own words."""
-    config, m = run.config, run.metrics
+    config, m = run.config, run.metrics or {}            # a run that ends has been validated
     held = backend.memory()["held"]
     print(f"\n{run.step:,} steps of {config.tokens_per_step:,} tokens, {run.seconds:.0f} s in this process"
           + (f", {held / GIB:.1f} GiB of the GPU's memory" if held else ""))
@@ -516,14 +520,14 @@ class Interrupt:
     """Ctrl-C or SIGTERM inside: the first asks the loop to stop after its step, the second one stops at once."""
     signals = signal.SIGINT, signal.SIGTERM
 
-    def __init__(self, loud=True):
+    def __init__(self, loud: bool = True) -> None:
         self.loud = loud
 
     def __enter__(self):
         self.asked, self.before = None, [signal.signal(number, self.ask) for number in self.signals]
         return self
 
-    def ask(self, number, _frame):
+    def ask(self, number: int, _frame: object) -> None:
         self.asked = number
         for each in self.signals:
             signal.signal(each, signal.SIG_DFL)

@@ -1,10 +1,12 @@
 """python -m train.sample RUN --prompt TEXT: let a trained model write; mpiexec -n N shares the texts out."""
 import argparse
 import sys
+from collections.abc import Sequence
 
 from gpt.decode import Decoder
 from minigrad.check import exit_status, expect
 from train import parallel
+from train.parallel import Group
 from train.text import GPT2, SEPARATOR
 
 EXAMPLES = """\
@@ -13,7 +15,7 @@ examples:
   python -m train.sample gpt2 --prompt "A framework is" --stream     released weights (pip install '.[hub]')"""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train.sample", description="Let a trained model write.",
                                      epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="RUN",
@@ -38,7 +40,7 @@ def main(argv=None):
     return exit_status(lambda: parallel.run(lambda group: go(args, group)))
 
 
-def go(args, group):
+def go(args: argparse.Namespace, group: Group) -> int:
     """What was asked for, on each rank of a group. Returns the exit status."""
     try:
         write(args, group)
@@ -50,7 +52,7 @@ def go(args, group):
     return 0
 
 
-def write(args, group):
+def write(args: argparse.Namespace, group: Group) -> None:
     text = group.together(lambda: GPT2.from_pretrained(args.folder))
     expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
     expect(args.seed >= 0, "--seed", args.seed, "0 or more")

@@ -17,7 +17,7 @@ IN_A_ROW = 5         # leaps without a step between them, or returns to one chec
 class Leap(ArithmeticError):
     """This step's update was not made. loss: what it came to."""
 
-    def __init__(self, message, loss=math.nan):
+    def __init__(self, message: str, loss: float = math.nan) -> None:
         super().__init__(message)
         self.loss = loss
 
@@ -29,10 +29,10 @@ class Spikes:
     variance: float = 0.0
     steps: int = 0
 
-    def state(self):
+    def state(self) -> list:
         return list(astuple(self))
 
-    def check(self, loss, size, step):
+    def check(self, loss: float, size: float, step: int) -> None:
         """Raise Leap if it is one, else learn from it."""
         usual = max(math.sqrt(self.variance), self.mean / 100)
         if self.steps >= FIRST and loss > self.mean + size * usual:                        # [SP2]

@@ -5,18 +5,21 @@ hardly learns, 1e-1 forgets. A gradient of 0 shows a part that nothing reaches.
 """
 import math
 
+import numpy as np
+
+from gpt import GPT
 from minigrad import backend
 from minigrad.fused.adamw import sum_of_squares
 
 KINDS = ("weight", "gradient", "update")
 
 
-def copies(model):
+def copies(model: GPT) -> list[np.ndarray]:
     """The parameters as they are before a step."""
     return [p.data.copy() for p in model.parameters()]
 
 
-def statistics(model, before, scale=1.0):
+def statistics(model: GPT, before: list[np.ndarray], scale: float = 1.0) -> dict[str, list]:
     """{name: [weight, gradient, update]} of the step that has just been made. before: copies(model); scale: how many
     times too large the gradients are. They lie where they were summed until the next forward pass."""
     return {name: [_rms(p.data), _rms(p.slot.array) / scale, _rms(backend.wide(p.data) - backend.wide(old))]
@@ -29,7 +32,7 @@ def _rms(a):
     return value if math.isfinite(value) else None
 
 
-def rows(found):
+def rows(found: dict[str, list]) -> list[dict[str, str]]:
     """[{column: text}] of statistics, for a table."""
     def show(value):
         return "-" if value is None else f"{value:.2e}"

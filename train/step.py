@@ -1,22 +1,30 @@
 """One update, and one validation."""
 import functools
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 
+from gpt import GPT
 from gpt.decode import evaluating
 from minigrad import Tensor
-from minigrad.backend import Later, device_of, moment, step_word
+from minigrad.backend import Later, Repeated, device_of, moment, step_word
 from minigrad.fused.control import HOPELESS, LOSS, LR, NORM, SCALE, STOP, control
 from minigrad.fused.cross_entropy import ROWS, linear_cross_entropy
+from nn import AdamW
 from nn.optim import squares_of
+from train.config import Config
 from train.finite import NotFinite, culprit, watched
-from train.parallel import ALONE
+from train.parallel import ALONE, Group
 from train.precision import Scale
+from train.spikes import Spikes
 
 
-def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, late=False, graph=None, group=ALONE):
+def train_step(model: GPT, opt: AdamW, batches: list, lr: float, step: int, config: Config, scale: Scale | None = None,
+               spikes: Spikes | None = None, late: bool = False, graph: Repeated | None = None,
+               group: Group = ALONE) -> Any:
     """One update from the mean gradient of the micro-batches. Returns their mean loss and the gradient's norm, which is
     not finite if the step was left out because the loss scale was too high. A loss that is no number, or that spikes
     call a leap, raises; then nothing was updated.
@@ -41,7 +49,8 @@ def train_step(model, opt, batches, lr, step, config, scale=None, spikes=None, l
     return found if late else found()
 
 
-def update(model, opt, step, config, scale, spikes, group, *arrays):
+def update(model: GPT, opt: AdamW, step: int, config: Config, scale: Scale, spikes: Spikes | None, group: Group,
+           *arrays: np.ndarray) -> None:
     """What a step does on the device: arrays are x, y of the first micro-batch, x, y of the second, ..."""
     c, mine = opt.control, len(arrays) // 2
     many, summing = mine * group.size, group.summing(opt)
@@ -67,7 +76,8 @@ def update(model, opt, step, config, scale, spikes, group, *arrays):
         opt.zero_grad()
 
 
-def judge(later, model, opt, batches, step, config, scale, group):
+def judge(later: Callable, model: GPT, opt: AdamW, batches: list, step: int, config: Config, scale: Scale,
+          group: Group) -> tuple[float, float]:
     """(loss, norm) of a step; NotFinite if it was hopeless."""
     numbers = later()
     loss, norm, scale.used = (float(numbers[k]) for k in (LOSS, NORM, SCALE))
@@ -84,7 +94,7 @@ def judge(later, model, opt, batches, step, config, scale, group):
     return loss, norm
 
 
-def evaluate(model, validation, group=ALONE):
+def evaluate(model: GPT, validation: Any, group: Group = ALONE) -> tuple[float, float]:
     """(mean nats per validation token, share of tokens that the model thought the likeliest). Each rank scores a
     part; batches are added up in their order, so the same batches have the same sum on any number of ranks."""
     nats, right = 0.0, 0
@@ -95,11 +105,12 @@ def evaluate(model, validation, group=ALONE):
     return float(nats) / validation.tokens, float(right) / validation.tokens
 
 
-def score(model, x, y):
+def score(model: GPT, x: np.ndarray, y: np.ndarray) -> tuple[float, int]:
     """(nats, how many targets the model thought the likeliest) of a batch."""
     y, right = model.integers(y), 0
     h, w = model.hidden(model.integers(x)), model.wte.weight
     rows, wanted = h.data[y >= 0], y[y >= 0]
     for i in range(0, len(rows), ROWS):                      # never all logits
-        right += int(((Tensor(rows[i:i + ROWS]) @ w.T).argmax(-1) == wanted[i:i + ROWS]).sum())
+        logits = Tensor(rows[i:i + ROWS]) @ w.T  # type: ignore[attr-defined]                # minigrad/methods.py has it
+        right += int((logits.argmax(-1) == wanted[i:i + ROWS]).sum())
     return float(linear_cross_entropy(h, w, y)) * int((y >= 0).sum()), right

@@ -17,6 +17,7 @@ training text has are passed over.
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from functools import lru_cache
 
 from tok.scansion import WORD
@@ -51,13 +52,13 @@ _SPLIT = re.compile(r"[\s-]+")
 
 
 @lru_cache(1 << 17)
-def themes_of(word):
+def themes_of(word: str) -> tuple[str, ...]:
     """The themes that have a word in their lists."""
     return tuple(name for name, words in THEMES.items()
                  if any(word.startswith(w[:-1]) if w.endswith("-") else word == w for w in words))
 
 
-def of_title(title):
+def of_title(title: str) -> str:
     """The theme of the first word of a title that has one, or ""."""
     return next((name for word in _SPLIT.split(title) for name in themes_of(word)), "")
 
@@ -65,18 +66,18 @@ def of_title(title):
 class Deriver:
     """Themes from words, with the counts of these texts."""
 
-    def __init__(self, texts):
+    def __init__(self, texts: Iterable[str]) -> None:
         self.n, self.having = 0, Counter()
         for text in texts:
             self.n += 1
             self.having.update(set(WORD.findall(text)))
 
-    def __call__(self, text):
+    def __call__(self, text: str) -> str:
         """The theme of a text, or ""."""
         said = Counter()
         for word in WORD.findall(text):
             for name in themes_of(word):
-                said[name] += math.log((self.n + 1) / (self.having[word] + 1))
+                said[name] += math.log((self.n + 1) / (self.having[word] + 1))  # type: ignore[assignment]  # no count
         (first, most), (_, next_most) = [*said.most_common(2), ("", 0.0), ("", 0.0)][:2]
         return first if next_most <= LEAD * most else ""
 
@@ -84,7 +85,7 @@ class Deriver:
 class Bayes:
     """The classifier of [NB1], from (text, class) pairs."""
 
-    def __init__(self, pairs):
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         self.words, self.texts = defaultdict(Counter), Counter()
         for text, name in pairs:
             self.texts[name] += 1
@@ -92,11 +93,11 @@ class Bayes:
         self.known = set().union(*self.words.values())
         self.totals = {name: counts.total() for name, counts in self.words.items()}
 
-    def __call__(self, text):
+    def __call__(self, text: str) -> str:
         words = [word for word in WORD.findall(text) if word in self.known]
         return max(sorted(self.texts), key=lambda name: self.log_p(name, words))
 
-    def log_p(self, name, words):
+    def log_p(self, name: str, words: Iterable[str]) -> float:
         """[NB1] of one class, for words that are known."""
         counts, total = self.words[name], self.totals[name] + len(self.known)
         prior = math.log(self.texts[name] / self.texts.total())

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+from gpt import GPTConfig
 from gpt.sizes import forward_flops
 from minigrad import Tensor, no_grad
 from minigrad.backend import dtype_of, to_device
@@ -18,7 +19,7 @@ SIDES = {"cpu": 1024, "gpu": 8192}       # of the square product
 SECONDS = 0.1                            # it is repeated for so long, or 3 times
 
 
-def ceiling(dtype, device="cpu"):
+def ceiling(dtype: str, device: str = "cpu") -> float:
     """Floating point operations per second of the fastest of some products."""
     n = SIDES[device]
     a = Tensor(to_device(np.full((n, n), 0.5, dtype_of(dtype)), device))
@@ -31,6 +32,6 @@ def ceiling(dtype, device="cpu"):
     return 2 * n ** 3 / best
 
 
-def mfu(config, tokens_per_s, top):
+def mfu(config: GPTConfig, tokens_per_s: float, top: float) -> float:
     """The share, for the model of this GPTConfig, of a ceiling called top."""
     return 3 * forward_flops(config, config.block_size) * tokens_per_s / top               # [MU1]

@@ -53,7 +53,7 @@ import re
 import statistics
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate, product
 from typing import NamedTuple
@@ -75,7 +75,7 @@ class Meter(NamedTuple):
 
 
 @cache
-def length(word):
+def length(word: str) -> int:
     """The word's matras."""
     (total,) = matras(word)
     return total
@@ -156,7 +156,7 @@ THING = {"quality", "done"}                               # what agrees with the
 AGREEMENTS = list(product("mf", ("sg", "pl")))
 
 
-def spell_out(skeleton, theme):
+def spell_out(skeleton: str, theme: lexicon.Theme) -> Iterator[tuple[tuple[str, ...], ...]]:
     """Every pattern of a skeleton in a theme: tuples of slots, each a tuple of words that fit all the other slots."""
     tokens = skeleton.split()
     if "place" in tokens:
@@ -219,7 +219,7 @@ def _slot(token, group, act, subject, thing):
 class Pada:
     """All padas of one theme and meter, and how much they weigh."""
 
-    def __init__(self, theme, meter):
+    def __init__(self, theme: lexicon.Theme, meter: Meter) -> None:
         self.length = meter.length
         self.patterns = {}                                # slots -> what each filling weighs; only live patterns stay
         for skeleton in meter.skeletons:
@@ -229,7 +229,8 @@ class Pada:
                 self.patterns[slots] = self.patterns.get(slots, 0) + fillings ** -0.5                      # [V1]
 
         # a trie of the patterns without their last slots: node 0 is the empty prefix
-        self._parent, self._children, self._counts = [None], [{}], [[1] + [0] * self.length]
+        self._parent: list = [None]
+        self._children, self._counts = [{}], [[1] + [0] * self.length]
         self._ends = {}                                   # node -> [(last slot, weight)]
         ways = {}                                         # last word -> [(its terms in [V4], node)]
         for slots, weight in list(self.patterns.items()):
@@ -264,7 +265,7 @@ class Pada:
         """In how many ways can a prefix be filled, so that it and the word after it have m matras?"""
         return self._counts[node][m - length(word)] if length(word) <= m else 0
 
-    def weight(self, words):
+    def weight(self, words: Sequence[str]) -> float:
         """F of [V7]: the weights of all derivations of this pada; 0 for what is none."""
         alive = [0]
         for word in words[:-1]:
@@ -272,7 +273,7 @@ class Pada:
         total = sum(weight for node in alive for slot, weight in self._ends.get(node, ()) if words[-1] in slot)
         return total if total and sum(map(length, words)) == self.length else 0.0
 
-    def sample(self, last, rng):
+    def sample(self, last: str, rng: random.Random) -> str:
         """A pada that ends with the given word, drawn from back to front."""                              # [V6]
         words, state = [last], (_draw(self._nodes[last], rng), self.length - length(last))
         while state[0]:
@@ -316,7 +317,7 @@ class Poem(NamedTuple):
 class Grammar:
     """A distribution over couplets that can be sampled, and whose probabilities are known."""
 
-    def __init__(self, world=WORLD, meters=METERS):
+    def __init__(self, world: Mapping[str, lexicon.Theme] = WORLD, meters: Mapping[str, Meter] = METERS) -> None:
         self.poems = {}
         for theme, form in product(world, FORMS):
             *opening, closing = (Pada(world[theme], meters[name]) for name in FORMS[form])
@@ -332,7 +333,7 @@ class Grammar:
                 self.poems[theme, form] = Poem(opening, closing, lasts, rhymes, math.log(z))
         self._choices = list(self.poems.items())
 
-    def sample(self, rng):
+    def sample(self, rng: random.Random) -> str:
         """One couplet. rng is a random.Random, or anything whose random() is uniform on [0, 1)."""
         (theme, form), poem = self._choices[int(rng.random() * len(self._choices))]
         lines = []
@@ -341,11 +342,11 @@ class Grammar:
             lines.append(", ".join([*halves, poem.closing.sample(last, rng)]))
         return f"#{theme} {form}\n{lines[0]}।\n{lines[1]}॥\n"
 
-    def logprob(self, text):
+    def logprob(self, text: str) -> float:
         """ln P(text), summed over all derivations of the text; -inf for what the grammar cannot write."""  # [V7]
         match = COUPLET.fullmatch(text)
-        poem = match and self.poems.get(match.group("theme", "form"))
-        if not poem:
+        poem = self.poems.get((match["theme"], match["form"])) if match else None
+        if not match or not poem:
             return -math.inf
         padas = [*poem.opening, poem.closing]
         lines = [[half.split(" ") for half in line.split(", ")] for line in match.group("first", "second")]
@@ -360,29 +361,29 @@ class Grammar:
 
 # the corpus ---------------------------------------------------------------------------------------------------------
 @cache
-def grammar():
+def grammar() -> Grammar:
     """The default grammar, built when it is first asked for."""
     return Grammar()
 
 
-def corpus(n, seed):
+def corpus(n: int, seed: int) -> list[str]:
     """n couplets, the same for the same seed; joined they are a training stream."""
     rng = random.Random(seed)
     return [grammar().sample(rng) for _ in range(n)]
 
 
-def logprob(couplet):
+def logprob(couplet: str) -> float:
     """ln P(couplet) under the default grammar, in nats."""
     return grammar().logprob(couplet)
 
 
-def entropy(n=20_000, seed=0):
+def entropy(n: int = 20_000, seed: int = 0) -> tuple[float, float]:
     """The mean of -ln P over n couplets, in nats, and its standard error: what no model can beat."""
     surprise = [-logprob(couplet) for couplet in corpus(n, seed)]
     return statistics.fmean(surprise), statistics.stdev(surprise) / n ** 0.5
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="couplets with their matras and bits, and the grammar in numbers")
     parser.add_argument("--n", type=int, default=5, help="couplets to show")
     parser.add_argument("--seed", type=int, default=0)
