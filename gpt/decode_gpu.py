@@ -3,8 +3,8 @@ r"""A step of gpt.decode on a GPU: one new token of every row, by the kernel of 
 One launch is a step, with a block on each multiprocessor. Tokens are read from the device's memory, logits are left
 there, and nothing waits until the host reads them.
 
-A step reads every matrix once for each `rows` rows, up to 16, and what the cache holds of every row. With s bytes in a
-stored number, L layers of width C, V tokens, and n_b positions that row b has seen, these are
+A step reads every matrix once for each `rows` rows, up to 16 (8 in float32), and what the cache holds of every row.
+With s bytes in a stored number, L layers of width C, V tokens, and n_b positions that row b has seen, these are
 
     s (12 L C^2 + V C) + 2 L C s sum_b n_b     bytes
 
@@ -19,8 +19,8 @@ from minigrad.emulator import emulator
 from minigrad.fused.embedding import check
 from minigrad.kernels import cuda, has_instance
 
-WARPS, ROWS, TILES = 12, 16, 3              # of a block; that meet a weight at one time; of outputs between barriers
-UNIT, LEAST, MOST = 1024, 2, 8              # bytes of a unit of weights; units in half a warp's ring
+WARPS, TILES = 12, 3                        # of a block; of eight outputs between barriers
+UNIT, LEAST, MOST = 1024, TILES, 8          # bytes of a unit of weights; units in half a warp's ring
 OWN = 512                                   # bytes of shared memory for the kernel's table
 GELU, RELU = 0, 1
 NOTHING = 0xffffffff                        # in memory, where no number has been sent to yet
@@ -95,7 +95,7 @@ class Work:
         self.logits, begins = xp.empty((B, c.vocab_size), "float32"), xp.array(cache.lengths)
         sent = xp.full((2, c.n_layer, 10, B, padded_to(c.n_embd, 4)), NOTHING, "uint32").view("float32")
         kept = xp.empty((B, padded_to(c.n_embd, 4)), "float32")
-        most = max(n for n in range(1, min(B, ROWS) + 1) if shared(c, self.k, n) <= room(xp))
+        most = max(n for n in range(1, min(B, 32 // self.k.itemsize) + 1) if shared(c, self.k, n) <= room(xp))
         rows = -(-B // -(-B // most))                        # as many at each time
         half = max(n for n in range(LEAST, MOST + 1) if shared(c, self.k, rows, n) <= room(xp))
         self.where = backend.multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows, half)
@@ -126,7 +126,7 @@ def shared(c, like, rows, half=LEAST):
     chunk, C = 128 // like.itemsize, c.n_embd
     chunks, longest = -(-C // chunk), -(-4 * C // chunk)     # what is normalised lies beside what it was, in float
     width = 128 * max(longest, chunks * (1 + 4 // like.itemsize)) + 64
-    sums = 2 * TILES * ROWS * 8 + C // c.n_head + 2          # of a warp, in float
+    sums = 2 * TILES * (32 // like.itemsize) * 8 + C // c.n_head + 2                     # of a warp, in float
     return WARPS * (half * 2 * UNIT + 4 * sums) + rows * (width + 16 * chunks)
 
 

@@ -19,7 +19,7 @@
 #include "gelu.cuh"
 
 constexpr int MOST = 384;                                   // threads of a block
-constexpr int ROWS = 16;                                    // rows that meet a weight at one time, at most
+constexpr int ROWS = 32 / sizeof(T);                        // rows that meet a weight at one time, at most
 constexpr int CHUNK = 8 * PACK;                             // inputs of a unit: 128 bytes, of each output of a tile
 constexpr int TILES = 3;                                    // of eight outputs, between two barriers
 constexpr int TEAM = CHUNK / 4, TEAMS = 32 / TEAM;          // lanes that fetch a chunk, four entries each
@@ -78,15 +78,15 @@ __device__ void describe(const Model& m, int kind, Product& p) {
 }
 
 // The weights of this warp, unit by unit in the order in which it multiplies them: a unit is a chunk of inputs of the
-// eight outputs of a tile. A ring holds twice `half` units. It is filled again, by as many units as have been taken,
-// when others are waited for anyway, and when half of it has been taken: so half of it is always older than the last
-// filling, and all but that one are waited for.
+// eight outputs of a tile; after it comes the next of TILES tiles, then another chunk. A ring holds twice `half` units.
+// It is filled again, by as many as have been taken, when others are waited for anyway, and before more than half of it
+// has been taken: so half of it is always older than the last filling, and all but that one are waited for.
 struct Weights {
     const Model& m;
     const Product* products;
     uint4* room;                                            // (2 half, 2, 32) of this warp, from this lane's first on
     const T *w, *from;                                      // of this layer; this lane's next pack
-    int q = 0, first = 0, chunk, output, end, K;            // of the unit that is asked for next
+    int q = 0, first = 0, chunk, begin, output, end, K;     // of the unit that is asked for next; begin: of its tiles
     int asked = 0, taken = 0, used;                         // places in the ring, and how many are free
 
     __device__ Weights(const Model& model, const Product* products, uint4* ring)
@@ -101,8 +101,9 @@ struct Weights {
         for (; q <= 4 * m.L; pass()) {
             const Product& p = products[m.product(q)];
             if (p.begin == p.end || threadIdx.x / 32 >= m.chunks(p.n_in)) continue;
-            w = p.w + (q < 4 * m.L ? q / 4 * p.size : 0), output = p.begin, end = p.end, K = p.K;
-            start();
+            w = p.w + (q < 4 * m.L ? q / 4 * p.size : 0), begin = output = p.begin, end = p.end, K = p.K;
+            chunk = threadIdx.x / 32;
+            aim();
             return;
         }
     }
@@ -110,8 +111,7 @@ struct Weights {
         first += m.rows;
         if (first >= m.B) first = 0, q++;
     }
-    __device__ void start() {                               // a tile
-        chunk = threadIdx.x / 32;
+    __device__ void aim() {
         from = w + (long long)(output + threadIdx.x % 32 / 4) * K + chunk * CHUNK + threadIdx.x % 4 * PACK;
     }
     __device__ int after(int place) const { return place + 64 == 128 * m.half ? 0 : place + 64; }
@@ -122,23 +122,28 @@ struct Weights {
         copy16_async(room + asked, from, ours && i < K);
         copy16_async(room + asked + 32, from + CHUNK / 2, ours && i + CHUNK / 2 < K);
         asked = after(asked);
-        int warps = blockDim.x / 32;
-        chunk += warps, from += warps * CHUNK;
-        if (chunk * CHUNK < K) return;
         output += 8;
-        if (output < end) start();
+        if (output < end && output < begin + 8 * TILES) {
+            from += 8 * K;
+            return;
+        }
+        int tiles = output;
+        output = begin, chunk += blockDim.x / 32;
+        if (chunk * CHUNK >= K) begin = output = tiles, chunk = threadIdx.x / 32;
+        if (output < end) aim();
         else pass(), enter();
     }
     __device__ void refill() {
         for (; used; used--) ask();
         commit_copies();
     }
+    __device__ void need(int units) {                       // of which no more are taken before this is said again
+        if (used + units <= m.half) return;
+        refill();
+        wait_copies<1>();
+    }
     // This lane's packs of the next unit: of output lane / 4, of inputs from lane % 4 PACK on, and CHUNK / 2 further.
     __device__ void take(uint4 (&packs)[2]) {
-        if (used == m.half) {
-            refill();
-            wait_copies<1>();
-        }
         packs[0] = room[taken], packs[1] = room[taken + 32];
         taken = after(taken);
         used++;
@@ -263,26 +268,37 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, int beg
 
 // ------------------------------------------------------------------------------------------------ products
 
-// Sums of products over a warp's units, for the eight outputs of a tile and up to 16 rows. 16 bits: by tensor cores. A
-// lane's pack of 8 inputs is named as what it would have of twice 16 inputs; as long as weights and rows agree on that,
-// the sum is the same.
-template<class E> struct Sums {
-    float d[2][4] = {};                                     // of rows lane / 4, and 8 further, two outputs each:
-                                                            // over each half of the chunks, in chains of their own
+// A chunk of all rows, and sums of products with such for the eight outputs of a tile. 16 bits: by tensor cores.
+// A lane's pack of 8 inputs is named as what it would have of twice 16; as long as weights and rows agree on that, the
+// sum is the same.
+template<class E> struct Inputs {
+    uint32_t a[4][4];
 
     // A row that is not there is given another's numbers, and its sums to nobody.
-    __device__ __forceinline__ void add(const uint4 (&w)[2], const E* x, int width, int rows) {
+    __device__ __forceinline__ Inputs(const E* x, int width, int rows) {
         int row = threadIdx.x % 32 / 4;
         x += threadIdx.x % 4 * PACK;
         const E *low = x + min(row, rows - 1) * width, *high = x + min(row + 8, rows - 1) * width;
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-            uint4 a = load16(low + k * (CHUNK / 2)), b = load16(high + k * (CHUNK / 2));
-            multiply_tiles<E>(d[k], {a.x, b.x, a.y, b.y}, {w[k].x, w[k].y});
-            multiply_tiles<E>(d[k], {a.z, b.z, a.w, b.w}, {w[k].z, w[k].w});
+            uint4 v = load16(low + k * (CHUNK / 2)), w = load16(high + k * (CHUNK / 2));
+            a[k][0] = v.x, a[k][1] = w.x, a[k][2] = v.y, a[k][3] = w.y;
+            a[k + 2][0] = v.z, a[k + 2][1] = w.z, a[k + 2][2] = v.w, a[k + 2][3] = w.w;
         }
     }
-    __device__ __forceinline__ void leave(float* to, int rows) const {                   // (16, 8)
+};
+
+template<class E> struct Sums {
+    float d[2][4] = {};                                     // of rows lane / 4, and 8 further, two outputs each:
+                                                            // over each half of the chunks, in chains of their own
+    __device__ __forceinline__ void add(const uint4 (&w)[2], const Inputs<E>& x) {
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            multiply_tiles<E>(d[k], x.a[k], {w[k].x, w[k].y});
+            multiply_tiles<E>(d[k], x.a[k + 2], {w[k].z, w[k].w});
+        }
+    }
+    __device__ __forceinline__ void leave(float* to, int rows) const {                   // (ROWS, 8)
         int row = threadIdx.x % 32 / 4;
         to += threadIdx.x % 32 * 2;
         if (row < rows) *(float2*)to = {d[0][0] + d[1][0], d[0][1] + d[1][1]};
@@ -290,19 +306,26 @@ template<class E> struct Sums {
     }
 };
 
+template<> struct Inputs<float> {
+    const float* x;
+    int width, rows;
+
+    __device__ __forceinline__ Inputs(const float* x, int width, int rows)
+            : x(x + threadIdx.x % 4 * PACK), width(width), rows(rows) {}
+};
+
 template<> struct Sums<float> {
     float s[ROWS] = {};                                     // of output lane / 4, over this lane's inputs
 
-    __device__ __forceinline__ void add(const uint4 (&w)[2], const float* x, int width, int rows) {
+    __device__ __forceinline__ void add(const uint4 (&w)[2], const Inputs<float>& inputs) {
         float a[4], e[4];
-        x += threadIdx.x % 4 * PACK;
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             unpack<float>(w[k], a);
 #pragma unroll
             for (int b = 0; b < ROWS; b++) {
-                if (b >= rows) break;
-                quad(e, x + b * width + k * (CHUNK / 2));
+                if (b >= inputs.rows) break;
+                quad(e, inputs.x + b * inputs.width + k * (CHUNK / 2));
                 s[b] += a[0] * e[0] + a[1] * e[1] + a[2] * e[2] + a[3] * e[3];
             }
         }
@@ -338,15 +361,20 @@ __device__ void multiply(const Model& m, int q, const Product& p, const Product&
     for (int output = p.begin; output < p.end; output += 8 * TILES, side ^= 1) {
         int tiles = min(TILES, (p.end - output + 7) / 8);
         float* own = sums + (side * warps + warp) * OF_WARP;
-        for (int tile = 0; tile < tiles; tile++) {
-            Sums<T> sum;
-            for (int chunk = warp; chunk * CHUNK < n_in; chunk += warps) {
+        Sums<T> found[TILES];
+        for (int chunk = warp; chunk * CHUNK < n_in; chunk += warps) {
+            Inputs<T> inputs(x + chunk * CHUNK, width, rows);
+            weights.need(tiles);
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                if (tile >= tiles) break;
                 uint4 w[2];
                 weights.take(w);
-                sum.add(w, x + chunk * CHUNK, width, rows);
+                found[tile].add(w, inputs);
             }
-            sum.leave(own + tile * OF_TILE, rows);
         }
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) if (tile < tiles) found[tile].leave(own + tile * OF_TILE, rows);
         __syncthreads();
         for (int i = threadIdx.x; i < tiles * OF_TILE; i += blockDim.x) {
             int row = row_of(i), j = output + output_of(i);
@@ -497,6 +525,13 @@ __device__ void prefetch_keys(const Model& m, int layer, int head) {
     }
 }
 
+// What a layer adds to its products and its norms multiply by, or what the last norm does.
+__device__ void prefetch_layer(const Model& m, int layer) {
+    int i = (blockIdx.x * blockDim.x + threadIdx.x) * 32, size = m.padded(m.C, 4);       // 128 bytes a thread
+    if (layer < m.L && i < 9 * m.C) prefetch(m.biases + 9LL * layer * m.C + i);
+    if (i < (layer < m.L ? 4 : 2) * size) prefetch(m.norms + 4LL * layer * size + i);
+}
+
 // ------------------------------------------------------------------------------------------------ a step
 
 extern "C" __global__ void __launch_bounds__(MOST, 1) next_token(
@@ -517,6 +552,7 @@ extern "C" __global__ void __launch_bounds__(MOST, 1) next_token(
     if (threadIdx.x < PRODUCTS) describe(m, threadIdx.x, products[threadIdx.x]);
     __syncthreads();
     Weights weights(m, products, ring + warp * half * 128);
+    prefetch_layer(m, 0);
     for (int q = 0; q <= 4 * L; q++) {
         const Product& p = products[m.product(q)];
         if (q % 4 == PROJECT)
@@ -524,7 +560,10 @@ extern "C" __global__ void __launch_bounds__(MOST, 1) next_token(
                 if (C / H % PACK == 0) attend<true>(m, q / 4, head, met);
                 else attend<false>(m, q / 4, head, met);
             }
-        else if (q % 4 == QKV && q < 4 * L && blockIdx.x < B * H) prefetch_keys(m, q / 4, blockIdx.x);
+        if (q % 4 == QKV && q < 4 * L) {
+            prefetch_layer(m, q / 4 + 1);
+            if (blockIdx.x < B * H) prefetch_keys(m, q / 4, blockIdx.x);
+        }
         if (p.begin == p.end) continue;                     // more blocks than outputs
         for (int first = 0; first < B; first += rows)
             multiply(m, q, p, products[PROJECT], first, min(rows, B - first), weights, x, parts, sums, side);
