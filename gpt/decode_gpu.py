@@ -3,8 +3,8 @@ r"""A step of gpt.decode on a GPU: one new token of every row, by the kernel of 
 One launch is a step, with a block on each multiprocessor. Tokens are read from the device's memory, logits are left
 there, and nothing waits until the host reads them.
 
-A step reads every matrix once for each `rows` rows, up to 8, and what the cache holds of every row. With s bytes in a
-stored number, L layers of width C, V tokens, and n_b positions that row b has seen, these are
+A step reads every matrix once for each `rows` rows, up to 16 (8 in float32), and what the cache holds of every row.
+With s bytes in a stored number, L layers of width C, V tokens, and n_b positions that row b has seen, these are
 
     s (12 L C^2 + V C) + 2 L C s sum_b n_b     bytes
 
@@ -19,8 +19,9 @@ from minigrad.emulator import emulator
 from minigrad.fused.embedding import check
 from minigrad.kernels import cuda, has_instance
 
-WARPS, ROWS = 12, 8                         # of a block; that meet a weight at one time
-DEPTH, OWN = 4, 256                         # units of a warp in shared memory; bytes of it for the kernel's table
+WARPS, TILES = 12, 3                        # of a block; of eight outputs between barriers
+UNIT, LEAST, MOST = 1024, TILES, 8          # bytes of a unit of weights; units in half a warp's ring
+OWN = 512                                   # bytes of shared memory for the kernel's table
 GELU, RELU = 0, 1
 NOTHING = 0xffffffff                        # in memory, where no number has been sent to yet
 INNER = {"gelu": GELU, "relu": RELU}
@@ -50,10 +51,10 @@ class Step:
         self.biases = xp.stack([xp.concatenate([wide(of[f"h.{i}.{name}.bias"]) for name in MATRICES])
                                 for i in range(L)])                                      # (L, 9C)
         names = [f"h.{i}.{name}" for i in range(L) for name in NORMS]
-        self.norms = xp.zeros((2 * L + 1, 2, C), self.biases.dtype)                      # GPT-1 has none at first
+        self.norms = xp.zeros((2 * L + 1, 2, padded_to(C, 4)), self.biases.dtype)        # GPT-1 has none at first
         for n, name in enumerate([*names, "ln_f"] if c.pre_norm else ["", *names]):
             if name:
-                self.norms[n, 0], self.norms[n, 1] = (wide(of[f"{name}.{part}"]) for part in ("weight", "bias"))
+                self.norms[n, 0, :C], self.norms[n, 1, :C] = (wide(of[f"{name}.{part}"]) for part in ("weight", "bias"))
         self.work = None
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
@@ -92,13 +93,16 @@ class Work:
         self.k, self.steps = cache.k, 0
         self.launch = cuda("decode", self.k.dtype).next_token.together
         self.logits, begins = xp.empty((B, c.vocab_size), "float32"), xp.array(cache.lengths)
-        sent = xp.full((2, c.n_layer, 12, B, padded_to(c.n_embd, 4)), NOTHING, "uint32").view("float32")
-        rows = max(n for n in range(1, min(B, ROWS) + 1) if shared(c, self.k, n) <= room(xp))
-        self.where = backend.multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows)
+        sent = xp.full((2, c.n_layer, 10, B, padded_to(c.n_embd, 4)), NOTHING, "uint32").view("float32")
+        kept = xp.empty((B, padded_to(c.n_embd, 4)), "float32")
+        most = max(n for n in range(1, min(B, 32 // self.k.itemsize) + 1) if shared(c, self.k, n) <= room(xp))
+        rows = -(-B // -(-B // most))                        # as many at each time
+        half = max(n for n in range(LEAST, MOST + 1) if shared(c, self.k, rows, n) <= room(xp))
+        self.where = backend.multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows, half)
         self.before = begins, step.wte, step.wpe, *step.matrices, step.biases, step.norms
-        self.after = self.k, cache.v, sent, self.logits
-        self.sizes = (B, c.n_embd, H, c.n_layer, c.vocab_size, positions, rows, INNER[c.activation],
-                      int(not c.pre_norm), float(c.eps))
+        self.after = self.k, cache.v, sent, kept, self.logits
+        self.sizes = (B, c.n_embd, H, c.n_layer, c.vocab_size, positions, rows, (rows - 1).bit_length(), half,
+                      INNER[c.activation], int(not c.pre_norm), float(c.eps))
 
     def __call__(self, tokens):
         self.launch[self.where](tokens, *self.before, *self.after, self.steps, *self.sizes)
@@ -117,11 +121,13 @@ def padded(matrices, like):
     return found
 
 
-def shared(c, like, rows):
-    """Bytes of shared memory of a block that takes so many rows at one time."""
-    unit = 32 * 16 // like.itemsize
-    floats = rows * padded_to(4 * c.n_embd, unit) + 2 * padded_to(c.n_embd, 4) + WARPS * (32 + c.n_embd // c.n_head + 2)
-    return WARPS * DEPTH * 2 * 32 * 16 + 4 * floats
+def shared(c, like, rows, half=LEAST):
+    """Bytes of shared memory of a block that takes so many rows at one time, with so many units in half a ring."""
+    chunk, C = 128 // like.itemsize, c.n_embd
+    chunks, longest = -(-C // chunk), -(-4 * C // chunk)     # what is normalised lies beside what it was, in float
+    width = 128 * max(longest, chunks * (1 + 4 // like.itemsize)) + 64
+    sums = 2 * TILES * (32 // like.itemsize) * 8 + C // c.n_head + 2                     # of a warp, in float
+    return WARPS * (half * 2 * UNIT + 4 * sums) + rows * (width + 16 * chunks)
 
 
 def padded_to(n, to):
