@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad import cache, cublaslt
-from minigrad.backend import kept, wide, xp_of
+from minigrad.backend import address_of, kept, wide, xp_of
 from minigrad.check import expect
 from minigrad.cublaslt import Algo, CublasError, HeuristicResult, Object, Refused
 
@@ -75,7 +75,7 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, gelu_of=None, slope_at=
         epilogue, vector = "BGRADA", totals
     elif bias is not None:
         epilogue, vector = "BIAS", xp.ascontiguousarray(bias)
-        if _address(vector) % ALIGNED:
+        if address_of(vector) % ALIGNED:
             vector = vector.copy()
         if gelu_of is not None:
             epilogue, matrix = "GELU_AUX_BIAS", gelu_of
@@ -150,15 +150,15 @@ def _multiply(xp, a, b, out, alpha, beta, epilogue="DEFAULT", vector=None, matri
     dtype = a.dtype.char
     kind = Kind(M, N, K, stack, dtype, out.dtype.char, COMPUTE[dtype], stored_a, stored_b, stored_out, beta != 0,
                 epilogue, 0 if matrix is None else matrix.strides[0] // matrix.itemsize)
-    here(xp).plan(kind)(at_a, at_b, at, alpha, beta, None if vector is None else _address(vector),
-                        None if matrix is None else _address(matrix))
+    here(xp).plan(kind)(at_a, at_b, at, alpha, beta, None if vector is None else address_of(vector),
+                        None if matrix is None else address_of(matrix))
 
 
 def _stored(x):
     """(x or a copy of it, the address of that, how it lies)"""
     (rows, columns), (down, across) = x.shape[-2:], (s // x.itemsize for s in x.strides[-2:])
     stride = x.strides[0] // x.itemsize if x.ndim == 3 and len(x) > 1 else 0
-    at = _address(x)
+    at = address_of(x)
     alignment = at & -at if at % ALIGNED else ALIGNED
     if stride >= 0:
         if (across == 1 or columns == 1) and (rows == 1 or down >= columns):
@@ -166,10 +166,6 @@ def _stored(x):
         if (down == 1 or rows == 1) and (columns == 1 or across >= rows):
             return x, at, Stored(True, rows if columns == 1 else across, stride, alignment)
     return _stored(xp_of(x).ascontiguousarray(x))
-
-
-def _address(x):
-    return x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
 
 
 @functools.lru_cache(64)
@@ -219,7 +215,7 @@ class Context:
         """The address of WORKSPACE bytes that only this stream uses."""
         if stream not in self.workspaces:
             memory = self.xp.empty(WORKSPACE + 256, "uint8")
-            self.workspaces[stream] = memory, _address(memory) + -_address(memory) % 256
+            self.workspaces[stream] = memory, address_of(memory) + -address_of(memory) % 256
         return self.workspaces[stream][1]
 
     def times(self):
@@ -369,7 +365,7 @@ class Plan:
             if self.kind.operations() >= WORTH and self.here.times():
                 if self.kind.adds:                         # not to out: once is right
                     place = self.scratch()
-                    out = _address(place)
+                    out = address_of(place)
                 self.here.quickest(self.kind, {
                     bytes(guess).hex(): functools.partial(self.launch, a, b, out, alpha, beta, guess)
                     for guess in (first, *others)})

@@ -226,7 +226,7 @@ class Tensor:
             if self.slot is not None:
                 self.slot.empty = True
         else:
-            shape = np.shape(value)
+            shape = value.shape if hasattr(value, "shape") else np.shape(value)
             expect(shape == self.shape, "grad", f"shape {shape}", f"{self.shape}, the tensor's own")
             self.grad_slot().empty = True
             self.slot.add(value)

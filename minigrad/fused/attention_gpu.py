@@ -1,7 +1,5 @@
 """Launches attention.cu, or attention_sm90.cu where that can run. Formula, names and [AT] numbers: attention.py."""
-import numpy as np
-
-from minigrad.backend import xp_of
+from minigrad.backend import address_of, xp_of
 from minigrad.fused import attention as formula
 from minigrad.fused import attention_sm90_gpu as sm90
 from minigrad.fused.attention_common_gpu import grid, told
@@ -46,7 +44,7 @@ def packed(x, parts):
     xp, (B, T, C), pack = xp_of(x), x.shape, 16 // x.itemsize
     D = C // parts
     x = xp.ascontiguousarray(x)
-    if D % pack == 0 and (x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr) % 16 == 0:
+    if D % pack == 0 and address_of(x) % 16 == 0:
         return x
     wide = xp.zeros((B, T, parts, _whole(D, pack)), x.dtype)
     wide[..., :D] = x.reshape(B, T, parts, D)

@@ -31,7 +31,7 @@ def tensor_map(x, box):
            "16-bit entries, side by side along the last axis")
     expect(box[-1] * x.itemsize == ROW and 0 < min(box) and max(box) <= 256, who, f"box {box}",
            f"{ROW // x.itemsize} entries of the last axis, 1 to 256 of the others")
-    address = x.data.ptr if backend.on_gpu(x) else x.ctypes.data
+    address = backend.address_of(x)
     expect(all(s % 16 == 0 and 0 < s < 1 << 40 for s in (*strides, address % 16 or 16)), who,
            f"strides {x.strides} from an address {address % 16} beyond a multiple of 16", "multiples of 16 bytes")
     return encoded(x, box, address) if backend.on_gpu(x) else TensorMap(x, box)

@@ -1,7 +1,7 @@
 """Launches mlp_sm90.cu. Formula, names and [ML] numbers: mlp.py."""
 
 from minigrad import backend
-from minigrad.backend import xp_of
+from minigrad.backend import address_of, xp_of
 from minigrad.fused.hopper_gpu import TYPES, is_hopper, tensor_map
 from minigrad.kernels import cuda
 
@@ -50,4 +50,4 @@ def blocks(xp, M, N):
 def regular(x):
     """x, or a copy that lies as the kernels want it."""
     x = xp_of(x).ascontiguousarray(x)
-    return x.copy() if (x.data.ptr if backend.on_gpu(x) else x.ctypes.data) % PIECE else x
+    return x.copy() if address_of(x) % PIECE else x
