@@ -80,9 +80,9 @@ def test_it_is_the_installed_one_that_runs(installed):
 
 
 def test_a_run_from_another_folder(installed):
-    said = installed("-m", "train.run", "--out", "run", "--steps", "3", "--couplets", "120", "--n_layer", "1",
-                     "--n_embd", "16", "--n_head", "2", "--block_size", "32", "--tokens_per_step", "64",
-                     "--device_batch", "2", "--eval_tokens", "64", "--samples", "1", "--sample_tokens", "4",
+    said = installed("-m", "train.run", "--out", "run", "--steps", "3", "--tokenizer", "char", "--couplets", "120",
+                     "--n_layer", "1", "--n_embd", "16", "--n_head", "2", "--block_size", "32", "--tokens_per_step",
+                     "64", "--device_batch", "2", "--eval_tokens", "64", "--samples", "1", "--sample_tokens", "4",
                      MINIGRAD_KERNELS="reference")
     assert "3 steps of 64 tokens" in said and "all of it is in run" in said
 
