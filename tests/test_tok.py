@@ -1,4 +1,5 @@
 """Tokenizers: nothing is lost, nothing is made up, and two independent implementations agree."""
+import errno
 import hashlib
 import json
 import os
@@ -237,7 +238,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def full(_):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):

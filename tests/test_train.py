@@ -490,7 +490,7 @@ def test_warming_up_changes_nothing(home, tmp_path):
     model = GPT(GPTConfig(13, 16, 1, 1, 8, dropout=0.1))
     before = [p.data.copy() for p in model.parameters()]
     config = Config(**TINY)
-    run.warm_up(run.Run(config, tmp_path, None, model, AdamW(model.parameters()), *[None] * 4))
+    run.warm_up(run.Run(config, tmp_path, None, model, AdamW(model.parameters()), *[None] * 5))
     assert all((a == p.data).all() for a, p in zip(before, model.parameters(), strict=True)) and model.training
 
 

@@ -51,6 +51,7 @@ from nn import AdamW
 SPIN = 2000          # looks at a message before a rank that waits for it lets others have its processor
 NAP = 1e-3           # and then at most so many seconds between two
 WATCH = 0.5          # seconds between two looks of a thread at what NCCL has begun
+SAID = 0.5           # seconds that a launcher has to pass on what a rank said last, before it ends all of them
 Result = TypeVar("Result")
 
 
@@ -204,6 +205,7 @@ class Ranks(Group):
 
     def fail(self, message: str, status: int) -> int:
         print(f"\nerror: rank {self.rank} of {self.size}: {message}", file=sys.__stderr__, flush=True)
+        time.sleep(SAID)
         self.abort(status)
 
     def sum(self, *numbers: Any) -> Sequence:

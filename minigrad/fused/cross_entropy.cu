@@ -17,8 +17,8 @@ struct Exponents {
 // The packs of a row that are this thread's: for (MINE(j)) ...
 #define MINE(j) int j = threadIdx.x; j < packs; j += blockDim.x
 
-// A block for the row of logits z with the true token *truth, below 0 for padding. The row has `width` entries, of which
-// V are logits. g (width), if it is not null: z itself, where it is written over; 0 beyond V. stats (2), if it is not
+// A block for the row of logits z with the true token *truth, below 0 for padding. The row has `width` entries, V of
+// them logits. g (width), if it is not null: z itself, where it is written over; 0 beyond V. stats (2), if it is not
 // null: m and 1 / w. KEPT: z is read once, and waits for its return in shared memory. All of it is asked for before
 // anything is waited for, the token too, and one half is looked at while the other is on its way.
 //

@@ -153,9 +153,10 @@ __device__ __forceinline__ void clear(const int2* order, int N, int V, int C, in
     }
 }
 
-// A block takes the CHUNK rows of dy that are next in the order of ids. A run of equal ids that lies in it, or begins in
-// it and ends in the next chunk, is added to beta dw, by this block alone. What it has of longer ones is left in parts
-// (chunks, 2, C), at 0 if they are the first of the chunk, else at 1. beta: 0 or 1. Blocks behind the chunks clear().
+// A block takes the CHUNK rows of dy that are next in the order of ids. A run of equal ids that lies in it, or begins
+// there and ends in the next chunk, is added to beta dw, by this block alone. What it has of longer ones is left in
+// parts (chunks, 2, C), at 0 if they are the first of the chunk, else at 1. beta: 0 or 1. Blocks behind the chunks
+// clear().
 extern "C" __global__ void __launch_bounds__(256, 4) sums(const int2* order, const T* dy, int N, int V, int C,
                                                           float beta, float* dw, float* parts) {
     __shared__ int2 entries[3 * CHUNK + 2];                 // of the chunk before, this one and the next, and one more
