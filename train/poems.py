@@ -243,7 +243,7 @@ def exercise(text, known, rng):
     """Prose to practise on: the words of a clause in parts that have at most so many matras, or half as many aksharas,
     as the generator says, each behind what it will rhyme on. "" where that fails."""
     text, told = clean(text), []
-    unit = "matras" if rng.random() < 3 / 4 else "aksharas"
+    unit = "matras" if rng.random() < 2 / 3 else "aksharas"
     try:
         for clause in re.split(rf"[{re.escape(KEPT)}\n]", text):
             part, most = [], 0

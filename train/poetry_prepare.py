@@ -21,8 +21,9 @@ Without any, poems of the grammar in verse.py stand for them. What is done, in t
                 commonest form has, at most OFTEN times. Of its tokens each is left out with probability MISSING, so
                 that the model knows poems of which less is said
     tokens      byte pairs from the training texts, verse repeated until it weighs as much as prose, at most 8 times
-    counts      what stages 2 and 3 read is counted aloud (poems.py): poems, and, so that rarer words are counted too,
-                as many letters of prose for stage 2. A rhyme has a token as a value has, for as many parts of training
+    counts      what stages 2 and 3 read is counted aloud (poems.py): poems, and for stage 2 all the prose, and every
+                word twice in no order, so that rare ones are counted too. A rhyme has a token as a value has, for as
+                many parts of training poems
 
 Prose comes in documents of consecutive paragraphs, about PAGE characters, split 98, 1, 1 if they are MANY, else as
 verse is. All files appear whole or not at all; prepare.json, the last one, says what was asked for, and the same
@@ -50,7 +51,7 @@ from train.poetry_train import shards
 
 COPY, VARIANT, PART, LINE, QUOTED = 0.75, 0.5, 0.8, 16, 24
 SHARES, PROSE_SHARES, PAGE, MANY = (0.8, 0.1, 0.1), (0.98, 0.01, 0.01), 1500, 1000
-RARE, OFTEN, MISSING = 20, 8, 0.1
+RARE, OFTEN, MISSING, WORDS = 20, 8, 0.1, 60             # WORDS: on a page of them
 COUPLETS, SMALL, LARGE = 4000, 1024, 8192                # without sources; tokens then, and else
 
 
@@ -282,9 +283,12 @@ def often(training, aloud, tokens, rng):
 
 
 def exercises(prose, training, known, seed):
-    """Pages of prose counted aloud, evenly from all, about as many letters as the poems have."""
-    share, rng = max(1, sum(map(len, prose)) // sum(len(p.verse) for p in training)), stream("exercises", seed)
-    return [*filter(None, (poems.exercise(text, known, rng) for text in prose[::share]))]
+    """Counted aloud: all the prose, and every word twice in no order, as most words are rare."""
+    rng, pages = stream("exercises", seed), [*prose]
+    every = sorted({word for text in (*prose, *(p.verse for p in training)) for word in poems.WORD.findall(text)})
+    for order in rng.permutation(len(every)), rng.permutation(len(every)):
+        pages += [" ".join(every[k] for k in order[at:at + WORDS]) for at in range(0, len(every), WORDS)]
+    return [*filter(None, (poems.exercise(text, known, rng) for text in tqdm(pages, "practise", delay=1, leave=False)))]
 
 
 def learn(training, prose, vocab_size, tokens):
