@@ -20,18 +20,17 @@ struct Exponents {
 // A block for the row of logits z with the true token *truth, below 0 for padding. The row has `width` entries, V of
 // them logits. g (width), if it is not null: z itself, where it is written over; 0 beyond V. stats (2), if it is not
 // null: m and 1 / w. KEPT: z is read once, and waits for its return in shared memory. All of it is asked for before
-// anything is waited for, the token too, and one half is looked at while the other is on its way.
+// anything is waited for, the token too.
 //
 // Packs begin at the first 16-byte boundary; an entry before it or behind the last pack is some thread's `edge`.
 template<bool KEPT> __device__ __forceinline__ void row(const T* z, const long long* truth, int V, int width, float e,
                                                         T* g, float* loss, float* stats) {
-    int lead = min(V, int(-(size_t)z % 16 / sizeof(T))), packs = (V - lead) / PACK, ends[2] = {packs / 2, packs};
+    int lead = min(V, int(-(size_t)z % 16 / sizeof(T))), packs = (V - lead) / PACK;
     int at = threadIdx.x < lead ? threadIdx.x : threadIdx.x + packs * PACK;
     const uint4 *body = (const uint4*)(z + lead), *from = KEPT ? (const uint4*)dynamic_shared() : body;
-#pragma unroll
-    for (int half = 0, j = threadIdx.x; KEPT && half < 2; half++) {
+    if (KEPT) {
 #pragma unroll 4
-        for (; j < ends[half]; j += blockDim.x) copy16_async((uint4*)dynamic_shared() + j, body + j);
+        for (MINE(j)) copy16_async((uint4*)dynamic_shared() + j, body + j);
         commit_copies();
     }
     long long y = *truth;
@@ -46,13 +45,9 @@ template<bool KEPT> __device__ __forceinline__ void row(const T* z, const long l
     float at_y = y < V ? float(z[y]) : __int_as_float(0x7fc00000);                       // no such token: NaN
     float edge = at < V ? float(z[at]) : -INFINITY, w = 0.0f, powers = 0.0f, v[PACK];
     uint32_t most = everywhere<T>(edge);
-#pragma unroll
-    for (int half = 0, j = threadIdx.x; half < 2; half++) {
-        if (KEPT && half == 0) wait_copies<1>();
-        if (KEPT && half == 1) wait_copies<0>();
+    if (KEPT) wait_copies<0>();
 #pragma unroll 4
-        for (; j < ends[half]; j += blockDim.x) most = larger<T>(most, load16(from + j));
-    }
+    for (MINE(j)) most = larger<T>(most, load16(from + j));
     float m = block_max(largest<T>(most));
     Exponents to(m);
 #pragma unroll 2

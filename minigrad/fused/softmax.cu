@@ -103,8 +103,7 @@ extern "C" __global__ void backward(const T* dy, const T* y, int D, int log, int
         load(v, y + i, d, dy + i, seen - i);
         for (int k = 0; k < PACK; k++)
             d[k] = log ? d[k] - exp2f(v[k] * LOG2_E) * t : v[k] * (d[k] - t);            // [SM5], [SM3]
-        if (seen - i < PACK)
-            for (int k = 0; k < PACK; k++) if (i + k >= seen) d[k] = 0.0f;               // [SM6]
+        for (int k = 0; k < PACK; k++) if (i + k >= seen) d[k] = 0.0f;                   // [SM6]
         store(dx + i, d, D - i);
     }
 }
