@@ -57,7 +57,8 @@ class Flat:
                 p.slot.add(held)
             self.slots.append(p.slot)
         self.params = params
-        self.master = masters(self.cut(self.data))
+        master = masters(self.data[:end])                    # whatever the number of ranks
+        self.master = None if master is None else self.cut(master)
         self.moments = {}
 
     def moment(self, name):

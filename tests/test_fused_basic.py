@@ -389,10 +389,11 @@ def test_the_master_moves_where_sixteen_bits_cannot(mode, name):
     """Steps of 1e-5 from 1: each is lost in 16 bits, a thousand of them are not."""
     p, g, m, v = np.ones(50, backend.dtype_of(name)), np.ones(50, "f4"), np.zeros(50, "f4"), np.zeros(50, "f4")
     master = masters(p)
+    start = whole(p, master).copy()
     with using(mode):
         for t in range(1, 1001):
             adamw(p, g, m, v, master, lr=1e-5, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.0, step=t)
-    np.testing.assert_allclose(whole(p, master), 0.99, rtol=1e-4)
+    np.testing.assert_allclose(whole(p, master), start - 0.01, rtol=1e-4)
     np.testing.assert_array_equal(p, whole(p, master).astype(p.dtype))
 
 
@@ -414,13 +415,35 @@ def test_a_bfloat16_and_its_rest_are_the_whole_float32():
     np.testing.assert_array_equal(p[tie].view("u2"), (up[tie].view("u4") >> 16).astype("u2"))      # away from 0
 
 
+def test_the_rest_that_is_drawn_rounds_away():
+    """[AW9]: over all bfloat16 numbers, the same at every call, and evenly."""
+    p = np.arange(1 << 16, dtype="u2").view(backend.dtype_of("bfloat16"))
+    rest, full = masters(p), p.astype("f4")
+    none = (full == 0) | ~np.isfinite(full)
+    assert rest.dtype == np.int16 and not rest[none].any()
+    keep(whole(p, rest), again := np.zeros_like(p), np.zeros_like(rest))
+    np.testing.assert_array_equal(again.view("u2"), p.view("u2"))
+    np.testing.assert_array_equal(masters(p), rest)
+    shares = np.histogram(rest[~none], 8, (-2 ** 15, 2 ** 15))[0] / (~none).sum()
+    np.testing.assert_allclose(shares, 1 / 8, rtol=0.05)
+
+
+def test_a_step_shorter_than_half_an_interval_moves_as_many_weights_as_it_should():
+    """One of 1e-5 from weights around 0.02, whose neighbours are 3e-5 to 1.2e-4 away: that far on the average."""
+    p = np.random.default_rng(0).normal(0, 0.02, 100_000).astype(backend.dtype_of("bfloat16"))
+    before, (g, m, v) = p.astype("f8"), np.stack([np.ones(100_000, "f4"), *np.zeros((2, 100_000), "f4")])
+    adamw(p, g, m, v, masters(p), lr=1e-5, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.0, step=1)
+    assert (p.astype("f8") - before).mean() == pytest.approx(-1e-5, rel=0.05)
+
+
 @both_modes
 def test_sixteen_bits_and_their_rest_go_where_float32_goes(mode, threads):
     """Bit by bit, step after step, by AdamW's kernel and reference and by SGD."""
     def walk(update):
         data, g, m, v = flat(n=5000, dtype="float32")
         p = data.astype(backend.dtype_of("bfloat16"))
-        rest, wide = masters(p), p.astype("f4")
+        rest = masters(p)
+        wide = whole(p, rest)
         states = [[p, m.copy(), v.copy(), rest], [wide, m, v, None]]
         for t in range(1, 6):
             for state in states:

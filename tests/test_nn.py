@@ -224,9 +224,9 @@ def test_sgd_by_hand(mode, momentum, nesterov):
 def test_adamw_by_hand(mode, dtype):
     """The update as the paper writes it, with moments corrected for their start, decay apart from the gradient."""
     w, tolerance = leaf(3, 5, dtype=dtype), 1e-12 if dtype == "float64" else 1e-5
-    p, m, v = w.data.astype("f8"), 0.0, 0.0
     opt = AdamW([w], lr=0.01, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1)
     master = opt.flats[0].master
+    p, m, v = whole(opt.flats[0].data, master)[:15].reshape(3, 5).astype("f8"), 0.0, 0.0
     with using(mode):
         for t in range(1, 6):
             g = rng.standard_normal((3, 5)).astype(np.float32 if dtype != "float64" else dtype)

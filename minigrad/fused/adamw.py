@@ -20,7 +20,11 @@ be lost in bfloat16 (8 bits) time after time, but not in the master. float16 nee
 is the upper half of a float32, so only the rest is kept: with u the 32 bits of the master, as an integer,
     p = (u + 2^15) div 2^16,   rest = u - 2^16 p,   -2^15 <= rest < 2^15                   [AW6]
     u = 2^16 p + rest                                                                      [AW7]
-which rounds to nearest (a tie away from 0) and takes 2 bytes instead of 4 for exactly the same master.
+which rounds to nearest (a tie away from 0) and takes 2 bytes instead of 4 for exactly the same master. Of a weight that
+is given rounded, nobody knows the rest. Were it 0, all weights would lie in the middle of their intervals: a step that
+is shorter than half of one moves none, and a model whose learning rate is warmed up stands still. So at first it is
+    rest ~ uniform from 1 - 2^15 to 2^15 - 1, and 0 where p is 0 or not finite             [AW9]
+with which p is the same and as many weights are rounded to their neighbours as a step is parts of an interval long.
 
 lr, t and the factor may lie on the device, as arrays of no dimensions, so that nobody has to wait for them:
     where the factor is NaN, nothing changes                                               [AW8]
@@ -29,17 +33,20 @@ import math
 
 import numpy as np
 
-from minigrad.backend import wide, wide_dtype, xp_of
+from minigrad.backend import stream, wide, wide_dtype, xp_of
 from minigrad.kernels import kernel
 
 CHUNKS = 64     # sums are taken in 64 fixed parts, so that their bits do not depend on the number of threads
 
 
 def masters(p):
-    """What is kept beside p: the rest (int16) of bfloat16, a float32 copy of float16, None for wide dtypes."""
+    """What is kept beside p at first: the rest (int16) of bfloat16, a float32 copy of float16, None for wide dtypes."""
     if p.dtype == wide_dtype(p.dtype):
         return None
-    return wide(p) if p.dtype == np.float16 else xp_of(p).zeros(p.shape, np.int16)
+    if p.dtype == np.float16:
+        return wide(p)
+    rest, size = stream("rest", 0).integers(1 - 2 ** 15, 2 ** 15, p.shape, np.int16), p.view("u2") & 0x7fff
+    return xp_of(p).where((0 < size) & (size < 0x7f80), xp_of(p).asarray(rest), np.int16(0))          # [AW9]
 
 
 def whole(p, master):

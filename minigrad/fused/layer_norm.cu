@@ -5,7 +5,7 @@
 // memory a row is whole packs, the last one filled up with zeros. A thread asks for all of its packs before it looks at
 // the first: memory is only as fast as many bytes are on their way.
 //
-// Backward has as many blocks as run at once: every one more is another part of dw and db to write and to add up.
+// Backward has as many blocks as run at once on an H100: every one more is another part of dw and db to add up.
 #include "common.cuh"
 
 constexpr int ENTRIES = 24, HELD = ENTRIES / PACK;          // of a row, that a thread holds
