@@ -122,12 +122,18 @@ def controls(tokenizer):
     return {key: tuple(what for k, what in found if k == key) for key in KEYS}
 
 
+def value_of(known, key):
+    """What is expected of a control, in words."""
+    return f"one of {', '.join(known[key])}" if known[key] else f"none: this model knows no {key}"
+
+
 def begin(tokenizer, verse="", **asked):
     """The ids of a poem that begins with these controls (form="doha", author="kabir") and words; None asks nothing."""
     known = controls(tokenizer)
     for key, what in asked.items():
         expect(key in KEYS, "controls", repr(key), f"one of {', '.join(KEYS)}")
-        expect(not what or what in known[key], f"--{key}", repr(what), f"one of {', '.join(known[key]) or 'none'}")
+        expect(not what or what in known[key], f"--{key}", repr(what), value_of(known, key),
+               "" if known[key] else "python -m train.poetry train makes models that do")
     names = [token(key, asked[key]) for key in KEYS if asked.get(key)]
     ids = [tokenizer.special[name] for name in (END, *names)]
     return [*ids, *tokenizer.encode(verse, {*counts(tokenizer).values()})]
@@ -269,7 +275,7 @@ def _practice(part, unit):
 def rows_of(file):
     """What is on each line of a .jsonl file that is not empty: (where, a dict) of each."""
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise ValueError(f"{file}: got a byte {e.object[e.start]:#04x} at offset {e.start}; expected UTF-8") from None
     for n, line in enumerate(text.split("\n"), 1):            # not splitlines: JSON may have U+2028 as it is

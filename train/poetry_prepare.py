@@ -129,7 +129,7 @@ def files_of(path):
 
 def text_of(file):
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise ValueError(f"{file}: got a byte {e.object[e.start]:#04x} at offset {e.start}; expected UTF-8") from None
 

@@ -32,7 +32,8 @@ TEMPERATURES = (0.0, 2.0)
 
 
 def add_serve(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("serve", help="a web page on this machine that writes verse")
+    parser = subparsers.add_parser("serve", help="a web page on this machine that writes verse",
+                                   description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", help="a prepared folder after training, or any with weights")
     parser.add_argument("--port", type=int, default=8000, help="(8000)")
     parser.set_defaults(run=run)
@@ -56,7 +57,7 @@ def asked_of(sent: Any, poet: Poet) -> Asked:
     expect(not unknown, "request", f"{sorted(unknown)[:1]}", "form, theme, author, prompt, temperature, seed, free")
     for key in ("form", "theme", "author"):
         expect(not sent.get(key) or sent[key] in poet.controls[key], key, repr(sent.get(key))[:60],
-               f"one of {', '.join(poet.controls[key]) or 'none'}")
+               poems.value_of(poet.controls, key))
     prompt, temperature, seed = sent.get("prompt", ""), sent.get("temperature", 0.8), sent.get("seed", 0)
     expect(isinstance(prompt, str), "prompt", type(prompt).__name__, "a text")
     expect(len(prompt) <= PROMPT, "prompt", f"{len(prompt)} characters", f"at most {PROMPT}")

@@ -36,7 +36,7 @@ def add(subparsers):
 def run(args):
     from train import run as runs  # and Numba with it: not for --help
     for stage in (STAGES if args.stage == "all" else [int(args.stage)]):
-        if stage == 1 and args.stage == "all" and not Path(args.out, "prose").is_dir():
+        if stage == 1 and args.stage == "all" and is_without_prose(args.out):
             print(f"{args.out} has no prose: stage 1 is left out", flush=True)
             continue
         flags = flags_of(args.out, stage, [*SIZES[args.size].split(), *args.more])
@@ -47,6 +47,10 @@ def run(args):
             return 0
         keep_best(args.out, max(each for each in STAGES if has_ended(args.out, each)))
     return 0
+
+
+def is_without_prose(folder):
+    return Path(folder, "prepare.json").is_file() and not Path(folder, "prose").is_dir()
 
 
 def flags_of(folder, stage, more=()):

@@ -8,6 +8,7 @@ is told its counts (aloud.py), or with --free writes them itself; they are no pa
 
 --interactive answers: to a line that somebody writes, the lines that are missing, in the same meter and rhyme.
 """
+import argparse
 import os
 import re
 import sys
@@ -30,6 +31,13 @@ from train.data import END
 
 LONGEST = 4096                                             # tokens of a verse: more than any form has room for
 FREE_LINE = 48                                             # and what a line has at most if nothing closes it
+
+
+EXAMPLES = """\
+examples:
+  python -m train.poetry write runs/poetry --form chaupai --author tulsidas --show 3
+  python -m train.poetry write runs/poetry --form doha --prompt "रहिमन धागा प्रेम का,"
+  python -m train.poetry write runs/poetry --interactive"""
 
 
 class Asked(NamedTuple):
@@ -162,7 +170,9 @@ def answered(asked):
 
 # the command ----------------------------------------------------------------------------------------------------------
 def add_write(subparsers):
-    parser = subparsers.add_parser("write", help="verse in a meter that is counted, by a model that was trained")
+    parser = subparsers.add_parser("write", help="verse in a meter that is counted, by a model that was trained",
+                                   description=__doc__, epilog=EXAMPLES,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", help="a prepared folder after training, or any with weights")
     parser.add_argument("--form", help="doha, chaupai, ... (doha; of an answer, that of the line that was given)")
     parser.add_argument("--theme", help="what it is about, as the model knows it")
