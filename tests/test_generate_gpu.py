@@ -49,6 +49,16 @@ def test_what_it_chooses_is_what_choose_chooses(how, penalty, V, equals, seed, s
                 texts[b].append(token)
 
 
+def test_it_finds_its_way_in_a_long_row():
+    """Of 9000 tokens all may come, so each warp's part is looked through to its end."""
+    logits, rng = np.zeros((1, 9000), np.float32), np.random.default_rng(1)
+    how = dict(temperature=1.0, top_k=None, top_p=None, min_p=None)
+    ours = Chooser([[0]], 9000, [np.random.default_rng(1)], logits, 1.0, **how)
+    found = [ours(logits, [0]).told()[0].item() for _ in range(12)]
+    assert found == [choose(logits[0], rng, **how) for _ in range(12)]
+    assert np.ptp(found) > 4000
+
+
 @pytest.mark.parametrize("pre_norm", [True, False])
 @pytest.mark.parametrize("how", [dict(temperature=0), dict(temperature=1.5), dict(temperature=2.0, top_k=5),
                                  dict(temperature=2.0, top_p=0.8, repetition_penalty=1.3), dict(min_p=0.1)], ids=str)

@@ -42,6 +42,7 @@ def decided(mode, loss, squares, S, k, hopeless, clip, rule, xp=np):
        S=st.sampled_from([1.0, 2.0 ** -14, 2.0 ** 16]), k=st.sampled_from([0.0, 1.0, 3.0]), hopeless=st.booleans(),
        clip=st.sampled_from([1.0, 0.1, INF]), moving=st.sampled_from([True, False, None]))
 @example(2.5, 9.0, 2.0 ** 16, 3.0, False, 1.0, True)
+@example(2.5, 9.0, 2.0 ** 16, 1.0, False, 1.0, True)
 @example(2.5, INF, 2.0 ** 16, 3.0, False, 1.0, True)
 @example(2.5, INF, 2.0 ** -14, 3.0, False, 1.0, True)
 def test_the_kernel_decides_as_the_reference_does(loss, squares, S, k, hopeless, clip, moving):

@@ -188,8 +188,7 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, int beg
     };
     auto load_norm = [&](int i) {
         if (i == had) return;
-        if (i < stride) quad(gain, gains + i), quad(shift, gains + stride + i);
-        else for (int j = 0; j < 4; j++) gain[j] = shift[j] = 0.0f;
+        if (i < stride) quad(gain, gains + i), quad(shift, gains + stride + i);          // behind a row anything will do
         had = i;
     };
     // A team's pieces: a chunk of all rows, then the next chunk. While the first has one, all teams meet in shuffles.
