@@ -117,9 +117,10 @@ def checks(entries):
 def times(entries):
     titles = list(dict.fromkeys(title for e in entries for title in e["sides"]))
     yield "Medians in microseconds, the cache emptied before each call; floor: the larger of bytes and operations at"
-    yield "the ceilings; expected: floor divided by the share that bench/gpu_kernels.py expects of it"
+    yield "the ceilings; expected: floor divided by the share that bench/gpu_kernels.py expects of it; of a copy: the"
+    yield "time of one that moves as many bytes, which a small one does more slowly than the large one of the floor"
     yield ""
-    rows = []
+    rows, never = [], (None, None)                           # which results from before it was measured have
     for e in entries:
         for i, phase in enumerate(e["phases"]):
             if e["floor"][i]:
@@ -130,9 +131,10 @@ def times(entries):
                 rows.append((e["row"], phase, e["dtype"], e["shapes"], f"{e['moved'][i] / 1e6:,.1f}",
                              f"{e['flops'][i] / 1e9:,.1f}", us(e["floor"][i]), us(e["floor"][i] / e["expected"][i]),
                              rate, f"{e['floor'][i] / mine:.0%}" if mine else "",
+                             f"{e['copied'][i] / mine:.0%}" if mine and e.get("copied", never)[i] else "-",
                              *(us(medians[title]) if title in medians else "-" for title in titles)))
     yield from rows_of(("op", "phase", "dtype", "arrays", "MB", "GFLOP", "floor", "expected", "ours is", "of floor",
-                        *titles), rows)
+                        "of a copy", *titles), rows)
     yield "linear_cross_entropy may compute its gradients in forward: compare sums of both phases."
     yield ""
 
