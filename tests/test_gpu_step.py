@@ -89,8 +89,6 @@ def test_adamw_in_packs(dtype, n, backwards, early, monkeypatch):
         for part in (slice(0, n), slice(1, None)):
             p, g, m, v = (a.copy()[part] for a in start)
             master = masters(p)
-            if dtype == "bfloat16":
-                master[...] = np.random.default_rng(1).integers(-2 ** 15, 2 ** 15, n)
             with using(mode), emulator.schedule(backwards, early):
                 adamw(p, g, m, v, master, scale=0.5, **HYPER)
                 total = sum_of_squares(g)
@@ -104,10 +102,23 @@ def test_adamw_in_packs(dtype, n, backwards, early, monkeypatch):
 @pytest.mark.parametrize("mode", ["reference", "auto", "emulated"])
 def test_a_tie_is_rounded_away_from_zero(mode):
     """A step of length 0 from halfway between two bfloat16: everything is as it was."""
-    p, rest = np.array([1.5, -1.5], dtype_of("bfloat16")), np.full(2, -2 ** 15, np.int16)
+    p, rest = np.array([1.5, -1.5, 1.5], dtype_of("bfloat16")), np.array([-2 ** 15, -2 ** 15, 12345], np.int16)
     with using(mode):
-        adamw(p, *np.ones((3, 2), "f"), rest, **{**HYPER, "lr": 0.0})
-    assert p.astype("f").tolist() == [1.5, -1.5] and rest.tolist() == [-2 ** 15] * 2
+        adamw(p, *np.ones((3, 3), "f"), rest, **{**HYPER, "lr": 0.0})
+    assert p.astype("f").tolist() == [1.5, -1.5, 1.5] and rest.tolist() == [-2 ** 15, -2 ** 15, 12345]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_adamw_of_16_bits_without_a_master(dtype):
+    """An update is rounded away, or it is not; more than one pack of them."""
+    found = []
+    for mode in ("reference", "emulated"):
+        p, g, m, v = np.random.default_rng(1).standard_normal((4, 100)).astype("f")
+        p = p.astype(dtype_of(dtype))
+        with using(mode):
+            adamw(p, g, m, v ** 2, None, **HYPER)
+        found.append(p)
+    close(found[1:], found[:1], TOL[dtype], dtype)
 
 
 @pytest.mark.parametrize("mode", ["reference", "auto", "emulated"])
