@@ -28,6 +28,18 @@ def test_tiles_heads_and_tails(B, T, H, D, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOL)
+@pytest.mark.parametrize("D", [16, 64])
+def test_steep_weights_and_scores_far_below_zero(D, dtype):
+    """Nearly all weight on one key; and all scores -25 sqrt(D), beside which that of no key, 0, would be all."""
+    (steep,) = Case(attention, [(1, 70, 3 * D)], low=-5, high=5).arrays(dtype)
+    low = steep / steep.dtype.type(5)
+    low[..., :D], low[..., D:2 * D] = 5, -5
+    for x in steep, low:
+        close(run(attention, [x], dict(n_head=1), "emulated"), run(attention, [x], dict(n_head=1), "reference"),
+              TOL[dtype], f"D = {D}")
+
+
+@pytest.mark.parametrize("dtype", TOL)
 def test_an_array_that_16_bytes_do_not_align(dtype):
     case = Case(attention, [(1, 40, 3 * 16)], dict(n_head=1))
     arrays = case.arrays(dtype)

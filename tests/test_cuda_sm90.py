@@ -16,8 +16,9 @@ every_dtype = pytest.mark.parametrize("dtype", sm90.TYPES)
 # One tile, a part of one, several with a tail, all of a ring of tiles twice; heads of both sizes and their tails; more
 # heads than are done at a time.
 DROPOUT = (0.3, (5, 6, 7, 8))
-SHAPES = [(1, 128, 1, 64, None), (2, 1, 3, 64, DROPOUT), (1, 300, 2, 64, DROPOUT), (1, 513, 1, 64, None),
-          (1, 257, 1, 128, None), (1, 200, 1, 96, DROPOUT), (2, 131, 1, 8, DROPOUT), (3, 20, 6, 40, None)]
+SHAPES = [(1, 128, 1, 64, None), (1, 64, 1, 64, None), (2, 1, 3, 64, DROPOUT), (1, 300, 2, 64, DROPOUT),
+          (1, 513, 1, 64, None), (1, 257, 1, 128, None), (1, 200, 1, 96, DROPOUT), (2, 131, 1, 8, DROPOUT),
+          (3, 20, 6, 40, None)]
 
 
 def packed(B, T, H, D, dtype, scale=1.0, seed=0):
@@ -63,6 +64,21 @@ def test_flat_and_steep_weights(scale, dtype):
 
 
 @every_dtype
+def test_a_maximum_that_leaps_in_all_rows_at_once(dtype):
+    """From the second tile of keys on scores are far above those of the first."""
+    qkv, dy = packed(1, 256, 1, 64, dtype), packed(1, 256, 1, 64, dtype, seed=1)[..., :64]
+    qkv[..., :64], qkv[:, :64, 64:128], qkv[:, 64:, 64:128] = 4, 0, 4
+    agree(kernels(qkv, 1, None, dy), reference(qkv, 1, None, dy), dtype, "a leap")
+
+
+@every_dtype
+def test_dropout_of_nothing_is_none(dtype):
+    qkv, dy = packed(1, 200, 1, 64, dtype), packed(1, 200, 1, 64, dtype, seed=1)[..., :64]
+    for a, b in zip(kernels(qkv, 1, (0.0, (5, 6, 7, 8)), dy), kernels(qkv, 1, None, dy), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@every_dtype
 def test_what_is_not_a_number_stays_where_it_is(dtype):
     """In its own head and sequence, and in the rows that see it: what lies beyond T belongs to another sequence."""
     qkv = packed(2, 140, 2, 64, dtype, seed=2)
@@ -77,10 +93,10 @@ def test_what_is_not_a_number_stays_where_it_is(dtype):
     assert np.isfinite(dx.astype("f").reshape(2, 140, 3, 2, 64)[0, :, :, 1]).all()
 
 
-@pytest.mark.parametrize("dtype, D", [("float16", 64), ("bfloat16", 128)])
-def test_however_many_blocks_share_a_head(dtype, D, monkeypatch):
-    """One block takes all five stretches of 128 rows, the third of which is no pair; or two, or three blocks do."""
-    qkv, dy, got = packed(1, 600, 1, D, dtype), packed(1, 600, 1, D, dtype, seed=1)[..., :D], []
+@pytest.mark.parametrize("dtype, D, T", [("float16", 64, 600), ("bfloat16", 128, 600), ("float16", 64, 641)])
+def test_however_many_blocks_share_a_head(dtype, D, T, monkeypatch):
+    """One block takes all five stretches of 128 rows, the third of which is no pair, or six; or more blocks do."""
+    qkv, dy, got = packed(1, T, 1, D, dtype), packed(1, T, 1, D, dtype, seed=1)[..., :D], []
     for blocks in (1, 2, 3):
         monkeypatch.setattr(sm90, "shares", lambda *_, blocks=blocks: blocks)
         got.append(kernels(qkv, 1, None, dy)[2])
