@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from bench import planted
+from bench.equivalent_cuda import EXEMPT
 from bench.planted import ROOT, Plant, read
 from minigrad.check import expect
 from minigrad.emulator import emulator
@@ -23,42 +24,6 @@ NEAREST = {"common": "", "columns": "layer_norm or columns", "embedding": "embed
            "philox": "dropout or attention", "tiles": "attention",
            "attention_sm90": "sm90"}
 
-# Text in which nothing is planted: (pattern, why).
-EXEMPT = [
-    (r"//.*", "comments"),
-    (r"^ *#(?!define).*", "what is included, how far a loop is unrolled"),
-    (r"template ?<[^>]*>|__launch_bounds__\([^)]*\)", "what a function is made for"),
-    (r"^constexpr int (WIDE|ACROSS) = .*", "so that banks differ"),
-    (r"^ *constexpr int AHEAD = .*", "a size of pieces"),
-    (r"\bsizeof [\w.]+(\[[^\[\]]*\])*", "all elements have one size"),
-    (r"(?<=wgmma_wait<[01]>)\([^()]*\)", "what is waited for, in any order"),
-    (r"^constexpr int MOST = .*", "how many registers a thread may have"),
-    (r"^__device__ void prefetch_keys(?s:.*?)^}|^ *(else )?(if|for) [^\n]*\n?[^\n]*\bprefetch\w*\([^;]*;",
-     "brings nearer what is read anyway"),
-    (r".*\b(warp_of|group_of)\(\) \{.*", "tells the compiler that all lanes have the same"),
-    (r"^constexpr float SLACK = .*", "how much larger exponentials may be than they need to be"),
-    (r"(?<=\bif \()[^;]*(?=\) hide<)", "spares tiles in which nothing is to be hidden"),
-    (r"if \(threadIdx\.x == 0\)(?= parts\[blockIdx\.x\] = )", "which one writes what all of a block have"),
-    (r"\bif \(moved\)", "spares a product with 1"),
-    (r"(?<= j0 )>=(?= i0 \+ 16 \* M\))", "spares tiles in which everything is hidden"),
-    (r"(?<=[xyzw] )>=(?= mask\.least)", "one word in four billion"),
-    (r"(?<=v\[k\] = v\[k\] )<=(?= 0\.0f)", "the sign of a zero"),
-    (r"\bmost = \(pairs[^,]*", "how even the shares are of which it is the largest"),
-    (r"\bend = min\(CHUNK, N - first\)", "spares rows behind the last"),
-    (r"\battend<\w+>", "which loads are quick enough"),
-    (r"^ *float part\[K / 8\]\[4\];", "room in registers"),
-    (r"(?<=2 << log )<=(?= p\.units)|(?<=\* most )<=(?= warps\))", "into how many parts a pair of outputs is cut"),
-    (r"if \(q > 4 \* m\.L\) return;", "spares asking for weights that nobody takes"),
-    (r"(?<=v\[a\]\[j\] = )0\.0f;(?=\n *if \(i >= n\))|if \(i >= n\) continue;|(?<= i )<(?= n; i \+= 128\))|"
-     r"(?<= i \+ j )<(?= n \? float)|\bi < left(?= \? look)", "entries behind a row or a head count for nothing"),
-    (r"if \(b >= rows\) break;", "spares rows that are not there"),
-    (r"(?<=if \()parts > 1(?=\))|if \(!all\)(?= let_others)", "spares a barrier, or a turn"),
-    (r"lane % 2 == 0(?= && r < rows)|if \(lane == 0\)(?= own\[D\])", "which lane writes what several have"),
-    (r"(?<=< last) && left > 0(?=\))|(?<=while \(j0 )<(?= last\))", "spares keys that count for nothing"),
-    (r"(?<=if \()q % 2 == 0(?=\)\n)", "spares a norm that nobody takes"),
-    (r"(?<=[kn] < )32(?=; [kn] \*= 2)", "a shuffle from 32 lanes away reaches nobody"),
-    (r"^#define (ARGUMENTS|UNPACK).*(\\\n.*)*", "names in an order"),
-]
 SYMMETRIC = {"min", "max", "fmaxf", "fminf", "combine", "__umulhi"}
 TYPE = r"(?:const |unsigned |long )*(?:float|double|int|long|short|bool|char|T|V|E|F|Shape|Drop|Mask|uint\w*)\b"
 COMPARED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
