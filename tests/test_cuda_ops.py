@@ -89,6 +89,7 @@ def test_column_sums(dtype, N, D, blocks, monkeypatch):
     parts = linear_gpu.column_sums(x)
     assert parts.shape[1:] == (1, D) and len(parts) * -(-D * x.itemsize // 512) <= blocks
     close(add_rows(parts, None), [x.astype("f8").sum(0)], TOL["float32"], "sums", dtypes=False)
+    assert not linear_gpu.column_sums(np.zeros_like(x)).any()            # exactly: what is not there adds nothing
 
 
 def test_an_mlp_is_one_op_on_a_gpu():

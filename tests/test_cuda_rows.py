@@ -39,6 +39,14 @@ def test_layer_norm_of_rows_of_any_length(D, dtype, few_blocks):
     close(run(layer_norm, arrays, {}, "emulated"), run(layer_norm, arrays, {}, "reference"), TOL[dtype], f"D = {D}")
 
 
+def test_layer_norm_of_zeros():
+    """Exactly zero, as is their mean: what fills the packs behind a row adds nothing."""
+    x, ones = np.zeros((3, 8), "f2"), np.ones(8, "f2")
+    with using("emulated"):
+        y, (_, _, mu, _) = kernels.choose(layer_norm, [x])[0](x, ones, 0 * ones)
+    assert not y.any() and not mu.any()
+
+
 @every_dtype
 def test_layer_norm_does_not_depend_on_the_schedule(dtype, few_blocks):
     got = []
@@ -189,20 +197,23 @@ def test_rows_of_equal_ids_are_added_up(lengths, V, C, dtype, seed, empty, sched
     np.testing.assert_allclose(slot.array, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("begin", [0, 1, 31])
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 63, 64, 65, 95, 96, 97, 130])
+LENGTHS = [1, 31, 32, 33, 63, 64, 65, 95, 96, 97, 130]
+
+
+@pytest.mark.parametrize("begin, length", [(b, n) for b in (0, 1, 31, 32) for n in LENGTHS] + [(1055, 97)])
 def test_a_run_of_equal_ids_may_end_anywhere(begin, length):
-    """In its chunk of 32, in the next or beyond, there or one row off, as the last rows or not."""
-    for behind in (0, 1, 40):
-        runs = [1] * begin + [length] + [2] * (behind // 2) + [1] * (behind % 2)
+    """In its chunk of 32, in the next or beyond, there or one row off, as the last rows or not, or before a run that
+    ends with the next chunk. Rows are wider than a block of join(); those of no id become 0."""
+    for behind in ([], [1], [2] * 20, [64 - (begin + length) % 32]):
+        runs = [1] * begin + [length] + behind
         ids, rng = np.repeat(np.arange(len(runs)), runs), np.random.default_rng(length)
-        dy, want = rng.standard_normal((len(ids), 8)).astype("f"), np.zeros((len(runs) + 3, 8))
-        ids = ids[order := rng.permutation(len(ids))]
+        dy, want = rng.standard_normal((len(ids), 300)).astype("f"), np.zeros((len(runs) + 3, 300))
+        ids, slot = ids[order := rng.permutation(len(ids))], Slot(np.full(want.shape, np.nan, "f"))
         np.add.at(want, ids, dy[order].astype("f8"))
         with using("emulated"):
-            _, backward = kernels.choose(embedding, [ids, want.astype("f")])
-            np.testing.assert_allclose(backward(dy[order], ids, want.astype("f"), into=(SKIP, None))[1], want,
-                                       rtol=1e-5, atol=1e-5)
+            _, backward = kernels.choose(embedding, [ids, slot.array])
+            assert backward(dy[order], ids, slot.array, into=(SKIP, slot)) == (None, DONE)
+        np.testing.assert_allclose(slot.array, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("V", [2, 300, 70000])
@@ -215,6 +226,12 @@ def test_sorting_keeps_the_order_of_equals(V, N, stretches, monkeypatch):
             order = embedding_gpu.in_order(ids, V, kernels.cuda("embedding", "float32"))
         np.testing.assert_array_equal(order[:, 1], np.argsort(ids, kind="stable"))
         np.testing.assert_array_equal(order[:, 0], np.sort(ids))
+
+
+def test_sorting_by_as_many_blocks_as_there_may_be():
+    ids = np.random.default_rng(0).integers(0, 2, embedding_gpu.STRETCHES * embedding_gpu.SORTERS)
+    order = embedding_gpu.in_order(ids, 2, kernels.cuda("embedding", "float32"))
+    np.testing.assert_array_equal(order[:, 1], np.argsort(ids, kind="stable"))
 
 
 # ------------------------------------------------------------------------------------------------ sums of arrays
