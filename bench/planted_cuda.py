@@ -56,7 +56,8 @@ EXEMPT = [
     (r"lane % 2 == 0(?= && r < rows)|if \(lane == 0\)(?= own\[D\])", "which lane writes what several have"),
     (r"(?<=< last) && left > 0(?=\))|(?<=while \(j0 )<(?= last\))", "spares keys that count for nothing"),
     (r"(?<=if \()q % 2 == 0(?=\)\n)", "spares a norm that nobody takes"),
-    (r"(?<=[kn] < )32(?=; [kn] \*= 2)", "a shuffle from 32 lanes away reaches nobody"),
+    (r"(?<=[kn] = 1; [kn] < )32(?=; [kn] \*= 2)", "a shuffle from 32 lanes away reaches nobody"),
+    (r"(?<=n < )32(?=; n \*= 2\) highest = )", "a lane's own number is no higher than itself"),
     (r"^#define (ARGUMENTS|UNPACK).*(\\\n.*)*", "names in an order"),
 ]
 SYMMETRIC = {"min", "max", "fmaxf", "fminf", "combine", "__umulhi"}
