@@ -19,8 +19,9 @@ pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COM
 every_dtype = pytest.mark.parametrize("dtype", sm90.TYPES)
 # (M, K, N): a row, 64 and one more or less than a tile has, tiles below and beside each other with tails; fewer steps
 # than there are parts of the tile before to be finished, as many, more; up to three tiles for a block, so that all
-# rings come round.
-SHAPES = [(1, 8, 8), (64, 40, 72), (127, 256, 136), (129, 200, 264), (200, 512, 256), (1, 584, 520), (257, 264, 520)]
+# rings come round; twelve tiles beside each other.
+SHAPES = [(1, 8, 8), (64, 40, 72), (127, 256, 136), (129, 200, 264), (200, 512, 256), (1, 584, 520), (257, 264, 520),
+          (1, 8, 2824)]
 
 
 def drawn(*shape, dtype, seed=0, scale=1.0):

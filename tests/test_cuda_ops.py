@@ -14,6 +14,7 @@ from minigrad.fused import cross_entropy_gpu, linear_gpu
 from minigrad.fused.adamw import adamw, masters, sum_of_squares
 from minigrad.fused.columns_gpu import add_rows
 from minigrad.fused.cross_entropy import rows_loss
+from minigrad.fused.dropout import counter_and_keys, dropout, philox
 from minigrad.fused.gelu import gelu
 from minigrad.fused.mlp import feed_forward
 from minigrad.fused.relu import relu
@@ -122,7 +123,8 @@ def test_rows_that_do_not_fit_in_shared_memory_in_many_chunks(case, dtype, monke
 
 
 @every_dtype
-@pytest.mark.parametrize("V, width, e", [(1, 8, 0.1), (61, 64, 0.1), (64, 64, 0.0), (700, 704, 0.0), (701, 701, 0.1)])
+@pytest.mark.parametrize("V, width, e", [(1, 8, 0.1), (9, 16, 0.0), (61, 64, 0.1), (64, 64, 0.0), (700, 704, 0.0),
+                                         (701, 701, 0.1)])
 def test_rows_wider_than_the_vocabulary(dtype, V, width, e, monkeypatch):
     """What is beyond V counts for nothing, and its g is 0. A row in global memory ends as one in shared does."""
     rng, got = np.random.default_rng(0), []
@@ -143,21 +145,23 @@ def test_rows_wider_than_the_vocabulary(dtype, V, width, e, monkeypatch):
 
 
 @every_dtype
-@pytest.mark.parametrize("V, e", [(5, 0.1), (33, 0.0), (301, 0.1)])
-def test_logits_that_begin_anywhere(dtype, V, e):
-    """No row begins where 16 bytes do, nor where its gradient does. Of a token beyond V nothing is taken off."""
-    rng = np.random.default_rng(0)
-    z, y = rng.uniform(-9, 9, 3 * V + 1).astype(dtype_of(dtype))[1:].reshape(3, V), np.array([V - 1, -1, 0])
+@pytest.mark.parametrize("N, V, e, begin", [(3, 5, 0.1, 1), (3, 33, 0.0, 1), (3, 301, 0.1, 1), (70, 29, 0.0, 1),
+                                            (6, 29, 0.1, 2)])
+def test_logits_that_begin_anywhere(dtype, N, V, e, begin):
+    """16 bytes do not begin at the same entries of a row and of its gradient. Of a token beyond V nothing is taken
+    off."""
+    rng, y = np.random.default_rng(0), np.resize([V - 1, -1, 0], N)
+    z, n = rng.uniform(-9, 9, N * V + begin).astype(dtype_of(dtype))[begin:].reshape(N, V), (y >= 0).sum()
     loss, saved = cross_entropy_gpu.forward(z, y, label_smoothing=e)
     losses, want = rows_loss(z.astype("f8"), y, e, True)
-    dz, _ = cross_entropy_gpu.backward(np.float32(2), *saved)
-    close([loss, dz], [losses.sum() / 2, want], TOL[dtype], "cross_entropy", dtypes=False)
+    dz, _ = cross_entropy_gpu.backward(np.float32(n), *saved)
+    close([loss, dz], [losses.sum() / n, want], TOL[dtype], "cross_entropy", dtypes=False)
     saved[4][0], want[0, V - 1] = V, want[0, V - 1] + 1 - e
-    close(cross_entropy_gpu.backward(np.float32(2), *saved)[:1], [want], TOL[dtype], "no such token", dtypes=False)
+    close(cross_entropy_gpu.backward(np.float32(n), *saved)[:1], [want], TOL[dtype], "no such token", dtypes=False)
 
 
 @pytest.mark.parametrize("e", [0.0, 0.1])
-@pytest.mark.parametrize("m", [0.7, 1234.5, -1e6, 1e9, 2.0 ** 30, -(2.0 ** 31), 1e30])
+@pytest.mark.parametrize("m", [0.7, 1234.5, -1e6, 1e9, 2.0 ** 30, 1490029600, 1490037400, -(2.0 ** 31), 1e30, 2e38])
 def test_losses_of_large_logits(m, e):
     """2^(c z - b) is exp(z - m) but for a factor, which is taken out again; it must not be infinite."""
     z = (np.float32(m) - np.abs(np.spacing(np.float32(m))) * np.array([[3, 0, 1, 1e6], [0, 0, 0, 0]], "f")).astype("f")
@@ -183,6 +187,18 @@ def test_an_odd_vocabulary_is_padded_with_zeros():
 def test_chunks_are_equal_and_few():
     for rows, bytes_of_row, want in [(65536, 50304 * 2, 9472), (1, 8, 128), (0, 8, 128), (128, 1 << 31, 128)]:
         assert cross_entropy_gpu.rows_of_chunk(rows, bytes_of_row) == want
+
+
+@every_dtype
+@pytest.mark.parametrize("k", range(8))
+def test_the_least_word_that_keeps_an_entry(k, dtype):
+    """p is one of the random words: its own entry stays."""
+    key = 1, 2, 3, 4
+    words = np.stack(philox((np.arange(2, dtype="u8"), *counter_and_keys(key)[0]), counter_and_keys(key)[1]), -1)
+    arrays, params = [np.ones(8, dtype_of(dtype))], dict(p=int(words.reshape(-1)[k]) / 2 ** 32, key=key)
+    got = run(dropout, arrays, params, "emulated")
+    assert got[0][k] > 0
+    close(got, run(dropout, arrays, params, "reference"), TOL[dtype], "dropout")
 
 
 @pytest.mark.parametrize("dtype", TOL)

@@ -12,7 +12,8 @@ from gpt import GPT, GPTConfig
 from minigrad import kernels, sums, sums_gpu, tensor, using
 from minigrad.backend import dtype_of
 from minigrad.emulator import emulator
-from minigrad.fused import columns_gpu, embedding_gpu, layer_norm_gpu, softmax_gpu
+from minigrad.fused import columns_gpu, embedding_gpu, layer_norm_gpu, linear_gpu, softmax_gpu
+from minigrad.fused.dropout import dropout
 from minigrad.fused.embedding import embedding
 from minigrad.fused.layer_norm import add_layer_norm, layer_norm
 from minigrad.fused.softmax import log_softmax, softmax
@@ -61,17 +62,32 @@ def test_layer_norm_does_not_depend_on_the_schedule(dtype, few_blocks):
         got.clear()
 
 
-@every_dtype
-def test_layer_norm_of_rows_that_begin_anywhere(dtype):
-    """They need not be aligned, though their length would allow it."""
-    arrays = Case(layer_norm, [(9, 24), (24,), (24,)]).arrays(dtype)
+def moved(a, begin):
+    """The same, so many entries behind a multiple of 16 bytes."""
+    room = np.zeros(a.size + begin, a.dtype)
+    room[begin:] = a.reshape(-1)
+    return room[begin:].reshape(a.shape)
 
-    def shifted(a):
-        room = np.zeros(a.size + 1, a.dtype)
-        room[1:] = a.reshape(-1)
-        return room[1:].reshape(a.shape)
-    want = run(layer_norm, arrays, {}, "reference")
-    close(run(layer_norm, arrays, {}, "emulated", shifted), want, TOL[dtype], "shifted")
+
+@every_dtype
+@pytest.mark.parametrize("case", [
+    Case(layer_norm, [(9, 24), (24,), (24,)]), Case(softmax, [(9, 24)]), Case(embedding, [np.arange(9) // 3, (4, 24)]),
+    Case(dropout, [(9, 24)], dict(p=0.4, key=(1, 2, 3, 4)))], ids=str)
+def test_rows_that_begin_anywhere(case, dtype):
+    """They need not be aligned, though their length would allow it."""
+    arrays = case.arrays(dtype)
+    want = run(case.op, arrays, case.params, "reference")
+    for begin in range(1, 8):
+        got = run(case.op, arrays, case.params, "emulated", lambda a, begin=begin: moved(a, begin))
+        close(got, want, TOL[dtype], f"moved by {begin}")
+
+
+@every_dtype
+def test_columns_of_rows_that_begin_anywhere(dtype):
+    x = np.random.default_rng(0).uniform(-1, 1, (9, 24)).astype(dtype_of(dtype))
+    for begin in range(1, 8):
+        sums = columns_gpu.add_rows(linear_gpu.column_sums(moved(x, begin)), None)
+        close(sums, [x.astype("f8").sum(0)], TOL["float32"], f"moved by {begin}", dtypes=False)
 
 
 @every_dtype
