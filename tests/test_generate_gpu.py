@@ -59,6 +59,36 @@ def test_it_finds_its_way_in_a_long_row():
     assert np.ptp(found) > 4000
 
 
+class Always:
+    """A stream of one number."""
+
+    def __init__(self, number):
+        self.random = lambda n=None: number if n is None else np.full(n, number)
+
+
+def row(V, *others, at=()):
+    """V zeros, others at some places."""
+    z = np.zeros(V, np.float32)
+    z[list(at)] = others
+    return z
+
+
+@pytest.mark.parametrize("z, drawn, how", [
+    (row(1100), 0.5, dict(temperature=0)),                                 # the first of equals
+    (row(1100, 1.0, at=[3]), 0.5, dict(temperature=0)),                    # whose thread has more ids
+    (row(1025, 90.0, at=[-1]), 0.5, dict(temperature=1.0)),                # one entry more than there are threads
+    (row(3, 1.0, 1.0, 1.0000001, at=range(3)), 0.9, dict(temperature=1.0, top_k=2)),    # 2 and 0, neighbours as floats
+    (row(3, 1.0, 3.0, at=[1, 2]), 0.0, dict(temperature=1.0, top_k=1)),    # nobody above the lowest, and 0.0 is drawn
+    *[(row(1100, *np.random.default_rng(n).standard_normal(500) + 4, *[-np.inf] * 300, at=range(300, 1100)),
+       np.nextafter(1, 0), dict(temperature=1.0, top_p=1.0)) for n in range(4)],   # the last of the lowest
+])
+def test_choices_that_hang_by_a_hair(z, drawn, how):
+    """Equals, neighbours, and numbers drawn at either end of [0, 1)."""
+    how = dict(top_k=None, top_p=None, min_p=None) | how
+    ours = Chooser([[0]], len(z), [Always(drawn)], z[None], 1.0, **how)
+    assert ours(z[None], [0]).told()[0] == choose(z, Always(drawn), **how)
+
+
 @pytest.mark.parametrize("pre_norm", [True, False])
 @pytest.mark.parametrize("how", [dict(temperature=0), dict(temperature=1.5), dict(temperature=2.0, top_k=5),
                                  dict(temperature=2.0, top_p=0.8, repetition_penalty=1.3), dict(min_p=0.1)], ids=str)

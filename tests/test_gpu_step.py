@@ -73,7 +73,7 @@ def test_what_is_decided():
 
 # ------------------------------------------------------------------------------------------------ adamw
 
-HYPER = dict(lr=0.1, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, step=7)
+HYPER = dict(lr=0.1, beta1=0.9, beta2=0.95, eps=0.1, decay=0.1, step=7)
 
 
 @in_every_schedule
@@ -101,11 +101,12 @@ def test_adamw_in_packs(dtype, n, backwards, early, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["reference", "auto", "emulated"])
 def test_a_tie_is_rounded_away_from_zero(mode):
-    """A step of length 0 from halfway between two bfloat16: everything is as it was."""
-    p, rest = np.array([1.5, -1.5, 1.5], dtype_of("bfloat16")), np.array([-2 ** 15, -2 ** 15, 12345], np.int16)
+    """A step of length 0 from halfway between two bfloat16, or from just below: everything is as it was."""
+    values, rests = [1.5, -1.5, 1.5, -1.5], [-2 ** 15, -2 ** 15, 12345, 2 ** 15 - 1]
+    p, rest = np.array(values, dtype_of("bfloat16")), np.array(rests, np.int16)
     with using(mode):
-        adamw(p, *np.ones((3, 3), "f"), rest, **{**HYPER, "lr": 0.0})
-    assert p.astype("f").tolist() == [1.5, -1.5, 1.5] and rest.tolist() == [-2 ** 15, -2 ** 15, 12345]
+        adamw(p, *np.ones((3, 4), "f"), rest, **{**HYPER, "lr": 0.0})
+    assert p.astype("f").tolist() == values and rest.tolist() == rests
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
