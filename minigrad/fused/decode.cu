@@ -188,7 +188,7 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, int beg
     };
     auto load_norm = [&](int i) {
         if (i == had) return;
-        if (i < stride) quad(gain, gains + i), quad(shift, gains + stride + i);          // behind a row anything will do
+        if (i < stride) quad(gain, gains + i), quad(shift, gains + stride + i);     // behind a row anything will do
         had = i;
     };
     // A team's pieces: a chunk of all rows, then the next chunk. While the first has one, all teams meet in shuffles.
