@@ -79,10 +79,24 @@ def test_attention_over_many_positions(dtype, head, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_new_key_may_be_all_that_counts(dtype, monkeypatch):
+    """Its score is 400 above all others, which one warp has; two warps have none."""
+    monkeypatch.setattr(decode_gpu, "WARPS", 4)
+    model = wide_model(80, 2, n_layer=1)
+    attn = model.h[0].attn.c_attn
+    attn.weight.data[:, :160] = 0
+    attn.bias.data[:160] = 6                                                             # 36 * 40 / sqrt(40) = 228
+    both = decoders(model.to(dtype=dtype), [[1, 2], [3]])
+    for decoder in both:
+        decoder.cache.k *= -1
+    close(*both, np.array([4, 5]), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
 def test_what_comes_out_for_a_row_does_not_depend_on_the_others(dtype):
-    """To the bit: a row with eight others, and by itself."""
+    """To the bit: a row with ten others, and by itself."""
     model, rows = wide_model(64, 4).to(dtype=dtype), [[1, 2, 3], [4], [5, 6, 7, 8], [9], [2], [3], [5], [6, 7], [8, 9]]
-    found = decoders(model, rows)[0].step(np.arange(9))
+    found = decoders(model, [*rows, [7], [6]])[0].step(np.arange(11))
     for b in (0, 2, 8):
         alone = decoders(model, rows)[0]
         alone.keep([b])
@@ -90,12 +104,14 @@ def test_what_comes_out_for_a_row_does_not_depend_on_the_others(dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("blocks, warps, room", [(1, 1, 1), (2, 12, 1), (5, 4, 3), (60, 2, 1), (60, 4, 3)])
-def test_however_products_are_shared(dtype, blocks, warps, room, monkeypatch):
-    """Warps take turns with pairs of outputs, or share one; some have none. There may be room for one row at a time."""
+@pytest.mark.parametrize("blocks, warps, room, width", [(1, 1, 1, 75), (2, 12, 1, 129), (5, 4, 3, 75), (60, 2, 1, 12),
+                                                         (60, 4, 3, 75)])
+def test_however_products_are_shared(dtype, blocks, warps, room, width, monkeypatch):
+    """Warps take turns with pairs of outputs, or share one; some have none, as have some blocks. There may be room for
+    one row at a time. A row of 129 ends with a chunk of which one entry is there."""
     monkeypatch.setattr(backend, "multiprocessors", lambda xp: blocks)
     monkeypatch.setattr(decode_gpu, "WARPS", warps)
-    model = wide_model(75, 3).to(dtype=dtype)                                            # 4 * 75 > 32 * 8
+    model = wide_model(width, 3).to(dtype=dtype)
     ours, theirs = decoders(model, [[1, 2], [3], [4]])
     rows = decode_gpu.shared(model.config, model.wte.weight.data, room)
     monkeypatch.setattr(decode_gpu, "room", lambda xp: rows)
