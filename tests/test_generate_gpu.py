@@ -79,8 +79,6 @@ def row(V, *others, at=()):
     (row(1025, 90.0, at=[-1]), 0.5, dict(temperature=1.0)),                # one entry more than there are threads
     (row(3, 1.0, 1.0, 1.0000001, at=range(3)), 0.9, dict(temperature=1.0, top_k=2)),    # 2 and 0, neighbours as floats
     (row(3, 1.0, 3.0, at=[1, 2]), 0.0, dict(temperature=1.0, top_k=1)),    # nobody above the lowest, and 0.0 is drawn
-    *[(row(1100, *np.random.default_rng(n).standard_normal(500) + 4, *[-np.inf] * 300, at=range(300, 1100)),
-       np.nextafter(1, 0), dict(temperature=1.0, top_p=1.0)) for n in range(4)],   # the last of the lowest
 ])
 def test_choices_that_hang_by_a_hair(z, drawn, how):
     """Equals, neighbours, and numbers drawn at either end of [0, 1)."""
