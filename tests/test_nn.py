@@ -266,6 +266,16 @@ def test_masters_keep_what_16_bits_would_lose(dtype):
     assert abs(with_master.item() - 0.9) < 0.004           # half the distance of bfloat16's neighbours below 1
 
 
+def test_a_rank_draws_its_part_of_what_one_draws():
+    """[AW9], whatever the number of ranks."""
+    alone, *three = (AdamW([Tensor(np.ones((9, 70), backend.dtype_of("bfloat16")), requires_grad=True)], lr=0.1, **who)
+                     .flats[0] for who in ({}, *(dict(rank=r, ranks=3) for r in range(3))))
+    every = np.concatenate([alone.master, np.zeros(1000, np.int16)])
+    for flat in three:
+        np.testing.assert_array_equal(flat.master, np.concatenate([every[lo:hi] for lo, hi, _ in flat.pieces]))
+    assert alone.master[:630].any()
+
+
 @pytest.mark.parametrize("dtype, tolerance", [("float16", 0.01), ("bfloat16", 0.05)])
 def test_16_bit_training_follows_float32(dtype, tolerance):
     ids = (np.arange(9) + np.arange(0, 12, 3)[:, None]) % 13
