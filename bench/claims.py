@@ -119,6 +119,7 @@ RUNS = {                    # in this order; --short ends when its time is over
     "curve in full": Run("python -m bench curve", ("torch", "tinyshakespeare"), long=True),
     "names": Run("python -m gpt.makemore runs/downloads/names.txt --model all", ("names",), long=True),
     "planted": Run("python -m bench planted --draws 60 --seed 7", long=True),
+    "planted cuda": Run("python -m bench planted --cuda --draws 60 --seed 47", long=True),
 }
 HINDI = "needs a folder of Hindi prose and verse that is not part of the project: the row's command"
 GPU = "needs an NVIDIA GPU: python -m bench gpu"
@@ -278,8 +279,9 @@ ROWS = (
     Row("damaged and made-up", (Claim("", "damaged", r"\b(\d+) passed", PASSES, 1),)),
     Row("bugs drawn at random", (
         Claim("58 60", "planted", r"^seed 7: (\d+) of", OTHER),)),
-    Row("the same in the CUDA kernels", (), {
-        "105 120 80": "drawn with seeds 41 and 43 from former files; the row's command draws from those of today"}),
+    Row("the same in the CUDA kernels", (
+        Claim("59 60", "planted cuda", r"^seed 47: (\d+) of", OTHER),
+        Claim("44", "planted cuda", r"(\d+) of them as a fault", OTHER))),
     Row("from the start of a process", (
         Claim("1.0", "start", column("ours, cached kernels, first step", 1), SPEED),
         Claim("2.9", "start", column("PyTorch eager, first step", 1), THEIRS),
