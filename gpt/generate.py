@@ -2,7 +2,9 @@
 
     logits    repetition_penalty > 1 makes what was there before less likely (Keskar et al. 2019, arXiv:1909.05858):
               z becomes z / r if z > 0, else z r                                         [SA1]
-    allowed   a function forbids tokens
+    allowed   a function forbids tokens. Where the rest have probability P together, each of them gets p / P; and so it
+              does if a token is drawn from all of them first, and from the rest only if that one is forbidden, which
+              may be quicker to know of one than of all:  p + (1 - P) p / P = p / P            [SA3]
     temperature t    p_i = exp(z_i / t) / sum_j exp(z_j / t); 0 takes the likeliest token   [SA2]
     top_k     only the k likeliest (Fan et al. 2018, arXiv:1805.04833)
     top_p     only the fewest that have this probability together (Holtzman et al. 2020, arXiv:1904.09751)
@@ -52,13 +54,13 @@ def generate(model, ids, max_new_tokens, **how):
 
 
 def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=None, min_p=None, repetition_penalty=1.0,
-           stop=(), allowed=None, seed=0, decoder=None):
+           stop=(), allowed=None, allows=None, seed=0, decoder=None):
     """Yield, step by step, a list of Tokens: one of each row that has not ended.
 
-    ids: an integer array (B, T), or a list of lists of ids. stop: ids that end a row. allowed(ids): given those of the
-    rows that go on, an array (B, T), or a list of lists where they differ in length, says which tokens may come next:
-    booleans (B, V) or (V,). decoder: a gpt.decode.Decoder to use instead of a new one. The other settings: see above.
-    The same seed gives the same text. The model's train or eval mode is left as found.
+    ids: an integer array (B, T), or a list of lists of ids. stop: ids that end a row. allowed(b, ids) says which tokens
+    may come next in row b, a list of ids: booleans (V,); allows(b, ids, token), if there is one too, says it of one
+    token, and is asked first [SA3]. decoder: a gpt.decode.Decoder to use instead of a new one. The other settings: see
+    above. The same seed gives the same text. The model's train or eval mode is left as found.
     """
     rows = prompts_of(ids)
     expect(hasattr(max_new_tokens, "__index__") and max_new_tokens >= 0, "generate",
@@ -78,7 +80,7 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
     if on_device:
         choose_all = on_device(rows, model.config.vocab_size, streams, like, repetition_penalty, **how)
     else:
-        choose_all = Chooser(rows, streams, allowed, repetition_penalty, how)
+        choose_all = Chooser(rows, streams, allowed, allows, repetition_penalty, how)
     return _stream(decoder, rows, max_new_tokens, set(stop), choose_all)
 
 
@@ -134,22 +136,28 @@ class Chooser:
 
     ahead = False
 
-    def __init__(self, rows, streams, allowed, repetition_penalty, how):
+    def __init__(self, rows, streams, allowed, allows, repetition_penalty, how):
         self.rows, self.streams, self.allowed, self.repetition_penalty, self.how = (
             rows, streams, allowed, repetition_penalty, how)
+        cut = any(how[name] is not None for name in ("top_k", "top_p", "min_p"))         # which [SA3] does not know of
+        self.allows = None if cut else allows
 
     def __call__(self, logits, going):
         z = logits = on_host(logits)
-        rows = [self.rows[b] for b in going]
         if self.repetition_penalty != 1:
-            z = penalised(z, rows, self.repetition_penalty)
-        if self.allowed is not None:
-            even = len(set(map(len, rows))) == 1
-            z = np.where(self.allowed(np.array(rows) if even else rows), z, -np.inf)
-            expect((z > -np.inf).any(-1).all(), "generate", "no token allowed", "at least one in every row")
-        ids = np.array([choose(row, self.streams[b], **self.how) for row, b in zip(z, going, strict=True)])
+            z = penalised(z, [self.rows[b] for b in going], self.repetition_penalty)
+        ids = np.array([self._one(row, b) for row, b in zip(z, going, strict=True)])
         logprobs = np.array([logprob(row, i) for row, i in zip(logits, ids, strict=True)])
         return Chosen(ids, lambda: (ids, logprobs))
+
+    def _one(self, z, b):
+        """The next token of row b."""
+        if self.allowed is not None:
+            if self.allows and self.allows(b, self.rows[b], drawn := choose(z, self.streams[b], **self.how)):
+                return drawn                                                              # [SA3]
+            z = np.where(self.allowed(b, self.rows[b]), z, -np.inf)
+            expect((z > -np.inf).any(), "generate", "no token allowed", "at least one in every row")
+        return choose(z, self.streams[b], **self.how)
 
 
 def prompts_of(ids):

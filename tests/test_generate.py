@@ -79,23 +79,52 @@ def test_the_mode_is_left_as_found(model):
         generate(model, prompt(), 1)
         assert all(m.training is on for m in model.modules())
         with pytest.raises(ZeroDivisionError):             # an exception inside must not leave the model in eval mode
-            generate(model, prompt(), 1, allowed=lambda ids: 1 / 0)
+            generate(model, prompt(), 1, allowed=lambda b, ids: 1 / 0)
         assert all(m.training is on for m in model.modules())
 
 
 def test_allowed_forbids(model):
-    def allowed(ids):
+    def allowed(b, ids):
         """After an even token an odd one, after an odd one an even one; 3 never."""
-        right = (np.arange(V) + ids[:, -1:]) % 2 == 1
+        right = (np.arange(V) + ids[-1]) % 2 == 1
         return right & (np.arange(V) != 3)
 
     for how in (dict(temperature=0), dict(temperature=5.0), dict(temperature=5.0, top_k=2), dict(top_p=0.9)):
         ids = generate(model, prompt(), 30, allowed=allowed, **how)[:, 2:]
         assert ((ids[:, 1:] + ids[:, :-1]) % 2 == 1).all() and (ids[:, 1:] != 3).all()
     only_seven = np.arange(V) == 7
-    assert (generate(model, prompt(), 5, allowed=lambda ids: only_seven)[:, 3:] == 7).all()
+    assert (generate(model, prompt(), 5, allowed=lambda b, ids: only_seven)[:, 3:] == 7).all()
     with pytest.raises(ValueError, match="generate: got no token allowed"):
-        generate(model, prompt(), 5, allowed=lambda ids: np.zeros(V, bool))
+        generate(model, prompt(), 5, allowed=lambda b, ids: np.zeros(V, bool))
+
+
+def test_all_are_asked_about_only_if_the_one_drawn_is_forbidden(model):
+    """[SA3]: so every token is as likely as if all had been asked about before."""
+    even, asked = np.arange(V) % 2 == 0, []
+
+    def allowed(b, ids):
+        asked.append((b, len(ids)))
+        return even
+
+    def allows(b, ids, token):
+        tried.append((b, len(ids), even[token]))
+        return even[token]
+
+    first, n = prompt(2000, 1) * 0, 2
+    for how in (dict(temperature=0), dict(temperature=1.5)):
+        asked, tried = [], []
+        ids = generate(model, first, n, allowed=allowed, allows=allows, **how)[:, 1:]
+        assert (ids % 2 == 0).all() and len(tried) == ids.size
+        assert asked == [(b, length) for b, length, fits in tried if not fits]
+        p = np.exp(logits_of(model, first[:1])[0] / 1.5) * even
+        if how["temperature"]:
+            assert 0.1 < len(asked) / len(tried) < 0.9
+            assert np.abs(np.bincount(ids[:, 0], minlength=V) / len(ids) - p / p.sum()).max() < 0.04
+        else:
+            assert (ids == generate(model, first, n, allowed=allowed, temperature=0)[:, 1:]).all()
+    tried = []                                              # the likeliest three of all are not those of the even ones
+    cut = [generate(model, first, n, allowed=allowed, top_k=3, **more) for more in ({}, {"allows": allows})]
+    assert (cut[0] == cut[1]).all() and not tried
 
 
 def test_nothing_new_is_the_prompt(model):

@@ -140,9 +140,13 @@ def test_a_line_is_read_token_by_token_as_it_is_at_once(form):
             ends = {*()}
             if re.search(r"[,;!?\u0900-\u0963]$", text):
                 ends = machine.counts(machine.feed(machine.start, text))
-            assert (place.last, place.ends) == (text[-1:], ends), text
-            allowed = np.flatnonzero(writer.allowed(place))
-            place = writer.after(place, int(rng.choice(allowed)))
+            assert place.last == text[-1:] and (not ends or writer.ends(place) == ends), text
+            allowed = writer.allowed(place)
+            places = [writer.tried(place, token) for token in range(len(allowed))]       # the same said one by one
+            assert [place is not None for place in places] == allowed.tolist(), text
+            token = int(rng.choice(np.flatnonzero(allowed)))
+            place = writer.after(place, token)
+            assert place == places[token]
 
 
 def test_free_verse_is_free(poet):

@@ -27,6 +27,8 @@ a word. In a form with a pause these stand at the pause. A word ends in a vowel 
 conjunct has four consonants at most, an akshara one of anusvara, visarga and chandrabindu. What else there is can be
 read, but is not written here.
 """
+import math
+import mmap
 import re
 from functools import lru_cache
 from typing import NamedTuple
@@ -261,21 +263,25 @@ class Rhyme:
         self.patterns = [*_endings(line)] if line else []   # each with a halant at its end, which may be missing
         self.banned = [[START, *word] for word in words]
         every = [*enumerate([*self.patterns, *self.banned])]
-        elements, alike = {*(chars for _, pattern in every for chars in pattern if chars != START)}, {}
-        for a, char in enumerate(ALPHABET):
-            alike.setdefault(frozenset(chars for chars in elements if char in chars), []).append(a)
+        fits, alike = [[] for _ in ALPHABET], {}            # the elements of patterns that a character fits
+        for chars in {*(chars for _, pattern in every for chars in pattern if chars != START)}:
+            for char in chars:
+                if char in PLACE_OF:                        # of words that were given others may be, too
+                    fits[PLACE_OF[char]].append(chars)
+        for a, fitting in enumerate(map(tuple, fits)):
+            alike.setdefault(fitting, []).append(a)
         begin = frozenset((i, 1) for i, pattern in every if pattern[0] == START)
         number, moves = {begin: 0}, []
         for state in number_and_grow(number):
             at = [*state, *((i, 0) for i, pattern in every if pattern[0] != START)]
-            row = np.empty(len(ALPHABET), np.int16)
             wanted = [(every[i][1][n], (i, n + 1)) for i, n in at if n < len(every[i][1])]
-            for fitting, characters in alike.items():
-                after = frozenset(after for chars, after in wanted if chars in fitting)
-                row[characters] = number.setdefault(after, len(number))
-            row[BREAKS] = number[begin]
-            moves.append(row)
-        self.moves = np.array(moves)
+            moves.append([number.setdefault(frozenset([after for chars, after in wanted if chars in fitting]),
+                                            len(number)) for fitting in alike])
+        kind = np.empty(len(ALPHABET), np.int64)
+        for k, characters in enumerate(alike.values()):
+            kind[characters] = k
+        self.moves = np.array(moves, np.int16)[:, kind]
+        self.moves[:, BREAKS] = 0
         self.holds = np.array([self._holds(state) for state in number], np.int64)
 
     def _holds(self, state):
@@ -410,7 +416,9 @@ class Pen:
         for a in np.flatnonzero(vocabulary.spelled):        # one character of each kind that can be spelled
             kinds.setdefault(columns[a].tobytes(), a)
         self.typical = np.array([*kinds.values()])
-        self.memo = np.zeros((len(counts), len(rhymes), len(scans)), np.int8)
+        shape = len(counts), len(rhymes), len(scans)
+        pages = mmap.mmap(-1, math.prod(shape))             # few of them are ever written to, or have to be zeroed
+        self.memo = np.frombuffer(pages, np.int8).reshape(shape)
         deepest = 32 * sum(max(part.counts) + 1 for part in form.lines[0])
         self.stack = np.zeros((deepest, 4), np.int64)
         self.ways = np.zeros((vocabulary.deepest + 1, 4), np.int64)
@@ -461,7 +469,7 @@ class Composer:
         composer = Composer(Vocabulary(tokenizer), "doha")
         progress = composer.begin("श्रीगुरु चरन")
         composer.allowed(progress)                          booleans (V,), True somewhere until the verse is complete
-        progress = composer.after(progress, token)
+        progress = composer.after(progress, token)          None if it was not allowed
         composer.complete(progress), progress.text.decode()
     """
 
@@ -553,8 +561,9 @@ class Composer:
         return progress.pen.allowed(progress.place)
 
     def after(self, progress, token):
-        """The Progress after a token that is allowed."""
-        return self._feed(progress, self.vocabulary.tokens[token])
+        """The Progress after a token, or None if that is not allowed."""
+        data = self.vocabulary.tokens[token]
+        return self._feed(progress, data) if data else None
 
 
 JOINED, MOST = {"chaupai"}, 64

@@ -27,14 +27,23 @@ class Place(NamedTuple):
 
     progress: Progress
     said: tuple                                            # the counts and rhymes since the last other token
-    line: State                                            # the open line, as far as its characters are whole
+    line: State                                            # the open line up to its last word that has a count
     read: int                                              # where in the text that ends
     last: str                                              # the last character of the line, "" at its beginning
-    ends: frozenset                                        # (part, how much of it) if a word or a pause ends here
+
+
+def _shortest(some, tokens):
+    """Of the tokens for which some (V,) is true those that do not begin with another one."""
+    found = {}
+    for token in sorted(np.flatnonzero(some), key=lambda i: len(tokens[i] or b"")):
+        if text := tokens[token]:
+            if not any(text.startswith(shorter) for shorter in found):
+                found[text] = token
+    return [*found.values()]
 
 
 class Aloud:
-    """A Composer with the counts and rhymes of a tokenizer, if it has any. What it reads of a line it does not read
+    """A Composer with the counts and rhymes of a tokenizer, if it has any. A line is read word by word, and none of it
     again."""
 
     def __init__(self, composer, tokenizer):
@@ -50,6 +59,8 @@ class Aloud:
         self.closes = np.isin(first, [*DANDAS + pauses])                                      # ends a part
         self.spaces = np.isin(first, [*BREAKS]) & ~self.closes                                # ends a word within it
         self.goes_on = ~(self.closes | self.spaces | begun)                                   # is more of a word
+        self.asked = None, None                            # the last Place whose line was read, and its State
+        self.first = [_shortest(some, composer.vocabulary.tokens) for some in (self.spaces, self.closes)]
 
     def begin(self, text=""):
         """The Place after a text, as Composer.begin() takes it."""
@@ -61,33 +72,60 @@ class Aloud:
         if not self.ids:
             return given
         names, others = self.due(place)
-        if others is self.goes_on:                         # what is said there has to be true of what can follow
-            ends, within = (given & self.closes).any(), (given & self.spaces).any()
-            names = [name for name in names if (ends if name == self.ended else within)]
+        if others is self.goes_on:
+            names = [name for name in names if self._is_true(name, place.progress)]
         found = given & others
         found[[self.ids[name] for name in names if name in self.ids]] = True
         return found if found.any() else given             # a character that can only be spelled byte by byte
 
+    def tried(self, place, token):
+        """The Place after a token, or None if it is not in allowed(place): that is quicker to say of one."""
+        if token in self.names:
+            name, (names, others) = self.names[token], self.due(place)
+            true = name in names and (others is not self.goes_on or self._is_true(name, place.progress))
+            return self._told(place, name) if true else None
+        if self.ids:
+            others = self.goes_on if self._in_word(place) else self.due(place)[1]       # a line is read for counts only
+            if not (others if isinstance(others, bool) else others[token]):
+                return None
+        progress = self.composer.after(place.progress, token)
+        return progress and self._read(progress, place.line, place.read)
+
+    def _is_true(self, name, progress):
+        """Can what follows a word be as this count says: the end of a part after a 0, else none?"""
+        tokens = self.composer.vocabulary.tokens
+        return any(progress.pen.follow(progress.place, tokens[i]) for i in self.first[name == self.ended])
+
     def after(self, place, token):
         """The Place after a token that is allowed."""
         if token in self.names:
-            return place._replace(said=(*place.said, self.names[token]))
+            return self._told(place, self.names[token])
         return self._read(self.composer.after(place.progress, token), place.line, place.read)
 
     def _read(self, progress, line, read):
         """The Place of a progress whose open line has been read up to there, or is another one."""
-        machine = self.machine(len(progress.lines))
         if progress.line > read:
-            line, read = machine.start, progress.line
-        try:
-            more = progress.text[read:].decode()
-        except UnicodeDecodeError:                         # of the last character only some bytes
-            return Place(progress, (), line, read, "\ufffd", frozenset())
-        if not self.ids or not more:
-            return Place(progress, (), line, read, "", frozenset())
-        line = machine.feed(line, more)
-        ends = machine.counts(line) if more[-1] in COMMAS or WORD.match(more[-1]) else ()
-        return Place(progress, (), line, len(progress.text), more[-1], frozenset(ends))
+            line, read = self.machine(len(progress.lines)).start, progress.line
+        return Place(progress, (), line, read, progress.text[read:].decode(errors="replace")[-1:])
+
+    def _told(self, place, name):
+        """The Place after a count or rhyme."""
+        if not place.said and (line := self._ended(place)):
+            place = place._replace(line=line, read=len(place.progress.text))
+        return place._replace(said=(*place.said, name))
+
+    def _ended(self, place):
+        """The State of its line, if a word or a pause ends here; or None."""
+        if place is not self.asked[0]:
+            unread = place.progress.text[place.read:].decode()
+            machine = self.machine(len(place.progress.lines))
+            self.asked = place, machine.feed(place.line, unread + " ") if unread else place.line
+        return self.asked[1]
+
+    def ends(self, place):
+        """A set of (part, how much of it): where the line may be, if a word or a pause ends here."""
+        line = self._ended(place)
+        return {at[:2] for at in line.places} if line else set()
 
     def due(self, place):
         """(the counts and rhymes that may come, which of the tokens that are none may)."""
@@ -95,18 +133,22 @@ class Aloud:
         if not last:
             names = self._lines(place.progress.text)[len(said):] or self._opening(place, machine, 0)
             return names, not names
+        if self._in_word(place):
+            return {self._left(machine.parts[part].counts[0] - n) for part, n in self.ends(place) if n}, self.goes_on
         if last not in COMMAS:
             if not WORD.match(last):
                 return (), True
-            if not said:
-                return {self._left(machine.parts[part].counts[0] - n) for part, n in place.ends if n}, self.goes_on
             if said[0] != self.ended:
                 return (), self.spaces
-        begun = [part for part, n in place.ends if n == 0 < part < len(machine.parts)]
+        begun = [part for part, n in self.ends(place) if n == 0 < part < len(machine.parts)]
         names = self._opening(place, machine, begun[0]) if begun else ()
         if said == (self.ended,):
             return names, self.closes
         return names, False if names else self.spaces if said else True
+
+    def _in_word(self, place):
+        """May its last word go on?"""
+        return not place.said and bool(WORD.match(place.last))
 
     def _opening(self, place, machine, part):
         """What may be said next to open a part; nothing, if its length has been said."""

@@ -116,22 +116,33 @@ class Poet:
         writer, place, ids, _ = self.begin(asked)
         places = dict.fromkeys(range(candidates), place)   # of those that are not complete, in their order
 
-        def allowed(_):
-            return np.array([self.only_end if writer.composer.complete(place.progress) else writer.allowed(place)
-                             for place in places.values()])
+        tried = {}                                         # the last token that was asked about, and where it leads
+
+        def allowed(row, ids):
+            if not writer:
+                return self.speakable
+            return self.only_end if writer.composer.complete(places[row].progress) else writer.allowed(places[row])
+
+        def allows(row, ids, token):
+            if not writer or writer.composer.complete(places[row].progress):
+                return allowed(row, ids)[token]
+            tried[row] = token, writer.tried(places[row], token)
+            return tried[row][1] is not None
 
         new, sums = [[] for _ in range(candidates)], [0.0] * candidates
         room = LONGEST if writer else FREE_LINE * (asked.lines or 4)
         how = {name: getattr(asked, name) for name in ("temperature", "top_k", "top_p", "min_p", "seed")}
         for tokens in stream(self.model, [ids] * candidates, room, stop={self.end}, decoder=self.decoder,
-                             allowed=allowed if writer else lambda rows: self.speakable, **how):
+                             allowed=allowed, allows=allows, **how):
             for token in tokens:
                 new[token.row].append(token.id)
                 sums[token.row] += token.logprob * (token.id not in self.counts)
                 if token.id == self.end:
                     del places[token.row]
                 elif writer:
-                    places[token.row] = writer.after(places[token.row], token.id)
+                    last, after = tried.pop(token.row, (None, None))
+                    places[token.row] = after if last == token.id and after else writer.after(
+                        places[token.row], token.id)
             yield [(token.row, new[token.row], sums[token.row]) for token in tokens]
 
     def write(self, asked, candidates=1):
