@@ -10,7 +10,9 @@
     top_p     only the fewest that have this probability together (Holtzman et al. 2020, arXiv:1904.09751)
     min_p     only those with this share of the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082)
 
-They act in this order, each on what the one before has left. Of equals the lowest id counts as the likeliest.
+They act in this order, each on what the one before has left. Of equals the lowest id counts as the likeliest. Some ids
+may be `sure`: of which of them is right there are no two opinions, as of sums. Where one of these is drawn, the
+likeliest of them is taken for it.
 
 A model knows block_size positions. When a row has filled them, the last half of them is read again as a new beginning,
 and so on: the model always sees between half and all of block_size tokens, and a token costs the same on average.
@@ -54,13 +56,14 @@ def generate(model, ids, max_new_tokens, **how):
 
 
 def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=None, min_p=None, repetition_penalty=1.0,
-           stop=(), allowed=None, allows=None, seed=0, decoder=None):
+           stop=(), allowed=None, allows=None, sure=(), seed=0, decoder=None):
     """Yield, step by step, a list of Tokens: one of each row that has not ended.
 
     ids: an integer array (B, T), or a list of lists of ids. stop: ids that end a row. allowed(b, ids) says which tokens
     may come next in row b, a list of ids: booleans (V,); allows(b, ids, token), if there is one too, says it of one
-    token, and is asked first [SA3]. decoder: a gpt.decode.Decoder to use instead of a new one. The other settings: see
-    above. The same seed gives the same text. The model's train or eval mode is left as found.
+    token, and is asked first [SA3]; without `sure`, which are ids. decoder: a gpt.decode.Decoder to use instead of a new
+    one. The other settings: see above. The same seed gives the same text. The model's train or eval mode is left as
+    found.
     """
     rows = prompts_of(ids)
     expect(hasattr(max_new_tokens, "__index__") and max_new_tokens >= 0, "generate",
@@ -72,15 +75,16 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
         expect(value is None or 0 < value <= 1, "generate", f"{name} {value}", "None, or a number in (0, 1]")
     expect(repetition_penalty > 0, "generate", f"repetition_penalty {repetition_penalty}", "a number above 0")
     expect(not isinstance(stop, (int, str)), "generate", f"stop {stop!r}", "ids, such as [50256]")
+    expect(not (sure and allows), "generate", "sure and allows", "one of them", "allowed alone forbids the same")
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     decoder, streams = decoder or Decoder(model), [backend.stream("generate", seed + b) for b in range(len(rows))]
     like = model.wte.weight.data
     on_device = kernels.compiled("gpt.generate", "gpu", "Chooser") if kernels.device_for([like], "generate") == "gpu" \
-        and kernels.has_instance(like) and allowed is None else None
+        and kernels.has_instance(like) and allowed is None and not sure else None
     if on_device:
         choose_all = on_device(rows, model.config.vocab_size, streams, like, repetition_penalty, **how)
     else:
-        choose_all = Chooser(rows, streams, allowed, allows, repetition_penalty, how)
+        choose_all = Chooser(rows, streams, allowed, allows, sure, repetition_penalty, how)
     return _stream(decoder, rows, max_new_tokens, set(stop), choose_all)
 
 
@@ -136,9 +140,10 @@ class Chooser:
 
     ahead = False
 
-    def __init__(self, rows, streams, allowed, allows, repetition_penalty, how):
+    def __init__(self, rows, streams, allowed, allows, sure, repetition_penalty, how):
         self.rows, self.streams, self.allowed, self.repetition_penalty, self.how = (
             rows, streams, allowed, repetition_penalty, how)
+        self.sure = np.sort(np.array([*sure], np.int64))
         cut = any(how[name] is not None for name in ("top_k", "top_p", "min_p"))         # which [SA3] does not know of
         self.allows = None if cut else allows
 
@@ -157,7 +162,8 @@ class Chooser:
                 return drawn                                                              # [SA3]
             z = np.where(self.allowed(b, self.rows[b]), z, -np.inf)
             expect((z > -np.inf).any(), "generate", "no token allowed", "at least one in every row")
-        return choose(z, self.streams[b], **self.how)
+        drawn = choose(z, self.streams[b], **self.how)
+        return int(self.sure[z[self.sure].argmax()]) if drawn in self.sure else drawn
 
 
 def prompts_of(ids):

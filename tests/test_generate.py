@@ -98,6 +98,18 @@ def test_allowed_forbids(model):
         generate(model, prompt(), 5, allowed=lambda b, ids: np.zeros(V, bool))
 
 
+def test_of_what_is_sure_the_likeliest_is_taken(model):
+    """As often as any of them, and each other token as often as it was."""
+    first, sure, allowed = prompt(2000, 1) * 0, [3, 8, 5], lambda b, ids: np.arange(V) != 8
+    plain, ids = (generate(model, first, 1, temperature=1.5, allowed=allowed, sure=some)[:, 1] for some in ((), sure))
+    z = logits_of(model, first[:1])[0]
+    other = ~np.isin(plain, sure)
+    assert other.any() and (ids[other] == plain[other]).all()
+    assert (~other).any() and (ids[~other] == max((3, 5), key=z.__getitem__)).all()
+    with pytest.raises(ValueError, match="generate: got sure and allows"):
+        generate(model, first, 1, allowed=allowed, allows=lambda b, ids, token: True, sure=sure)
+
+
 def test_all_are_asked_about_only_if_the_one_drawn_is_forbidden(model):
     """[SA3]: so every token is as likely as if all had been asked about before."""
     even, asked = np.arange(V) % 2 == 0, []

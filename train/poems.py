@@ -190,6 +190,11 @@ def counts(tokenizer):
     return {i: name for name, i in tokenizer.special.items() if COUNT.fullmatch(name)}
 
 
+def sums(tokenizer):
+    """The ids of those that are sums: what is left."""
+    return [i for i, name in counts(tokenizer).items() if name.startswith(("<left=", "<aksharas="))]
+
+
 def plain(text):
     """A text without its counts and rhymes."""
     return COUNT.sub("", text)

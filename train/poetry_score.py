@@ -12,7 +12,8 @@ Every number is of one split, test unless --split says val, that training has no
                  6.00 with 0.4 million tokens of old verse and 2.4 of prose
     samples      the model is asked for as many poems as were held out, with the control tokens of each, at
                  --temperature; so for the same mixture of forms, authors and themes as the poets wrote. Nothing is
-                 chosen or forced; counts it writes itself, and they are taken out of what is measured.
+                 chosen or forced. Its counts it writes itself, wherever it writes what is left the likeliest; they are
+                 taken out of what is measured.
                  --also FILE.jsonl measures others in the same way: lines with "verse", "form", "meter", "author",
                  "theme"
     meter        the share of lines (between dandas) whose parts count as their form wants, under each rule set; whether
@@ -174,7 +175,7 @@ def write(text: GPT2, held: list[poems.Poem], temperature: float, seed: int) -> 
         some = held[at:at + ROWS]
         begins = [poems.begin(tokenizer, **asked_for(tokenizer, p)) for p in some]
         rows = generate(text.model, begins, TOKENS, temperature=temperature, stop={end}, seed=seed + at,
-                        decoder=decoder, allowed=lambda b, ids: allowed)
+                        decoder=decoder, allowed=lambda b, ids: allowed, sure=poems.sums(tokenizer))
         for p, begin, row in zip(some, begins, rows):
             verse = poems.clean(poems.plain(tokenizer.decode([i for i in row[len(begin):] if i != end])))
             found.append(p._replace(source="model", verse=verse, text="ended" if row[-1] == end else "cut"))

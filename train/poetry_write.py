@@ -67,6 +67,29 @@ class Written(NamedTuple):
     score: float                                           # ln p per new akshara
 
 
+class Kept:
+    """Verses, row by row, that a writer keeps in their meter: gpt.stream asks which tokens may come next."""
+
+    def __init__(self, writer, places, only_end):
+        self.writer, self.places, self.only_end = writer, places, only_end
+        self.tried = {}                                    # row: the last token that was asked about, where it leads
+
+    def allowed(self, row, ids):
+        place = self.places[row]
+        return self.only_end if self.writer.composer.complete(place.progress) else self.writer.allowed(place)
+
+    def allows(self, row, ids, token):
+        if self.writer.composer.complete(self.places[row].progress):
+            return bool(self.only_end[token])
+        self.tried[row] = token, self.writer.tried(self.places[row], token)
+        return self.tried[row][1] is not None
+
+    def goes_on(self, row, token):
+        """The token came."""
+        last, place = self.tried.get(row, (None, None))
+        self.places[row] = place if place and last == token else self.writer.after(self.places[row], token)
+
+
 class Poet:
     """A model that writes verse, with all that is kept from one verse to the next."""
 
@@ -78,7 +101,7 @@ class Poet:
         self.end, self.composer = special[END], lru_cache(8)(self._composer)
         self.only_end = np.arange(self.tokenizer.vocab_size) == self.end
         self.speakable = np.ones(self.tokenizer.vocab_size, bool)
-        self.counts = poems.counts(self.tokenizer)
+        self.counts, self.sums = poems.counts(self.tokenizer), poems.sums(self.tokenizer)
         self.speakable[[i for i in special.values() if i != self.end and i not in self.counts]] = False
 
     @cached_property
@@ -114,35 +137,20 @@ class Poet:
         """Step by step, for each candidate that is not complete: (which, the ids that are new so far, sum of ln p)."""
         expect(candidates > 0, "--candidates", candidates, "at least 1")
         writer, place, ids, _ = self.begin(asked)
-        places = dict.fromkeys(range(candidates), place)   # of those that are not complete, in their order
-
-        tried = {}                                         # the last token that was asked about, and where it leads
-
-        def allowed(row, ids):
-            if not writer:
-                return self.speakable
-            return self.only_end if writer.composer.complete(places[row].progress) else writer.allowed(places[row])
-
-        def allows(row, ids, token):
-            if not writer or writer.composer.complete(places[row].progress):
-                return allowed(row, ids)[token]
-            tried[row] = token, writer.tried(places[row], token)
-            return tried[row][1] is not None
-
+        kept = writer and Kept(writer, [place] * candidates, self.only_end)
         new, sums = [[] for _ in range(candidates)], [0.0] * candidates
-        room = LONGEST if writer else FREE_LINE * (asked.lines or 4)
+        room = LONGEST if kept else FREE_LINE * (asked.lines or 4)
         how = {name: getattr(asked, name) for name in ("temperature", "top_k", "top_p", "min_p", "seed")}
-        for tokens in stream(self.model, [ids] * candidates, room, stop={self.end}, decoder=self.decoder,
-                             allowed=allowed, allows=allows, **how):
+        if kept:
+            how |= {"allowed": kept.allowed, "allows": kept.allows}
+        else:
+            how |= {"allowed": lambda row, ids: self.speakable, "sure": self.sums}
+        for tokens in stream(self.model, [ids] * candidates, room, stop={self.end}, decoder=self.decoder, **how):
             for token in tokens:
                 new[token.row].append(token.id)
                 sums[token.row] += token.logprob * (token.id not in self.counts)
-                if token.id == self.end:
-                    del places[token.row]
-                elif writer:
-                    last, after = tried.pop(token.row, (None, None))
-                    places[token.row] = after if last == token.id and after else writer.after(
-                        places[token.row], token.id)
+                if kept and token.id != self.end:
+                    kept.goes_on(token.row, token.id)
             yield [(token.row, new[token.row], sums[token.row]) for token in tokens]
 
     def write(self, asked, candidates=1):
