@@ -61,8 +61,8 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
 
     ids: an integer array (B, T), or a list of lists of ids. stop: ids that end a row. allowed(b, ids) says which tokens
     may come next in row b, a list of ids: booleans (V,); allows(b, ids, token), if there is one too, says it of one
-    token, and is asked first [SA3]; without `sure`, which are ids. decoder: a gpt.decode.Decoder to use instead of a new
-    one. The other settings: see above. The same seed gives the same text. The model's train or eval mode is left as
+    token, and is asked first [SA3]; not with `sure`, which are ids. decoder: a gpt.decode.Decoder to use instead of a
+    new one. The other settings: see above. The same seed gives the same text. The model's train or eval mode is left as
     found.
     """
     rows = prompts_of(ids)
