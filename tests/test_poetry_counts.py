@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tok.hindi import aksharas
@@ -89,13 +89,14 @@ def test_bleu_by_hand():
     assert ngrams.bleu(["a a a a".split()], [["a b c d".split()]]) == pytest.approx(
         (1 / 4 * 1 / (2 * 3) * 1 / (4 * 2) * 1 / (8 * 1)) ** 0.25)                      # clipped, then smoothed
     assert ngrams.bleu([text[:4]], [[text * 2]]) == pytest.approx(2.718281828459045 ** (1 - 10 / 4))
-    assert ngrams.bleu([[]], [refs]) == 0
+    assert ngrams.bleu([[]], [refs]) == 0 and ngrams.bleu([text[:4]], [[["?"] * 9]]) == 0
 
 
 LISTS = st.lists(st.sampled_from("abcd"), min_size=4, max_size=9)
 
 
 @given(st.lists(st.tuples(LISTS, st.lists(LISTS, min_size=2, max_size=2)), min_size=1, max_size=4))
+@example([(list("aaaa"), [list("bbbb")] * 2)])
 def test_bleu_is_sacrebleus(cases):
     sacrebleu = pytest.importorskip("sacrebleu")
     texts, references = [text for text, _ in cases], [refs for _, refs in cases]

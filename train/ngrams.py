@@ -8,7 +8,7 @@ those of the references, of each text the one nearest in length:
 
 Where no n-gram of a length is right, p_n is 1 / (2^k n-grams), k = 1, 2, ... for the lengths of which that is so: what
 sacrebleu calls exponential smoothing, and its numbers are these if it is given texts as words() cuts them and
-tokenize="none". Words are runs of Devanagari; each sign is a word of its own.
+tokenize="none". Where no word is right, BLEU is 0. Words are runs of Devanagari; each sign is a word of its own.
 """
 import math
 import re
@@ -66,7 +66,7 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
 
 
 def _combined(right, all_of, c, r):
-    if not c or not all(all_of):
+    if not all(all_of) or not any(right):
         return 0.0
     missing, logs = 0, []
     for good, n in zip(right, all_of):
