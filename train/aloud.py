@@ -10,12 +10,14 @@ the machine of tok.meter, not from the model.
 A part is opened by the whole of its length. One that rhymes is first told on what: the model chooses for the first of
 the lines that rhyme together, or leaves it open; for the others it is what the first one ends with.
 """
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 
-from tok.composer import COMMAS, DANDAS, JOINED, Progress
-from tok.meter import State, divided, line_of
+from tok.base import Tokenizer
+from tok.composer import COMMAS, DANDAS, JOINED, Composer, Progress
+from tok.meter import Line, State, divided, line_of
 from tok.scansion import WORD, scan_word, words
 from train import poems
 
@@ -46,7 +48,7 @@ class Aloud:
     """A Composer with the counts and rhymes of a tokenizer, if it has any. A line is read word by word, and none of it
     again."""
 
-    def __init__(self, composer, tokenizer):
+    def __init__(self, composer: Composer, tokenizer: Tokenizer) -> None:
         self.composer, self.names = composer, poems.counts(tokenizer)
         self.ids = {name: i for i, name in self.names.items()}
         self.tuks = {name for name in self.ids if name.startswith("<tuk=")}
@@ -59,14 +61,14 @@ class Aloud:
         self.closes = np.isin(first, [*DANDAS + pauses])                                      # ends a part
         self.spaces = np.isin(first, [*BREAKS]) & ~self.closes                                # ends a word within it
         self.goes_on = ~(self.closes | self.spaces | begun)                                   # is more of a word
-        self.asked = None, None                            # the last Place whose line was read, and its State
+        self.asked: tuple[Place | None, State | None] = None, None        # the last Place whose line was read, how far
         self.first = [_shortest(some, composer.vocabulary.tokens) for some in (self.spaces, self.closes)]
 
-    def begin(self, text=""):
+    def begin(self, text: str = "") -> Place:
         """The Place after a text, as Composer.begin() takes it."""
         return self._read(self.composer.begin(text), None, -1)
 
-    def allowed(self, place):
+    def allowed(self, place: Place) -> np.ndarray:
         """Which tokens may come next? (V,)"""
         given = self.composer.allowed(place.progress)
         if not self.ids:
@@ -78,7 +80,7 @@ class Aloud:
         found[[self.ids[name] for name in names if name in self.ids]] = True
         return found if found.any() else given             # a character that can only be spelled byte by byte
 
-    def tried(self, place, token):
+    def tried(self, place: Place, token: int) -> Place | None:
         """The Place after a token, or None if it is not in allowed(place): that is quicker to say of one."""
         if token in self.names:
             name, (names, others) = self.names[token], self.due(place)
@@ -96,7 +98,7 @@ class Aloud:
         tokens = self.composer.vocabulary.tokens
         return any(progress.pen.follow(progress.place, tokens[i]) for i in self.first[name == self.ended])
 
-    def after(self, place, token):
+    def after(self, place: Place, token: int) -> Place:
         """The Place after a token that is allowed."""
         if token in self.names:
             return self._told(place, self.names[token])
@@ -122,12 +124,12 @@ class Aloud:
             self.asked = place, machine.feed(place.line, unread + " ") if unread else place.line
         return self.asked[1]
 
-    def ends(self, place):
+    def ends(self, place: Place) -> set[tuple[int, int]]:
         """A set of (part, how much of it): where the line may be, if a word or a pause ends here."""
         line = self._ended(place)
         return {at[:2] for at in line.places} if line else set()
 
-    def due(self, place):
+    def due(self, place: Place) -> tuple[Collection[str], np.ndarray | bool]:
         """(the counts and rhymes that may come, which of the tokens that are none may)."""
         said, last, machine = place.said, place.last, self.machine(len(place.progress.lines))
         if not last:
@@ -172,7 +174,7 @@ class Aloud:
     def _left(self, n):
         return poems.left(n, self.composer.form.unit)
 
-    def machine(self, i):
+    def machine(self, i: int) -> Line:
         form = self.composer.form
         return line_of(form, self.composer.rules, i % len(form.lines))
 
@@ -185,7 +187,7 @@ class Aloud:
         """How many lines the text of the verse will have."""
         return -(-self.composer.lines // 2) if self.composer.form.name in JOINED else self.composer.lines
 
-    def told(self, progress):
+    def told(self, progress: Progress) -> str:
         """The text so far with its counts; its last word, if nothing stands behind it, may go on and has none."""
         text = progress.text.decode()
         if not self.ids or not progress.text.strip():
@@ -199,7 +201,7 @@ class Aloud:
             else:                                          # of its words that have ended
                 last = [word.start() for word in WORD.finditer(line) if word.end() == len(line)]
                 state = machine.feed(machine.start, line[:last[0]] if last else line)
-                reading = min(state.places.values())[1]
+                reading = min(state.places.values())[1]  # type: ignore[union-attr]      # the line fits so far
             if i % self.composer.together == 0 or not self.composer.rhymes:
                 rhyme = self._tuk(i, line) if machine.rhymes_at is not None and i < len(progress.lines) else None
             told += self._words_told(machine, line, reading, rhyme)

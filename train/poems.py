@@ -33,12 +33,16 @@ counted() puts these tokens in and plain() takes them out. A model writes them i
 """
 import json
 import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from minigrad.check import expect
 from tok import meter as forms
+from tok.base import Tokenizer
 from tok.hindi import normalize
 from tok.scansion import VOWEL_OF, WORD, scan_word, tuk, word_readings, words
 from train.data import END, SPLITS
@@ -51,6 +55,7 @@ KEPT = ",;!?—।॥-"
 CONTROL = re.compile(r"<(\w+)=([^<>]+)>")
 MOST = 32                                                  # there is no token for more lines, nor for more left
 UNITS = "matras", "aksharas"
+Told = list[tuple[list[str], list[str]]]                    # what told_in() gives
 COUNT = re.compile("<(?:lines|tuk|left|aksharas)=[^<>]+>")
 _OTHER = re.compile(rf"[^\u0900-\u0963\u0970-\u097f{re.escape(KEPT)} \n]+")
 
@@ -69,7 +74,7 @@ class Poem(NamedTuple):
     text: str
 
 
-def clean(text):
+def clean(text: str) -> str:
     """A poem's text in its normal form; "" if nothing of it is Devanagari."""
     before = None
     while text != before:                                  # what is left out may bring others together
@@ -83,7 +88,7 @@ def clean(text):
 
 # ------------------------------------------------------------------------------------------------------ control tokens
 
-def value(text):
+def value(text: str) -> str:
     """A name as the value of a control token: Malik Muhammad Jayasi -> malik-muhammad-jayasi, वर्षा -> varsha."""
     return re.sub("[^a-z0-9+,/]+", "-", latin(text).lower()).strip("-")
 
@@ -93,7 +98,7 @@ CONSONANTS = dict(zip("कखगघङचछजझञटठडढणतथदध
 VOWELS = dict(zip("अआइईउऊऋएऐओऔऑ", "a a i i u u ri e ai o au o".split()))
 
 
-def latin(text):
+def latin(text: str) -> str:
     """Devanagari in Latin letters without accents, as names are written in English; a last a is left out."""
     found, text = [], normalize(text).replace("\u093c", "")
     for here, after in zip(text, text[1:] + " "):
@@ -107,27 +112,27 @@ def latin(text):
     return "".join(found)
 
 
-def token(key, what):
+def token(key: str, what: object) -> str:
     return f"<{key}={what}>"
 
 
-def control(found, leave_out=()):
+def control(found: Mapping[str, str], leave_out: Collection[str] = ()) -> str:
     """The control tokens of a poem, given as {key: value}, in their order."""
     return "".join(token(key, found[key]) for key in KEYS if found.get(key) and key not in leave_out)
 
 
-def controls(tokenizer):
+def controls(tokenizer: Tokenizer) -> dict[str, tuple[str, ...]]:
     """{key: the values that this tokenizer has tokens for}."""
     found = [match.groups() for name in tokenizer.special if (match := CONTROL.fullmatch(name))]
     return {key: tuple(what for k, what in found if k == key) for key in KEYS}
 
 
-def value_of(known, key):
+def value_of(known: Mapping[str, tuple[str, ...]], key: str) -> str:
     """What is expected of a control, in words."""
     return f"one of {', '.join(known[key])}" if known[key] else f"none: this model knows no {key}"
 
 
-def begin(tokenizer, verse="", **asked):
+def begin(tokenizer: Tokenizer, verse: str = "", **asked: str | None) -> list[int]:
     """The ids of a poem that begins with these controls (form="doha", author="kabir") and words; None asks nothing."""
     known = controls(tokenizer)
     for key, what in asked.items():
@@ -139,26 +144,26 @@ def begin(tokenizer, verse="", **asked):
     return [*ids, *tokenizer.encode(verse, {*counts(tokenizer).values()})]
 
 
-def meter_tag(form):
+def meter_tag(form: forms.Form | str) -> str:
     """How the lines of a tok.meter.Form, or of the one of this name, count: 13+11; lines that differ by commas."""
     form = forms.named(form) if isinstance(form, str) else form
     return ",".join(dict.fromkeys("+".join(str(part.counts[-1]) for part in line) for line in form.lines))
 
 
-def measured(verse, given=""):
+def measured(verse: str, given: str = "") -> tuple[str, str]:
     """(form, meter) of a poem whose source calls its form `given`."""
     try:
         verdict = forms.meter(verse)
     except ValueError:                                     # a text that cannot be scanned
         return value(given) or "verse", FREE
-    if not verdict.form:
+    if not verdict.form or not verdict.nearest:
         return value(given) or "verse", FREE
     return value(verdict.form if given in VAGUE else given), meter_tag(verdict.nearest)
 
 
 # --------------------------------------------------------------------------------------------------------------- counts
 
-def left(n, unit):
+def left(n: int, unit: str) -> str:
     """The token that says so much is left, in matras or aksharas."""
     return token({"matras": "left", "aksharas": "aksharas"}[unit], n)
 
@@ -167,7 +172,8 @@ COUNTS = [*(token("lines", n) for n in range(1, MOST + 1)),
           *(left(n, unit) for unit in UNITS for n in range(MOST + 1))]
 
 
-def counted(verse, known=None, told=None, in_all=None):
+def counted(verse: str, known: Collection[str] | None = None, told: Iterable | None = None,
+            in_all: int | None = None) -> str:
     """A verse with its counts and rhymes, those in known. told: what told_in() gives, which it does without. in_all:
     how many lines, if the verse has not ended."""
     told, found = iter(told_in(verse) if told is None else told), []
@@ -185,22 +191,22 @@ def counted(verse, known=None, told=None, in_all=None):
     return "".join(piece for piece in found if known is None or piece in known or not COUNT.fullmatch(piece))
 
 
-def counts(tokenizer):
+def counts(tokenizer: Tokenizer) -> dict[int, str]:
     """{the id of each count and rhyme that this tokenizer has a token for: its name}."""
     return {i: name for name, i in tokenizer.special.items() if COUNT.fullmatch(name)}
 
 
-def sums(tokenizer):
+def sums(tokenizer: Tokenizer) -> list[int]:
     """The ids of those that are sums: what is left."""
     return [i for i, name in counts(tokenizer).items() if name.startswith(("<left=", "<aksharas="))]
 
 
-def plain(text):
+def plain(text: str) -> str:
     """A text without its counts and rhymes."""
     return COUNT.sub("", text)
 
 
-def told_in(verse):
+def told_in(verse: str) -> Told:
     """For each word of a verse: ([the tokens before it, if it opens a part], [those after it])."""
     try:
         verdict = forms.meter(verse)
@@ -235,7 +241,7 @@ def _endings(verdict):
     return found
 
 
-def ending(some):
+def ending(some: Sequence[str]) -> str:
     """What these words rhyme on, as the value of a token."""
     return tuk(" ".join(some[-3:])).translate(forms.FOLDED)
 
@@ -250,7 +256,7 @@ def _telling(lengths, unit, rhyme=None):
         before = []
 
 
-def exercise(text, known, rng):
+def exercise(text: str, known: Collection[str], rng: np.random.Generator) -> str:
     """Prose to practise on: the words of a clause in parts that have at most so many matras, or half as many aksharas,
     as the generator says, each behind what it will rhyme on. "" where that fails."""
     text, told = clean(text), []
@@ -277,7 +283,7 @@ def _practice(part, unit):
 
 # ----------------------------------------------------------------------------------------------------------- the folder
 
-def rows_of(file):
+def rows_of(file: Path | str) -> Iterator[tuple[str, dict]]:
     """What is on each line of a .jsonl file that is not empty: (where, a dict) of each."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
@@ -294,7 +300,7 @@ def rows_of(file):
             yield where, row
 
 
-def read(folder, split):
+def read(folder: Path | str, split: str) -> list[Poem]:
     """The Poems of one split of a prepared folder."""
     expect(split in SPLITS, "split", repr(split), f"one of {', '.join(SPLITS)}")
     file = Path(folder, "poems", f"{split}.jsonl")
@@ -306,7 +312,7 @@ def read(folder, split):
         raise ValueError(f"{file}: got {e}; expected a Poem on each line. Hint: prepare it again") from None
 
 
-def model_of(folder):
+def model_of(folder: Path | str) -> GPT2:
     """The GPT2 of a prepared folder that has been trained, or of any folder with weights."""
     trained = Path(folder, "model")
     expect(trained.is_dir() or not Path(folder, "poems").is_dir(), str(folder), "poems without a model",

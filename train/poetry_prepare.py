@@ -33,6 +33,7 @@ import argparse
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ from tqdm import tqdm
 from minigrad.backend import stream
 from minigrad.check import expect
 from tok import HindiTokenizer
-from tok.base import write_json, write_text
+from tok.base import Tokenizer, write_json, write_text
 from tok.hindi import normalize
 from train import near, poems, themes, verse
 from train.data import END, SPLITS
@@ -55,7 +56,7 @@ RARE, OFTEN, MISSING, WORDS = 20, 8, 0.1, 60             # WORDS: on a page of t
 COUPLETS, SMALL, LARGE = 4000, 1024, 8192                # without sources; tokens then, and else
 
 
-def add(subparsers):
+def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("prepare", help="sources of verse and prose -> a folder to train on",
                                    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="files or folders (none: the grammar's couplets)")
@@ -66,7 +67,7 @@ def add(subparsers):
     parser.set_defaults(run=run)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     asked, found, prose = gathered(args)
     out = Path(args.out)
     try:
@@ -84,7 +85,7 @@ def run(args):
 
 # -------------------------------------------------------------------------------------------------------------- sources
 
-def gathered(args):
+def gathered(args: argparse.Namespace) -> tuple[dict, list[dict], dict[str, list[str]]]:
     """(what was asked for, rows of poems, {file: paragraphs of prose})."""
     files = [file for name in args.sources for file in files_of(Path(name))]
     poems_in = [Path(name) for name in args.verse]
@@ -115,7 +116,7 @@ def gathered(args):
     return asked, rows, prose
 
 
-def files_of(path):
+def files_of(path: Path) -> list[Path]:
     """The sources in a folder, or the one that a path names."""
     expect(path.exists(), "prepare", f"{str(path)!r}, which does not exist", "a file or a folder")
     if path.is_file():
@@ -127,14 +128,14 @@ def files_of(path):
     return found
 
 
-def text_of(file):
+def text_of(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise ValueError(f"{file}: got a byte {e.object[e.start]:#04x} at offset {e.start}; expected UTF-8") from None
 
 
-def couplets(seed):
+def couplets(seed: int) -> Iterator[dict]:
     """Poems of the grammar, as rows."""
     for couplet in verse.corpus(COUPLETS, seed):
         head, text = couplet.split("\n", 1)
@@ -143,13 +144,13 @@ def couplets(seed):
                "theme": poems.value(theme)}
 
 
-def sha256(file):
+def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------------------------- work
 
-def prepare(out, asked, rows, prose):
+def prepare(out: Path, asked: dict, rows: list[dict], prose: dict[str, list[str]]) -> None:
     """All files of a prepared folder."""
     out.mkdir(parents=True, exist_ok=True)
     removed = {}
@@ -200,7 +201,7 @@ def prepare(out, asked, rows, prose):
         "OFTEN": OFTEN, "MISSING": MISSING}})
 
 
-def poem(row, k, text):
+def poem(row: dict, k: int, text: str) -> Poem:
     """A Poem of which the texts of others have nothing to say yet."""
     form, meter = poems.measured(text, row.get("form", ""))
     title = row.get("theme", "")
@@ -209,7 +210,7 @@ def poem(row, k, text):
                 meter, poems.value(theme), "given", "", text, "")
 
 
-def sharing_a_line(texts):
+def sharing_a_line(texts: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Pairs of texts that have a line, or a part of one between dandas, in common."""
     first = {}
     for k, text in enumerate(texts):
@@ -218,13 +219,13 @@ def sharing_a_line(texts):
                 yield first[line], k
 
 
-def place(text, shares):
+def place(text: str, shares: Sequence[float]) -> str:
     """Where the hash of a text says that it belongs."""
     at = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
     return SPLITS[min(2, int(np.searchsorted(np.cumsum(shares), at, "right")))]
 
 
-def pages(prose, removed, held_out):
+def pages(prose: dict[str, list[str]], removed: dict[str, int], held_out: Iterable[Poem]) -> dict[str, list[str]]:
     """{split: documents of prose}."""
     paragraphs = [(source, normalize(text).strip()) for source, some in prose.items()
                   for text in tqdm(some, f"prose {source}", delay=1, leave=False)]
@@ -250,30 +251,30 @@ def pages(prose, removed, held_out):
     return found
 
 
-def control_tokens(training):
+def control_tokens(training: list[Poem]) -> list[str]:
     """The names of the tokens that training poems give reason for."""
     counts = {key: Counter(getattr(p, key) for p in training) for key in KEYS}
     return [poems.token(key, what) for key in KEYS for what, n in sorted(counts[key].items(), key=lambda kv: -kv[1])
             if what and n >= enough(training)]
 
 
-def enough(training):
+def enough(training: Sequence) -> int:
     """For how many of the training poems there is a token."""
     return max(2, min(RARE, len(training) // 500))
 
 
-def rhymes(told):
+def rhymes(told: Sequence[poems.Told]) -> list[str]:
     """The names of the tokens for what enough parts of the training poems rhyme on."""
     found = Counter(name for words in told for before, _ in words for name in before if name.startswith("<tuk="))
     return [name for name, n in found.items() if n >= enough(told)]
 
 
-def asked_for(p, tokens):
+def asked_for(p: Poem, tokens: Collection[str]) -> dict[str, str]:
     """{key: value} of a poem, of those that have tokens."""
     return {key: getattr(p, key) for key in KEYS if poems.token(key, getattr(p, key)) in tokens}
 
 
-def often(training, aloud, tokens, rng):
+def often(training: list[Poem], aloud: list[str], tokens: Collection[str], rng: np.random.Generator) -> list[str]:
     """What stage 3 reads: the counted poems behind their tokens, each as often as its form is rare."""
     of_form = Counter(p.form for p in training)
     most = max(of_form.values())
@@ -282,7 +283,7 @@ def often(training, aloud, tokens, rng):
             for _ in range(min(OFTEN, round((most / of_form[p.form]) ** 0.5)))]
 
 
-def exercises(prose, training, known, seed):
+def exercises(prose: list[str], training: list[Poem], known: Collection[str], seed: int) -> list[str]:
     """Counted aloud: all the prose, and every word twice in no order, as most words are rare."""
     rng, pages = stream("exercises", seed), [*prose]
     every = sorted({word for text in (*prose, *(p.verse for p in training)) for word in poems.WORD.findall(text)})
@@ -291,7 +292,7 @@ def exercises(prose, training, known, seed):
     return [*filter(None, (poems.exercise(text, known, rng) for text in tqdm(pages, "practise", delay=1, leave=False)))]
 
 
-def learn(training, prose, vocab_size, tokens):
+def learn(training: list[Poem], prose: list[str], vocab_size: int, tokens: list[str]) -> Tokenizer:
     """A tokenizer in which verse weighs as much as prose does."""
     letters = sum(len(p.verse) for p in training)
     times = min(8, max(1, round(sum(map(len, prose)) / letters)))
@@ -299,6 +300,6 @@ def learn(training, prose, vocab_size, tokens):
     return HindiTokenizer.train(texts, vocab_size, special_tokens=[END, *tokens], progress=True)
 
 
-def write_jsonl(file, rows):
+def write_jsonl(file: Path, rows: Iterable[dict]) -> None:
     file.parent.mkdir(exist_ok=True)
     write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -14,6 +14,7 @@ Whatever train.run takes may follow: --steps 100, for instance. On a CPU that mu
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from minigrad.check import expect
@@ -24,7 +25,7 @@ SIZES = {"small": "", "gpt2-124m": "--preset gpt2 --block_size 256 --backend cup
                                    "--min_lr 3e-5"}
 
 
-def add(subparsers):
+def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("train", help="three stages: prose, verse, verse on demand",
                                    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*map(str, STAGES), "all"), default="all", help="(all)")
@@ -33,7 +34,7 @@ def add(subparsers):
     parser.set_defaults(run=run, more=())
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     from train import run as runs  # and Numba with it: not for --help
     for stage in (STAGES if args.stage == "all" else [int(args.stage)]):
         if stage == 1 and args.stage == "all" and is_without_prose(args.out):
@@ -49,11 +50,11 @@ def run(args):
     return 0
 
 
-def is_without_prose(folder):
+def is_without_prose(folder: Path | str) -> bool:
     return Path(folder, "prepare.json").is_file() and not Path(folder, "prose").is_dir()
 
 
-def flags_of(folder, stage, more=()):
+def flags_of(folder: Path | str, stage: int, more: Sequence[str] = ()) -> list[str]:
     """What train.run is asked for, as words of a command line; of words given twice the last counts."""
     name, text = STAGES[stage]
     out, where = Path(folder), f"train.poetry prepare SOURCE... --out {folder}"
@@ -69,13 +70,13 @@ def flags_of(folder, stage, more=()):
     return [word for key, what in flags.items() for word in (f"--{key}", str(what))] + list(more)
 
 
-def fastest():
+def fastest() -> str:
     """The dtype in which this processor trains fastest."""
     from minigrad import blas
     return "bfloat16" if blas.multiplies("bfloat16") else "float32"
 
 
-def has_ended(folder, stage):
+def has_ended(folder: Path | str, stage: int) -> bool:
     """Has a stage made all its steps, or run out of patience?"""
     from train.run import ended
     out = Path(folder, f"stage{stage}")
@@ -85,7 +86,7 @@ def has_ended(folder, stage):
     return bool(ended(state, config.build(state["config"])))
 
 
-def keep_best(folder, stage):
+def keep_best(folder: Path | str, stage: int) -> None:
     """DIR/model: the best weights of a stage, whole or not there."""
     model, staging = Path(folder, "model"), Path(folder, ".model")
     shutil.rmtree(staging, ignore_errors=True)
@@ -105,7 +106,7 @@ def keep_best(folder, stage):
     print(f"{model} has the weights of stage {stage}, step {int(best.name):,}", flush=True)
 
 
-def shards(folder):
+def shards(folder: Path | str) -> None:
     """Tokenize all text now, so that no stage has to."""
     import tok
     tokenizer = tok.load(Path(folder, "tokenizer.json"))

@@ -12,6 +12,7 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -26,8 +27,9 @@ from tok.meter import END as LINE_END
 from tok.meter import FORMS, divided, named
 from tok.scan_view import in_text
 from train import poems
-from train.aloud import Aloud
+from train.aloud import Aloud, Place
 from train.data import END
+from train.text import GPT2
 
 LONGEST = 4096                                             # tokens of a verse: more than any form has room for
 FREE_LINE = 48                                             # and what a line has at most if nothing closes it
@@ -70,21 +72,21 @@ class Written(NamedTuple):
 class Kept:
     """Verses, row by row, that a writer keeps in their meter: gpt.stream asks which tokens may come next."""
 
-    def __init__(self, writer, places, only_end):
+    def __init__(self, writer: Aloud, places: list[Place], only_end: np.ndarray) -> None:
         self.writer, self.places, self.only_end = writer, places, only_end
         self.tried = {}                                    # row: the last token that was asked about, where it leads
 
-    def allowed(self, row, ids):
+    def allowed(self, row: int, ids: list[int]) -> np.ndarray:
         place = self.places[row]
         return self.only_end if self.writer.composer.complete(place.progress) else self.writer.allowed(place)
 
-    def allows(self, row, ids, token):
+    def allows(self, row: int, ids: list[int], token: int) -> bool:
         if self.writer.composer.complete(self.places[row].progress):
             return bool(self.only_end[token])
         self.tried[row] = token, self.writer.tried(self.places[row], token)
         return self.tried[row][1] is not None
 
-    def goes_on(self, row, token):
+    def goes_on(self, row: int, token: int) -> None:
         """The token came."""
         last, place = self.tried.get(row, (None, None))
         self.places[row] = place if place and last == token else self.writer.after(self.places[row], token)
@@ -93,7 +95,7 @@ class Kept:
 class Poet:
     """A model that writes verse, with all that is kept from one verse to the next."""
 
-    def __init__(self, gpt2, int8=False):
+    def __init__(self, gpt2: GPT2, int8: bool = False) -> None:
         self.model, self.tokenizer, self.decoder = gpt2.model, gpt2.tokenizer, Decoder(gpt2.model, int8)
         self.controls, special = poems.controls(self.tokenizer), self.tokenizer.special
         expect(END in special, "Poet", f"a tokenizer without {END}", "one that ends its texts",
@@ -105,13 +107,13 @@ class Poet:
         self.speakable[[i for i in special.values() if i != self.end and i not in self.counts]] = False
 
     @cached_property
-    def vocabulary(self):
+    def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.tokenizer)
 
     def _composer(self, form, rules, lines, rhyme):
         return Aloud(Composer(self.vocabulary, form, rules, lines, rhyme), self.tokenizer)
 
-    def begin(self, asked):
+    def begin(self, asked: Asked) -> tuple[Aloud | None, Place | None, list[int], str]:
         """(what writes the verse, or None if it is free; its Place after the prompt; the ids of control tokens and
         prompt; the prompt as it stands in the verse)."""
         form = asked.form.replace("-", " ")
@@ -133,11 +135,11 @@ class Poet:
         told = poems.counted(whole, known, in_all=lines and (-(-lines // 2) if form in JOINED else lines))
         return (told if whole != verse else re.sub(rf"{poems.COUNT.pattern}$", "", told)) + verse[len(whole):]
 
-    def stream(self, asked, candidates=1):
+    def stream(self, asked: Asked, candidates: int = 1) -> Iterator[list[tuple[int, list[int], float]]]:
         """Step by step, for each candidate that is not complete: (which, the ids that are new so far, sum of ln p)."""
         expect(candidates > 0, "--candidates", candidates, "at least 1")
         writer, place, ids, _ = self.begin(asked)
-        kept = writer and Kept(writer, [place] * candidates, self.only_end)
+        kept = Kept(writer, [place] * candidates, self.only_end) if writer and place else None
         new, sums = [[] for _ in range(candidates)], [0.0] * candidates
         room = LONGEST if kept else FREE_LINE * (asked.lines or 4)
         how = {name: getattr(asked, name) for name in ("temperature", "top_k", "top_p", "min_p", "seed")}
@@ -153,7 +155,7 @@ class Poet:
                     kept.goes_on(token.row, token.id)
             yield [(token.row, new[token.row], sums[token.row]) for token in tokens]
 
-    def write(self, asked, candidates=1):
+    def write(self, asked: Asked, candidates: int = 1) -> list[Written]:
         """Verses, the likeliest first."""
         found, begun = {}, self.begin(asked)[-1]
         for step in self.stream(asked, candidates):
@@ -165,11 +167,11 @@ class Poet:
         text = self.text(new)
         return Written((begun + text).strip("\n"), total, len(new), total / max(len(aksharas(text)), 1))
 
-    def text(self, new):
+    def text(self, new: list[int]) -> str:
         """What new ids say."""
         return self.tokenizer.decode([i for i in new if i != self.end and i not in self.counts])
 
-    def form_of(self, prompt, rules="S2"):
+    def form_of(self, prompt: str, rules: str = "S2") -> str | None:
         """The first form that the model knows into which all of these lines fit, or None."""
         lines = [line for line in LINE_END.split(normalize(prompt)) if line.strip()]
         names = [name for form in FORMS if (name := form.name.replace(" ", "-")) in self.controls["form"]]
@@ -178,7 +180,7 @@ class Poet:
                                       for i, line in enumerate(lines))), None)
 
 
-def answered(asked):
+def answered(asked: Asked) -> Asked:
     """The same with the prompt as lines that are complete, and as many lines more as share its rhyme."""
     given = [line.strip() for line in LINE_END.split(asked.prompt) if line.strip()]
     form = named(asked.form.replace("-", " "))
@@ -188,7 +190,7 @@ def answered(asked):
 
 
 # the command ----------------------------------------------------------------------------------------------------------
-def add_write(subparsers):
+def add_write(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("write", help="verse in a meter that is counted, by a model that was trained",
                                    description=__doc__, epilog=EXAMPLES,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -212,7 +214,7 @@ def add_write(subparsers):
     parser.set_defaults(run=run)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     poet = Poet(poems.model_of(args.folder))
     asked = Asked(**{name: getattr(args, name) for name in Asked._fields if name not in ("rhyme", "form")},
                   rhyme=not args.no_rhyme, form=args.form or "doha")
@@ -221,7 +223,7 @@ def run(args):
         return 0
     for line in iter(_ask, ""):
         try:
-            form = args.form or poet.form_of(line, args.rules)
+            form = args.form or poet.form_of(line, args.rules) or ""
             expect(form, "the line", repr(line), f"one in the meter of {', '.join(poet.controls['form'])}",
                    "python -m tok scan shows its count; --form says which meter it should have")
             show(poet, answered(asked._replace(prompt=line, form=form)), args.candidates, args.show)
@@ -237,7 +239,7 @@ def _ask():
     return sys.stdin.readline().strip()
 
 
-def show(poet, asked, candidates, shown):
+def show(poet: Poet, asked: Asked, candidates: int, shown: int) -> None:
     """Print verses with their scansion."""
     terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for verse in poet.write(asked, candidates)[:max(shown, 1)]:
