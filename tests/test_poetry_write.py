@@ -130,23 +130,27 @@ def test_a_model_that_counts_is_told_the_counts(asked):
 @pytest.mark.parametrize("form", ["doha", "chaupai"])
 def test_a_line_is_read_token_by_token_as_it_is_at_once(form):
     """Where a place says a word may end, the line's machine says so of all of the line."""
-    poet, rng = Poet(gpt2(True)), np.random.default_rng(0)
+    poet, rng, compared = Poet(gpt2(True)), np.random.default_rng(0), 0
     writer = poet.composer(form, "S2", None, True)
     for prompt in ("", "रहिमन धा" if form == "doha" else "मंगल भवन अमंगल हारी। द्रव"):
         place = writer.begin(prompt)
         while not writer.composer.complete(place.progress):
             text, lines = place.progress.text[place.progress.line:].decode(errors="replace"), place.progress.lines
             machine = line_of(named(form), "S2", len(lines) % len(named(form).lines))
-            ends = {*()}
+            assert place.last == text[-1:]
+            ends, want = {*()}, {*()}
             if re.search(r"[,;!?\u0900-\u0963]$", text):
-                ends = machine.counts(machine.feed(machine.start, text))
-            assert place.last == text[-1:] and (not ends or writer.ends(place) == ends), text
+                ends, want = writer.ends(place), machine.counts(machine.feed(machine.start, text))
+            left, whole = ({machine.parts[part].counts[0] - n if n else 0 for part, n in some} for some in (ends, want))
             allowed = writer.allowed(place)
+            assert left <= whole and (left == whole or not (allowed & (writer.spaces | writer.closes)).any()), text
+            compared += bool(left)
             places = [writer.tried(place, token) for token in range(len(allowed))]       # the same said one by one
             assert [place is not None for place in places] == allowed.tolist(), text
             token = int(rng.choice(np.flatnonzero(allowed)))
             place = writer.after(place, token)
             assert place == places[token]
+    assert compared > 20
 
 
 def test_free_verse_is_free(poet):

@@ -151,7 +151,8 @@ JAGAN = ((1,), (2,), (1,))
 class Counts:
     """table[state, symbol] of sets of places, numbered; from 0 the line cannot be closed, 1 is the start.
 
-    Sets to which the same may follow have one number.
+    Sets to which the same may follow have one number. They differ in places without hope at most, as any other place
+    wants its own count of what follows. at[state] are the (part, count) that they have in common.
     A symbol is the weights of an akshara, (WORD, does the rhyme hold there?), PAUSE or CLOSE. A place is that of
     meter.Line, and a fourth number: how much of a jagan opens the part, or len(JAGAN) + 1 if it is none any more.
     """
@@ -173,7 +174,11 @@ class Counts:
                     found = self._akshara(places, symbol)
                 row.append(number.setdefault(found, len(number)))
             table.append(row)
-        self.table = _least(np.array(table), 2)
+        self.table, alike = _least(np.array(table), 2)
+        self.at = [frozenset()] * len(self.table)
+        for places, n in zip(number, alike):
+            here = frozenset(place[:2] for place in places)
+            self.at[n] = here & (self.at[n] or here)
 
     def _opening(self, part):
         parts = self.machine.parts
@@ -218,11 +223,12 @@ class Counts:
 
 @lru_cache(64)
 def _counts(form, rules, symbols):
-    return Counts(form, rules, symbols).table
+    return Counts(form, rules, symbols)
 
 
 def _least(table, closed):
-    """The table of fewest states, with 0 and 1 as they are: two are one if after any symbols both are closed, or none.
+    """(the table of fewest states, which of them each was), with 0 and 1 as they are: two are one if after any symbols
+    both are closed, or none.
 
     Told apart are at first the closed ones; then, again and again, those that a symbol leads to such as are told apart.
     """
@@ -236,7 +242,7 @@ def _least(table, closed):
     order = np.argsort(first)                              # by their first states, so 0 and 1 stay
     number = np.empty_like(kinds)
     number[order] = np.arange(len(kinds))
-    return number[kind[table[first[order]]]]
+    return number[kind[table[first[order]]]], number[kind]
 
 
 def number_and_grow(number):
@@ -374,12 +380,13 @@ def _characters():
 # a line ---------------------------------------------------------------------------------------------------------------
 @lru_cache(64)
 def _without_rhyme(form, rules, closing, lead):
-    """(scans, emits, counts) of a line."""
+    """(scans, emits, counts) of a line, and where it may be in each state of counts: see Counts.at."""
     scanner = Scanner(form.rules or rules, closing, lead)
     number = {state: n for n, state in enumerate(scanner.states)}
     said = {said: n for n, said in enumerate(dict.fromkeys(said for _, said in scanner.moves.values()))}
     symbols = sorted({s for sentence in said for symbol in sentence for s in _flagged(symbol)}, key=repr)
-    single = _counts(form, rules, tuple(symbols))
+    machine = _counts(form, rules, tuple(symbols))
+    single = machine.table
     scans, emits = (np.full((len(number), len(ALPHABET)), fill, np.int16) for fill in (-1, 0))
     for (state, char), (after, sentence) in scanner.moves.items():
         at = number[state], PLACE_OF[char]
@@ -391,7 +398,7 @@ def _without_rhyme(form, rules, closing, lead):
             for symbol in sentence:
                 counts[:, 2 * n + holds] = single[counts[:, 2 * n + holds],
                                                         symbols.index(_flagged(symbol)[-holds])]
-    return scans, emits, counts
+    return scans, emits, counts, machine.at
 
 
 def _flagged(symbol):
@@ -399,7 +406,7 @@ def _flagged(symbol):
     return ((WORD, False), (WORD, True)) if symbol == WORD else (symbol,)
 
 
-START_PLACE = (0, 1, 1, 0)
+START_PLACE, SPACE = (0, 1, 1, 0), np.frombuffer(b" ", np.uint8)
 
 
 class Pen:
@@ -410,7 +417,8 @@ class Pen:
 
     def __init__(self, vocabulary, form, rules, closing, lead, rhyme):
         self.vocabulary = vocabulary
-        self.tables = (*_without_rhyme(form, rules, closing, lead), rhyme.moves, rhyme.holds)
+        *tables, self.at = _without_rhyme(form, rules, closing, lead)
+        self.tables = (*tables, rhyme.moves, rhyme.holds)
         scans, emits, counts, rhymes, _ = self.tables
         kinds, columns = {}, np.concatenate([scans, emits, rhymes]).T.copy()
         for a in np.flatnonzero(vocabulary.spelled):        # one character of each kind that can be spelled
@@ -432,6 +440,10 @@ class Pen:
         data = np.frombuffer(data, np.uint8)
         after = composer_cpu.follow(np.array(place), data, self.vocabulary.bytes_to, self.tables)
         return tuple(after.tolist()) if after[2] and composer_cpu.is_hopeful(after, *self._search()) else None
+
+    def ends(self, place):
+        """Where the line may be, if its last word ends here: a set of (part, count)."""
+        return self.at[composer_cpu.follow(np.array(place), SPACE, self.vocabulary.bytes_to, self.tables)[2]]
 
     def hopeful(self):
         """Can the line be written at all?"""

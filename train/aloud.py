@@ -17,7 +17,7 @@ import numpy as np
 
 from tok.base import Tokenizer
 from tok.composer import COMMAS, DANDAS, JOINED, Composer, Progress
-from tok.meter import Line, State, divided, line_of
+from tok.meter import Line, divided, line_of
 from tok.scansion import WORD, scan_word, words
 from train import poems
 
@@ -29,8 +29,6 @@ class Place(NamedTuple):
 
     progress: Progress
     said: tuple                                            # the counts and rhymes since the last other token
-    line: State                                            # the open line up to its last word that has a count
-    read: int                                              # where in the text that ends
     last: str                                              # the last character of the line, "" at its beginning
 
 
@@ -45,8 +43,7 @@ def _shortest(some, tokens):
 
 
 class Aloud:
-    """A Composer with the counts and rhymes of a tokenizer, if it has any. A line is read word by word, and none of it
-    again."""
+    """A Composer with the counts and rhymes of a tokenizer, if it has any."""
 
     def __init__(self, composer: Composer, tokenizer: Tokenizer) -> None:
         self.composer, self.names = composer, poems.counts(tokenizer)
@@ -61,12 +58,11 @@ class Aloud:
         self.closes = np.isin(first, [*DANDAS + pauses])                                      # ends a part
         self.spaces = np.isin(first, [*BREAKS]) & ~self.closes                                # ends a word within it
         self.goes_on = ~(self.closes | self.spaces | begun)                                   # is more of a word
-        self.asked: tuple[Place | None, State | None] = None, None        # the last Place whose line was read, how far
         self.first = [_shortest(some, composer.vocabulary.tokens) for some in (self.spaces, self.closes)]
 
     def begin(self, text: str = "") -> Place:
         """The Place after a text, as Composer.begin() takes it."""
-        return self._read(self.composer.begin(text), None, -1)
+        return self._at(self.composer.begin(text))
 
     def allowed(self, place: Place) -> np.ndarray:
         """Which tokens may come next? (V,)"""
@@ -85,13 +81,13 @@ class Aloud:
         if token in self.names:
             name, (names, others) = self.names[token], self.due(place)
             true = name in names and (others is not self.goes_on or self._is_true(name, place.progress))
-            return self._told(place, name) if true else None
+            return self.after(place, token) if true else None
         if self.ids:
-            others = self.goes_on if self._in_word(place) else self.due(place)[1]       # a line is read for counts only
+            others = self.goes_on if self._in_word(place) else self.due(place)[1]
             if not (others if isinstance(others, bool) else others[token]):
                 return None
         progress = self.composer.after(place.progress, token)
-        return progress and self._read(progress, place.line, place.read)
+        return progress and self._at(progress)
 
     def _is_true(self, name, progress):
         """Can what follows a word be as this count says: the end of a part after a 0, else none?"""
@@ -101,33 +97,18 @@ class Aloud:
     def after(self, place: Place, token: int) -> Place:
         """The Place after a token that is allowed."""
         if token in self.names:
-            return self._told(place, self.names[token])
-        return self._read(self.composer.after(place.progress, token), place.line, place.read)
+            return place._replace(said=(*place.said, self.names[token]))
+        return self._at(self.composer.after(place.progress, token))
 
-    def _read(self, progress, line, read):
-        """The Place of a progress whose open line has been read up to there, or is another one."""
-        if progress.line > read:
-            line, read = self.machine(len(progress.lines)).start, progress.line
-        return Place(progress, (), line, read, progress.text[read:].decode(errors="replace")[-1:])
+    def _at(self, progress):
+        """The Place of a progress behind a token that is no count."""
+        return Place(progress, (), progress.text[progress.line:].decode(errors="replace")[-1:])
 
-    def _told(self, place, name):
-        """The Place after a count or rhyme."""
-        if not place.said and (line := self._ended(place)):
-            place = place._replace(line=line, read=len(place.progress.text))
-        return place._replace(said=(*place.said, name))
-
-    def _ended(self, place):
-        """The State of its line, if a word or a pause ends here; or None."""
-        if place is not self.asked[0]:
-            unread = place.progress.text[place.read:].decode()
-            machine = self.machine(len(place.progress.lines))
-            self.asked = place, machine.feed(place.line, unread + " ") if unread else place.line
-        return self.asked[1]
-
-    def ends(self, place: Place) -> set[tuple[int, int]]:
-        """A set of (part, how much of it): where the line may be, if a word or a pause ends here."""
-        line = self._ended(place)
-        return {at[:2] for at in line.places} if line else set()
+    def ends(self, place: Place) -> Collection[tuple[int, int]]:
+        """(part, how much of it): where the line may be, if a word or a pause ends here. After a part stands (next, 0).
+        """
+        pen, at = place.progress.pen, place.progress.place
+        return pen.ends(at) if WORD.match(place.last) else pen.at[at[2]]
 
     def due(self, place: Place) -> tuple[Collection[str], np.ndarray | bool]:
         """(the counts and rhymes that may come, which of the tokens that are none may)."""
@@ -136,7 +117,8 @@ class Aloud:
             names = self._lines(place.progress.text)[len(said):] or self._opening(place, machine, 0)
             return names, not names
         if self._in_word(place):
-            return {self._left(machine.parts[part].counts[0] - n) for part, n in self.ends(place) if n}, self.goes_on
+            return {self._left(machine.parts[part].counts[0] - n) if n else self.ended
+                    for part, n in self.ends(place)}, self.goes_on
         if last not in COMMAS:
             if not WORD.match(last):
                 return (), True
