@@ -140,7 +140,7 @@ def test_a_line_is_read_token_by_token_as_it_is_at_once(form):
             assert place.last == text[-1:]
             ends, want = {*()}, {*()}
             if re.search(r"[,;!?\u0900-\u0963]$", text):
-                ends, want = writer.ends(place), machine.counts(machine.feed(machine.start, text))
+                ends, want = writer.composer.ends(place.progress), machine.counts(machine.feed(machine.start, text))
             left, whole = ({machine.parts[part].counts[0] - n if n else 0 for part, n in some} for some in (ends, want))
             allowed = writer.allowed(place)
             assert left <= whole and (left == whole or not (allowed & (writer.spaces | writer.closes)).any()), text

@@ -442,7 +442,7 @@ class Pen:
         return tuple(after.tolist()) if after[2] and composer_cpu.is_hopeful(after, *self._search()) else None
 
     def ends(self, place):
-        """Where the line may be, if its last word ends here: a set of (part, count)."""
+        """Where the line may be, if its last word ends here: a set of (part, count). After a comma too a space comes."""
         return self.at[composer_cpu.follow(np.array(place), SPACE, self.vocabulary.bytes_to, self.tables)[2]]
 
     def hopeful(self):
@@ -571,6 +571,10 @@ class Composer:
     def allowed(self, progress):
         """Which tokens may come next? (V,)"""
         return progress.pen.allowed(progress.place)
+
+    def ends(self, progress):
+        """Where the line may be if a word or a pause ends here: a set of (part, count); (next part, 0) after a part."""
+        return progress.pen.ends(progress.place)
 
     def after(self, progress, token):
         """The Progress after a token, or None if that is not allowed."""

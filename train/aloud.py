@@ -104,12 +104,6 @@ class Aloud:
         """The Place of a progress behind a token that is no count."""
         return Place(progress, (), progress.text[progress.line:].decode(errors="replace")[-1:])
 
-    def ends(self, place: Place) -> Collection[tuple[int, int]]:
-        """(part, how much of it): where the line may be, if a word or a pause ends here. After a part stands (next, 0).
-        """
-        pen, at = place.progress.pen, place.progress.place
-        return pen.ends(at) if WORD.match(place.last) else pen.at[at[2]]
-
     def due(self, place: Place) -> tuple[Collection[str], np.ndarray | bool]:
         """(the counts and rhymes that may come, which of the tokens that are none may)."""
         said, last, machine = place.said, place.last, self.machine(len(place.progress.lines))
@@ -118,13 +112,13 @@ class Aloud:
             return names, not names
         if self._in_word(place):
             return {self._left(machine.parts[part].counts[0] - n) if n else self.ended
-                    for part, n in self.ends(place)}, self.goes_on
+                    for part, n in self.composer.ends(place.progress)}, self.goes_on
         if last not in COMMAS:
             if not WORD.match(last):
                 return (), True
             if said[0] != self.ended:
                 return (), self.spaces
-        begun = [part for part, n in self.ends(place) if n == 0 < part < len(machine.parts)]
+        begun = [part for part, n in self.composer.ends(place.progress) if n == 0 < part < len(machine.parts)]
         names = self._opening(place, machine, begun[0]) if begun else ()
         if said == (self.ended,):
             return names, self.closes
