@@ -442,7 +442,7 @@ class Pen:
         return tuple(after.tolist()) if after[2] and composer_cpu.is_hopeful(after, *self._search()) else None
 
     def ends(self, place):
-        """Where the line may be, if its last word ends here: a set of (part, count). After a comma too a space comes."""
+        """Where the line may be, if its last word or a pause ends here, before a space: a set of (part, count)."""
         return self.at[composer_cpu.follow(np.array(place), SPACE, self.vocabulary.bytes_to, self.tables)[2]]
 
     def hopeful(self):
