@@ -127,12 +127,12 @@ def test_a_model_that_counts_is_told_the_counts(asked):
             assert first < i or line not in verse or said == [on] * (f"<tuk={on}>" in names)
 
 
-@pytest.mark.parametrize("form", ["doha", "chaupai"])
+@pytest.mark.parametrize("form", ["doha", "chaupai", "sortha", "harigitika", "manaharan", "mattagayand"])
 def test_a_line_is_read_token_by_token_as_it_is_at_once(form):
     """Where a place says a word may end, the line's machine says so of all of the line."""
     poet, rng, compared = Poet(gpt2(True)), np.random.default_rng(0), 0
     writer = poet.composer(form, "S2", None, True)
-    for prompt in ("", "रहिमन धा" if form == "doha" else "मंगल भवन अमंगल हारी। द्रव"):
+    for prompt in ("", {"doha": "रहिमन धा", "chaupai": "मंगल भवन अमंगल हारी। द्रव"}.get(form, "")):
         place = writer.begin(prompt)
         while not writer.composer.complete(place.progress):
             text, lines = place.progress.text[place.progress.line:].decode(errors="replace"), place.progress.lines
