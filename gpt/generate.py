@@ -76,6 +76,7 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
     expect(repetition_penalty > 0, "generate", f"repetition_penalty {repetition_penalty}", "a number above 0")
     expect(not isinstance(stop, (int, str)), "generate", f"stop {stop!r}", "ids, such as [50256]")
     expect(not (sure and allows), "generate", "sure and allows", "one of them", "allowed alone forbids the same")
+    expect(allowed or not allows, "generate", "allows without allowed", "both", "allowed says it of all tokens")
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     decoder, streams = decoder or Decoder(model), [backend.stream("generate", seed + b) for b in range(len(rows))]
     like = model.wte.weight.data

@@ -108,6 +108,8 @@ def test_of_what_is_sure_the_likeliest_is_taken(model):
     assert (~other).any() and (ids[~other] == max((3, 5), key=z.__getitem__)).all()
     with pytest.raises(ValueError, match="generate: got sure and allows"):
         generate(model, first, 1, allowed=allowed, allows=lambda b, ids, token: True, sure=sure)
+    with pytest.raises(ValueError, match="generate: got allows without allowed"):
+        generate(model, first, 1, allows=lambda b, ids, token: True)
 
 
 def test_all_are_asked_about_only_if_the_one_drawn_is_forbidden(model):

@@ -1,5 +1,5 @@
 """Verse that a Composer keeps in its meter, told to a model that counts aloud (poems.counted): what is left comes from
-the machine of tok.meter, not from the model.
+the Composer, not from the model.
 
     at the beginning of a line    <lines=2>, if the text too begins a line there, and the opening of its first part
     within a word                 more of the word; or, where the word may end, a count: what is left then. So the model
