@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_meter import VERSES
 
 from tok import BPETokenizer, CharTokenizer, HindiTokenizer, WordPieceTokenizer, scansion
-from tok.composer import ALPHABET, COMMAS, START_PLACE, Composer, Pen, Rhyme, Vocabulary
+from tok.composer import ALPHABET, COMMAS, START_PLACE, Composer, Pen, Rhyme, Vocabulary, _without_rhyme
 from tok.meter import FORMS, Form, Line, Part, divided, meter, named, rhyme
 from train import verse
 
@@ -224,3 +224,12 @@ def test_special_and_empty_tokens_are_never_allowed():
     writer = Composer(Vocabulary(tokenizer), "doha")
     assert not writer.allowed(writer.begin())[[*tokenizer.special.values()]].any()
     assert writer.allowed(writer.begin()).shape == (tokenizer.vocab_size,)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name + " 12" * bool(form.licence))
+def test_sets_of_places_with_one_number_have_places_in_common(form):
+    """So a state says where the line is; only the one without hope says nothing."""
+    for line in dict.fromkeys(form.lines):
+        alone = form._replace(lines=(line,))
+        dead, *others = _without_rhyme(alone, "S2", "।\n", "")[3]
+        assert not dead and all(others)

@@ -145,6 +145,11 @@ def test_a_line_is_read_token_by_token_as_it_is_at_once(form):
             allowed = writer.allowed(place)
             assert left <= whole and (left == whole or not (allowed & (writer.spaces | writer.closes)).any()), text
             compared += bool(left)
+            if left and not place.said and text[-1] not in ",;!?":                       # may such a token follow?
+                given = writer.composer.allowed(place.progress)
+                for n in left:
+                    may = (given & (writer.spaces if n else writer.closes)).any()
+                    assert allowed[writer.ids[poems.left(n, named(form).unit)]] == may, text
             places = [writer.tried(place, token) for token in range(len(allowed))]       # the same said one by one
             assert [place is not None for place in places] == allowed.tolist(), text
             token = int(rng.choice(np.flatnonzero(allowed)))

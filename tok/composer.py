@@ -175,10 +175,10 @@ class Counts:
                 row.append(number.setdefault(found, len(number)))
             table.append(row)
         self.table, alike = _least(np.array(table), 2)
-        self.at = [frozenset()] * len(self.table)
+        alike_in = {}
         for places, n in zip(number, alike):
-            here = frozenset(place[:2] for place in places)
-            self.at[n] = here & (self.at[n] or here)
+            alike_in.setdefault(n, []).append(frozenset(place[:2] for place in places))
+        self.at = [frozenset.intersection(*alike_in[n]) for n in range(len(self.table))]
 
     def _opening(self, part):
         parts = self.machine.parts
