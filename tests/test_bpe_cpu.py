@@ -102,6 +102,16 @@ def test_many_words_and_one_long_one():
         word: 2 * n for word, n in Counter(regex.findall(SPLITS["indic"], text)).items()}
 
 
+@pytest.mark.parametrize("room, fit", [(0, 0), (2, 0), (3, 1), (7, 1), (8, 2), (9, 3), (20, 3)])
+def test_counted_words_are_taken_while_there_is_room(room, fit):
+    """Words of 3, 5 and 1 bytes: each that fits is taken, and the first that does not says where to go on."""
+    words, some, all_of_them = bpe_cpu.words_of({"one": 4, "three": 2, "1": 7}), bpe_cpu.Words(), bpe_cpu.Words()
+    some.text, all_of_them.text = np.empty(room, np.uint8), np.empty(room, np.uint8)
+    assert bpe_cpu._add(*words, 0, *some._tables()) == (fit, fit, words[1][fit])
+    all_of_them.add_counted(*words)                          # it makes room for the others
+    assert all(map(np.array_equal, all_of_them.spelled(), words))
+
+
 # ------------------------------------------------------------------------------------------------------------- encoding
 
 def by_definition(t, text):

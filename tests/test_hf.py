@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bpe_cpu import SAYING, TEXT, everything
 
-from tok import BPETokenizer, CharTokenizer, HindiTokenizer, load
+from tok import BPETokenizer, CharTokenizer, HindiTokenizer, hf, load
 from tok.split import SPLITS
 
 END = "<|endoftext|>"
@@ -25,6 +25,16 @@ def gpt2():
 
 def same(a, b):
     return a.hash == b.hash and a.vocab == b.vocab and a.special == b.special
+
+
+def test_bytes_as_gpt2_writes_them():
+    """By another rule, which gives the same: what Latin-1 can show stands for itself, the rest follows U+00FF."""
+    found = {b: c for c, b in hf.gpt2_bytes().items()}
+    shown = [b for b in range(256) if chr(b).isprintable() and not chr(b).isspace()]
+    hidden = [b for b in range(256) if b not in shown]
+    assert found == {b: chr(b) for b in shown} | {b: chr(0x100 + i) for i, b in enumerate(hidden)}
+    assert (found[ord(" ")], found[ord("\n")], found[0x7f], found[0xad]) == ("Ġ", "Ċ", "ġ", "Ń")
+    assert list(hf.gpt2_bytes().values())[:3] == [*b"!\"#"]                      # the ids of GPT-2 begin with these
 
 
 # --------------------------------------------------------------------------------------------------------- Hugging Face

@@ -16,7 +16,7 @@ import tok
 from tok import HindiTokenizer
 from tok.meter import FORMS
 from tok.scansion import matras, scan_word
-from train import near, poems, poetry, poetry_prepare, poetry_train, themes, verse
+from train import near, poems, poetry, poetry_prepare, poetry_statistics, poetry_train, themes, verse
 from train.checkpoint import best, steps
 from train.data import END, SPLITS, Shard
 
@@ -154,12 +154,13 @@ PROSE, KNOWN = "मैं 12 घर गया, English और उसने क�
 
 
 class Always:
-    """A generator whose random() is what it was made with, and whose integers are the lowest."""
+    """A generator whose random() is what it was made with, and whose integers are the lowest of 8 to 32."""
 
     def __init__(self, drawn):
         self.random = lambda: drawn
 
     def integers(self, low, high):
+        assert (low, high) == (8, poems.MOST + 1)            # there are tokens for all of them
         return low
 
 
@@ -414,6 +415,14 @@ def test_statistics_add_up(folder):
     tokenizer = tok.load(folder / "tokenizer.json")
     assert tokens[1]["tokens"] == sum(len(tokenizer.encode(p.verse)) for p in poems.read(folder, "val"))
     assert f"{whole['aksharas']:,}" in (folder / "statistics.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("letters, tokens, cut", [("", 2 * 12 + 3, 6), ("रामकीलहै", 11 + 2 + 3, 5)])
+def test_aksharas_that_a_tokenizer_cuts(letters, tokens, cut):
+    """Of रा म की मा ला है, parts of letters cut all, and letters all but म."""
+    whole = [(256 + (c.encode()[1] == 0xa5), c.encode()[2]) for c in letters]
+    found = poetry_statistics.spelled(tok.BPETokenizer([(0xe0, 0xa4), (0xe0, 0xa5), *whole]), ["राम की माला है।"] * 2)
+    assert found == {"tokens": 2 * tokens, "a word": tokens / 4, "aksharas": 12, "cut": cut / 6}
 
 
 @pytest.mark.parametrize("files, says", [
