@@ -70,6 +70,7 @@ EXEMPT = [
     ("", r"\b(ax|axes|axis|plt|figure|panel)(\[[^\]]*\])?\.|savefig|matplotlib", "the looks of a picture"),
     ("", r"parser\.|add_argument|metavar=", "what a command says about itself"),
 ]
+LISTS = ast.List, ast.Tuple, ast.ListComp, ast.GeneratorExp            # an array of them is their first copy
 NEUTRAL_KEYWORDS = {"copy", "hint", "help", "default", "description", "prog", "name", "stacklevel", "strict", "daemon"}
 SWAPPED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
            ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in"}
@@ -245,7 +246,7 @@ class Finder(ast.NodeVisitor):
             self.plant("index", args[0], self.text(args[0]) + b" - 1")
         elif method == "copy" and not args:
             self.plant("removed copy", node, self.text(node.func)[:-len(".copy")])
-        elif called in ("xp.array", "np.array") and len(args) == 1:
+        elif called in ("xp.array", "np.array") and len(args) == 1 and not isinstance(args[0], LISTS):
             self.plant("removed copy", node, self.text(args[0]))
         for a, b in zip(args, args[1:]):
             starred = isinstance(a, ast.Starred) or isinstance(b, ast.Starred)

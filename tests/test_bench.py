@@ -545,10 +545,37 @@ def test_a_curve_says_what_is_missing(capsys, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------ planted
 
-def broken(source, operator):
+def broken(source, operator, finder):
     """The texts that source becomes when it is broken by this operator in each place that is found."""
-    return [source[:p.start] + p.new.decode() + source[p.end:] for p in planted_cuda.Finder("", source.encode()).found
+    return [source[:p.start] + p.new.decode() + source[p.end:] for p in finder("", source.encode()).found
             if p.operator == operator]
+
+
+@pytest.mark.parametrize("operator, source, want", [
+    ("sign", "y = a + b - -c", ["y = a + b + -c", "y = a - b - -c", "y = a + b - c"]),
+    ("sign", "y += a", ["y -= a"]),
+    ("index", "y = x[1, n + k:]", ["y = x[2, n + k:]", "y = x[0, n + k:]", "y = x[1, n + k - 1:]"]),
+    ("index", "for i in range(n): pass", ["for i in range(n - 1): pass"]),
+    ("axis", "y = x.sum(-1, keepdims=True)", ["y = x.sum(0, keepdims=True)", "y = x.sum(-1, keepdims=False)"]),
+    ("constant", "y = f(2, -1, 0.5, True)", ["y = f(3, -1, 0.5, True)", "y = f(2, 0, 0.5, True)",
+                                            "y = f(2, -1, 1.0, True)", "y = f(2, -1, 0.5, False)"]),
+    ("comparison", "y = a < b and not c", ["y = a < b or not c", "y = a <= b and not c", "y = a < b and (c)"]),
+    ("comparison", "if a: b()", ["if not (a): b()"]),
+    ("dropped term", "y = a * b", ["y = a", "y = b"]),
+    ("dropped term", "y *= a", ["y = a"]),
+    ("removed copy", "y = x.copy(), np.array(x)", ["y = x, np.array(x)", "y = x.copy(), x"]),
+    ("removed copy", "y = np.array([x]), np.array([v for v in x])", []),
+    ("removed statement", "f(x)\nx[0] = 1\nx = 2", ["pass\nx[0] = 1\nx = 2", "f(x)\npass\nx = 2"]),
+    ("swapped arguments", "f(a, b, *c) / d", ["d / f(a, b, *c)", "f(b, a, *c) / d"]),
+])
+def test_python_is_broken(operator, source, want):
+    assert broken(source, operator, planted.Finder) == want
+
+
+@pytest.mark.parametrize("text", ['"""Of 2 things."""', 'raise ValueError(f"got {n + 1}")', "import a.b", "y: list[3]",
+                                  "def f(x: int = 3) -> None: pass", "CHUNK = 64", "y = f(hint=2 + x)"])
+def test_no_message_and_no_size_of_chunks_is_broken(text):
+    assert not planted.Finder("", text.encode()).found
 
 
 @pytest.mark.parametrize("operator, source, want", [
@@ -576,7 +603,7 @@ def broken(source, operator):
     ("dropped factor", "y = a[i] * scale / D;", ["y = a[i] / D;", "y = a[i] * scale;", "y = scale / D;"]),
 ])
 def test_cuda_is_broken(operator, source, want):
-    assert broken(source, operator) == want
+    assert broken(source, operator, planted_cuda.Finder) == want
 
 
 @pytest.mark.parametrize("text", ["// a + b, 2", "#pragma unroll 4", "template<int N, bool B = true> struct A;",
