@@ -1,17 +1,21 @@
 r"""Power laws with a floor, fitted to losses: what a model of N parameters reaches on D tokens of text.
 
     L(N)    = E + (Nc / N)^alpha                                                           [PL1]
-    L(N, D) = E + (Nc / N)^alpha + (Dc / D)^beta                                           [PL2]
-The first is Kaplan et al. 2020 (arXiv:2001.08361, eq. 1.1) with a floor, the second Hoffmann et al. 2022
-(arXiv:2203.15556, eq. 2) with A = Nc^alpha and B = Dc^beta. E is what no model can beat, the entropy of the text.
+    L(N, D) = E + ((Nc / N)^(alpha / q) + (Dc / D)^(beta / q))^q                           [PL2]
+The first is Kaplan et al. 2020 (arXiv:2001.08361, eq. 1.1) with a floor. In the second q says how the price of few
+parameters and that of little text meet: q = 1 adds them up, as Hoffmann et al. 2022 do (arXiv:2203.15556, eq. 2, with
+A = Nc^alpha and B = Dc^beta); q = beta is Kaplan's eq. 1.5 with a floor. Such a law is called coupled here: while
+beta > 1 two prices together cost more than both alone, while beta < 1 less. E is what no model can beat, the entropy of
+the text.
 
-The fit. With x_1 = N, x_2 = D and numbers theta = (log E, a_k, alpha_k), the logarithm of a law is that of a sum
-    log L = log sum over k of exp u_k,    u_0 = log E,    u_k = a_k - alpha_k log(x_k / m_k)          [PL3]
+The fit. With x_1 = N, x_2 = D and numbers theta = (log E, a_k, alpha_k),
+    u_k = a_k - alpha_k log(x_k / m_k),    log T = q log sum over k of exp(u_k / q),    L = E + T     [PL3]
 where m_k is the geometric mean of all x_k, so that a_k and alpha_k have little to do with each other. Minimised is
     sum over the runs of h(log L - log loss),    h(r) = r^2 / 2 for |r| < d,   d |r| - d^2 / 2 beyond  [PL4]
 (Huber 1964; as Hoffmann does, but with d = 0.01: what is below a percent is the noise of seeds, what is far above it a
-run that failed). Its gradient needs the share s_k = exp(u_k) / L of every term in the loss:
-    d log L / d log E = s_0,    d log L / d a_k = s_k,    d log L / d alpha_k = -s_k log(x_k / m_k)    [PL5]
+run that failed). Its gradient needs s = T / L, and w_k = exp(u_k / q) / sum of exp(u_j / q):
+    d log L / d log E = 1 - s,    d log L / d a_k = s w_k,    d log L / d alpha_k = -s w_k log(x_k / m_k)
+    if q = beta, to the last of them is added    s (log sum of exp(u_k / q) - sum of w_k u_k / q)      [PL5]
 Steps are Levenberg and Marquardt's: (J' W J + lambda) step = -J' W r with W = min(1, d / |r|), taken if [PL4] falls,
 else with a larger lambda. Many starts go down at once, and so do all draws of the bootstrap.
 
@@ -19,9 +23,17 @@ The interval. Runs are drawn again with replacement, as many as there are, and t
 all draws lie between their percentiles. Draws with no more different points than the law has numbers, or with fewer
 than three values of an x (two, if E is known), are drawn again.
 
-Best use of C operations. With C = 6 N D, [PL2] is least where the derivatives by log N are equal:
-    N = G (C / 6)^a,   a = beta / (alpha + beta),   G = (alpha Nc^alpha / (beta Dc^beta))^(1 / (alpha + beta))  [PL6]
+Best use of C operations. With C = 6 N D, [PL2] is least where alpha (Nc / N)^(alpha / q) = beta (Dc / D)^(beta / q):
+    N = G (C / 6)^a,   a = beta / (alpha + beta),
+    G = ((alpha / beta)^q Nc^alpha / Dc^beta)^(1 / (alpha + beta))                         [PL6]
+
+Is the law right? Of n runs at p points R is the sum of r^2, and P what is left of it if each point has the mean of its
+runs in place of the law. If a law with k numbers holds and noise is normal, then
+    F = ((R - P) / (p - k)) / (P / (n - p))                                                 [PL7]
+is above the 95th percentile of Fisher's distribution in one case of twenty (Draper and Smith, Applied Regression
+Analysis, on lack of fit).
 """
+import math
 from itertools import product
 from typing import NamedTuple
 
@@ -36,28 +48,37 @@ EXPONENTS = 0.05, 0.2, 0.6   # and every exponent
 
 
 class Law(NamedTuple):
-    """E, and for each x its scale (Nc, Dc) and its exponent (alpha, beta)."""
+    """E, and for each x its scale (Nc, Dc) and its exponent (alpha, beta); coupled: is q the last exponent, or 1?"""
     floor: float
     scales: tuple
     exponents: tuple
+    coupled: bool = False
+
+    @property
+    def q(self):
+        return self.exponents[-1] if self.coupled else 1.0
 
     def __call__(self, *xs):
         """The loss at x_1 = N, x_2 = D, ...: numbers, or arrays of one shape."""
-        return self.floor + sum((s / x) ** e for s, e, x in zip(self.scales, self.exponents, xs, strict=True))
+        terms = ((s / x) ** (e / self.q) for s, e, x in zip(self.scales, self.exponents, xs, strict=True))
+        return self.floor + sum(terms) ** self.q                                                        # [PL2]
 
 
 class Fit(NamedTuple):
-    """A law, those of all draws of the bootstrap, and how many percent the losses are off (root of the mean square)."""
+    """A law, those of all draws of the bootstrap, how many percent the losses are off (root of the mean square), and F
+    with the limit that a law which holds keeps (NaN if no point has two runs)."""
     law: Law
     draws: list
     error: float
+    lack: float
+    limit: float
 
     def interval(self, number):
         """(2.5 %, 97.5 %) over the draws of number(law)."""
         return tuple(map(float, np.percentile([number(law) for law in self.draws], (2.5, 97.5))))
 
 
-def fit(loss, *xs, floor=None, draws=1000, seed=0):
+def fit(loss, *xs, floor=None, coupled=False, draws=1000, seed=0):
     """The law through losses (n,) at xs, each (n,); floor: E, if it is known (0 as well)."""
     loss, xs = np.asarray(loss, float), np.asarray(xs, float)
     numbers = 2 * len(xs) + (floor is None)
@@ -78,7 +99,7 @@ def fit(loss, *xs, floor=None, draws=1000, seed=0):
         above = np.log((loss.mean() - np.exp(lowest)) / len(xs)) if np.exp(lowest) < loss.mean() else -5.0
         starts.append([lowest, *[above] * len(xs), *alphas])
     count = np.ones((len(starts), loss.size))
-    found, cost = descend(np.array(starts), logs, np.log(loss), count, floor is None)
+    found, cost = descend(np.array(starts), logs, np.log(loss), count, floor is None, coupled)
     best = found[np.argmin(cost)]
 
     rng, counts = np.random.default_rng(seed), []
@@ -86,27 +107,41 @@ def fit(loss, *xs, floor=None, draws=1000, seed=0):
         drawn = rng.integers(loss.size, size=loss.size)
         if len(set(group.ravel()[drawn])) > numbers and all(len(set(x[drawn])) >= few for x in logs):
             counts.append(np.bincount(drawn, minlength=loss.size))
-    again = descend(np.tile(best, (draws, 1)), logs, np.log(loss), np.array(counts), floor is None)[0] if draws else []
-    law = as_law(best, centre)
-    error = 100 * float(np.sqrt(np.mean(np.log(law(*xs) / loss) ** 2)))
-    return Fit(law, [as_law(theta, centre) for theta in again], error)
+    again = (descend(np.tile(best, (draws, 1)), logs, np.log(loss), np.array(counts), floor is None, coupled)[0]
+             if draws else [])
+    law = as_law(best, centre, coupled)
+    r = np.log(law(*xs) / loss)
+    return Fit(law, [as_law(theta, centre, coupled) for theta in again], 100 * float(np.sqrt(np.mean(r * r))),
+               *lack_of_fit(r, group.ravel(), numbers))
 
 
-def as_law(theta, centre):
+def as_law(theta, centre, coupled):
     """theta of [PL3] -> Law."""
     k = len(centre)
     a, alpha = theta[1:1 + k], theta[1 + k:]
-    return Law(float(np.exp(theta[0])), tuple(map(float, np.exp(a / alpha + centre))), tuple(map(float, alpha)))
+    scales = np.exp(a / alpha + centre)
+    return Law(float(np.exp(theta[0])), tuple(map(float, scales)), tuple(map(float, alpha)), coupled)
 
 
-def descend(theta, logs, target, count, free):
+def lack_of_fit(r, point, numbers):
+    """(F of [PL7], its 95th percentile) of residuals r (n,), where point (n,) has one number for runs of one point."""
+    runs = np.bincount(point)
+    means = np.bincount(point, r) / runs
+    pure, free, more = np.sum((r - means[point]) ** 2), len(r) - len(runs), len(runs) - numbers
+    if not free or not pure:
+        return math.nan, math.nan
+    limit = np.quantile(np.random.default_rng(0).f(more, free, 100_000), 0.95)
+    return float(np.sum(runs * means ** 2) / more / (pure / free)), float(limit)
+
+
+def descend(theta, logs, target, count, free, coupled=False):
     """Many minima of [PL4] at once.
 
     theta (R, 1 + 2 K) starts; logs (K, n) of [PL3]; target (n,) logarithms of the losses; count (R, n), how often each
     run counts; free: may the floor move? Returns theta, and its cost (R,).
     """
     damping = np.full(len(theta), 1e-3)
-    r, slope = residuals(theta, logs, target)
+    r, slope = residuals(theta, logs, target, coupled)
     cost = (count * huber(r)).sum(1)
     for _ in range(STEPS):
         slope[:, :, 0] *= free
@@ -114,7 +149,7 @@ def descend(theta, logs, target, count, free):
         normal = np.einsum("rnp,rnq->rpq", weighted, slope) + damping[:, None, None] * np.eye(theta.shape[1])
         step = -np.linalg.solve(normal, np.einsum("rnp,rn->rp", weighted, r)[:, :, None])[:, :, 0]
         ahead = theta + step
-        r_ahead, slope_ahead = residuals(ahead, logs, target)
+        r_ahead, slope_ahead = residuals(ahead, logs, target, coupled)
         cost_ahead = (count * huber(r_ahead)).sum(1)
         better = (cost_ahead < cost) & (ahead[:, 1 + len(logs):] > 1e-3).all(1)
         gained = np.where(better, cost - cost_ahead, 0)
@@ -126,16 +161,20 @@ def descend(theta, logs, target, count, free):
     return theta, cost
 
 
-def residuals(theta, logs, target):
+def residuals(theta, logs, target, coupled=False):
     """(log L - target, (R, n); its derivatives by theta, (R, n, 1 + 2 K))"""
-    k, (runs, n) = len(logs), (len(theta), logs.shape[1])
-    u = np.concatenate([np.broadcast_to(theta[:, :1, None], (runs, 1, n)),
-                        theta[:, 1:1 + k, None] - theta[:, 1 + k:, None] * logs], 1)                # [PL3]
+    k = len(logs)
+    q = theta[:, -1:, None] if coupled else 1.0                                                     # (R, 1, 1)
+    u = (theta[:, 1:1 + k, None] - theta[:, 1 + k:, None] * logs) / q                               # (R, K, n)
     with np.errstate(over="ignore", invalid="ignore"):
-        total = np.logaddexp.reduce(u, axis=1)
-        share = np.exp(u - total[:, None])
-    slope = np.concatenate([share, -share[:, 1:] * logs], 1).transpose(0, 2, 1)                     # [PL5]
-    return total - target, slope
+        together = np.logaddexp.reduce(u, axis=1, keepdims=True)
+        w, log_t = np.exp(u - together), q * together                                               # [PL3]
+        log_l = np.logaddexp(theta[:, :1, None], log_t)                                             # (R, 1, n)
+        s = np.exp(log_t - log_l)
+        slope = np.concatenate([1 - s, s * w, -s * w * logs], 1)                                    # [PL5]
+        if coupled:
+            slope[:, -1:] += s * (together - (w * u).sum(1, keepdims=True))
+    return log_l[:, 0] - target, slope.transpose(0, 2, 1)
 
 
 def huber(r):
@@ -147,7 +186,7 @@ def huber(r):
 def best_parameters(law, operations):
     """N of [PL6], for a law of N and D."""
     (nc, dc), (alpha, beta) = law.scales, law.exponents
-    log_g = (np.log(alpha / beta) + alpha * np.log(nc) - beta * np.log(dc)) / (alpha + beta)
+    log_g = (law.q * np.log(alpha / beta) + alpha * np.log(nc) - beta * np.log(dc)) / (alpha + beta)
     return np.exp(log_g + share_of_parameters(law) * np.log(operations / 6))
 
 
