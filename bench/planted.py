@@ -53,13 +53,17 @@ REACH = 2            # from a test to the broken file, in imports
 EXEMPT = [
     ("", r"on_gpu|cupy|NO_GPU|nvidia|\"gpu\"", "runs on a GPU only"),
     ("", r"^(SMALL|CHUNKS?|PIECE|ALIGN|KEEP|FAST|INLINE|MODES|STEP)\b", "a size of pieces, or a compiler's flag"),
+    ("", r"prefetch|^return types\..*, generate$", "hints for the processor, and for Numba"),
+    ("", r"\bbar\.update\(|mininterval", "a progress bar"),
     ("", r"@njit|@intrinsic|@overload|@functools|fastmath|ContextVar\(", "a flag, a cache, a label"),
     ("minigrad/pool.py", r"\bpieces = |\bhelpers < 1 or work|sched_getaffinity|daemon=", "who does which part"),
     ("minigrad/fused/attention_cpu.py", r"\.copy\(\)", "the same numbers, side by side for speed"),
     ("minigrad/pool.py", r"mallopt|libc|sys\.platform", "where memory comes from"),
     ("minigrad/blas.py", r"glob\.glob|lib = |\bstep = max|64_|pool\.each|restype", "where OpenBLAS lies"),
     ("minigrad/blas.py", r"^if \((across|down) == size", "reads in place or copies first: the same numbers"),
+    ("minigrad/fork_cpu.py", r"^(SPIN|OFFERS|TAKEN|AGAIN|CROWD)\b", "how long somebody waits"),
     ("minigrad/math_cpu.py", r"^x = .* if x [<>]", "a clamp: at its end both sides are the same"),
+    ("minigrad/fused/control.py", r"s\[0\]\.copy", "on a GPU, what one has read would change when it is written"),
     ("minigrad/backend.py", r"resource|ru_maxrss|sys\.platform|total_bytes", "statistics of memory"),
     ("minigrad/kernels.py", r"environ", "read at import"),
     ("minigrad/jit_cpu.py", r"", "where compiled code is kept"),
@@ -68,9 +72,9 @@ EXEMPT = [
     ("", r"__name__|__doc__|\bprint\(", "a label, or what a program shows"),
     ("", r"rmtree|os\.kill|\.unlink\(", "done wrongly, it could harm more than the copy"),
     ("", r"\b(ax|axes|axis|plt|figure|panel)(\[[^\]]*\])?\.|savefig|matplotlib", "the looks of a picture"),
+    ("", r"textwrap\.(fill|wrap)\(", "where the lines of a message end"),
     ("", r"parser\.|add_argument|metavar=", "what a command says about itself"),
 ]
-LISTS = ast.List, ast.Tuple, ast.ListComp, ast.GeneratorExp            # an array of them is their first copy
 NEUTRAL_KEYWORDS = {"copy", "hint", "help", "default", "description", "prog", "name", "stacklevel", "strict", "daemon"}
 SWAPPED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
            ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in"}
@@ -246,8 +250,6 @@ class Finder(ast.NodeVisitor):
             self.plant("index", args[0], self.text(args[0]) + b" - 1")
         elif method == "copy" and not args:
             self.plant("removed copy", node, self.text(node.func)[:-len(".copy")])
-        elif called in ("xp.array", "np.array") and len(args) == 1 and not isinstance(args[0], LISTS):
-            self.plant("removed copy", node, self.text(args[0]))
         for a, b in zip(args, args[1:]):
             starred = isinstance(a, ast.Starred) or isinstance(b, ast.Starred)
             if not starred and called != "pool.each" and method != "swapaxes":       # swapaxes is symmetric
@@ -259,7 +261,7 @@ class Finder(ast.NodeVisitor):
             value = a.operand.value if isinstance(a, ast.UnaryOp) and isinstance(a.operand, ast.Constant) else \
                 a.value if isinstance(a, ast.Constant) else None
             if axis and type(value) is int:
-                self.plant("axis", a, {"-1": b"0", "-2": b"-1"}.get(self.text(a).decode(), b"-1"))
+                self.plant("axis", a, {"-1": b"0", "-2": b"-1", "0": b"1", "1": b"0"}.get(self.text(a).decode(), b"-1"))
             elif a in args:
                 self.visit(a)
         for k in node.keywords:

@@ -108,8 +108,11 @@ def test_counted_words_are_taken_while_there_is_room(room, fit):
     words, some, all_of_them = bpe_cpu.words_of({"one": 4, "three": 2, "1": 7}), bpe_cpu.Words(), bpe_cpu.Words()
     some.text, all_of_them.text = np.empty(room, np.uint8), np.empty(room, np.uint8)
     assert bpe_cpu._add(*words, 0, *some._tables()) == (fit, fit, words[1][fit])
-    all_of_them.add_counted(*words)                          # it makes room for the others
-    assert all(map(np.array_equal, all_of_them.spelled(), words))
+    for times in (1, 2):
+        all_of_them.add_counted(*words)                      # it makes room for the others
+        text, edges, counts = all_of_them.spelled()
+        assert all(map(np.array_equal, (text, edges, counts), (*words[:2], times * words[2])))
+        text[:] = 0                                          # what was told is the listener's
 
 
 # ------------------------------------------------------------------------------------------------------------- encoding

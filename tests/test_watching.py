@@ -249,6 +249,15 @@ def test_statistics_are_those_of_the_step(dtype):
     assert found["wte.weight"][2] > 0
 
 
+def test_statistics_as_a_table():
+    """A ratio is told where there is one: not of what is no number, nor to weights that are all 0."""
+    def row(name, *told):
+        return dict(zip(("parameter", *stats.KINDS, "update / weight"), (name, *told)))
+    assert stats.rows({"w": [2.0, 0.5, 0.004], "b": [0.0, 0.5, 0.004], "g": [2.0, None, None]}) == [
+        row("w", "2.00e+00", "5.00e-01", "4.00e-03", "2.00e-03"), row("b", "0.00e+00", "5.00e-01", "4.00e-03", "-"),
+        row("g", "2.00e+00", "-", "-", "-")]
+
+
 def test_statistics_are_logged_and_shown(home, tmp_path, capsys):
     entries = train(home, tmp_path / "run", stats_every=3)
     found = [e for e in entries if "stats" in e]

@@ -398,7 +398,7 @@ class Words:
         """(their bytes, where each begins and the last ends, counts), in the order in which they were first seen."""
         found = self.places[self.places[:, 1] != 0]
         found = found[np.argsort(found[:, 2])]
-        return self.text[:self.size].copy(), np.append(found[:, 2], self.size), found[:, 3].copy()
+        return self.text[:self.size].copy(), np.append(found[:, 2], self.size), np.ascontiguousarray(found[:, 3])
 
 
 def words_of(counted):

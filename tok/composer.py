@@ -420,7 +420,7 @@ class Pen:
         *tables, self.at = _without_rhyme(form, rules, closing, lead)
         self.tables = (*tables, rhyme.moves, rhyme.holds)
         scans, emits, counts, rhymes, _ = self.tables
-        kinds, columns = {}, np.concatenate([scans, emits, rhymes]).T.copy()
+        kinds, columns = {}, np.concatenate([scans, emits, rhymes]).T
         for a in np.flatnonzero(vocabulary.spelled):        # one character of each kind that can be spelled
             kinds.setdefault(columns[a].tobytes(), a)
         self.typical = np.array([*kinds.values()])
