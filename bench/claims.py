@@ -80,10 +80,12 @@ ROUNDED = Tolerance(0.98, 1.02, "float32's loss after as few steps; there it fal
 POWER = Tolerance(0.85, 1.15, "the slope of a line through few points, the shortest of which cost a call")
 TIMED = Tolerance(0.4, 1.6, "a difference of times: few percent of what moves by many")
 TINY = Tolerance(0, 4, "a share of a thousandth, of times on a shared machine")
+SPREAD = Tolerance(0.9, 1.1, "other processors round other last bits, and a fit through 81 losses leans on them")
 OTHER = Tolerance(0.95, 2, "other code has other places to break")
 PASSES = Tolerance(1, float("inf"), "the tests ask for it: at least one ran, and none failed")
 NONE = Tolerance(0, 1, "it must not be more")
 
+COUPLED = r"^\| L\(N, D\), coupled, 1,048,576 tokens and more \| "
 FLOAT32, BF16 = "ours float32", "ours bfloat16"
 ANY, PLAIN = r"PyTorch [\w-]+", "PyTorch (?:eager|compile)"              # of any dtype; in float32; both untuned
 TUNED, TUNED32 = r"PyTorch [\w-]+, tuned", "PyTorch (?:eager|compile), tuned"
@@ -118,6 +120,7 @@ RUNS = {                    # in this order; --short ends when its time is over
     "largest": Run("python -m bench memory --config --largest 4 16", long=True),
     "curve in full": Run("python -m bench curve", ("torch", "tinyshakespeare"), long=True),
     "names": Run("python -m gpt.makemore runs/downloads/names.txt --model all", ("names",), long=True),
+    "laws": Run("python -m bench scaling-laws --out {folder}/laws", long=True),
     "planted": Run("python -m bench planted --draws 60 --seed 7", long=True),
     "planted cuda": Run("python -m bench planted --cuda --draws 60 --seed 47", ("g++",), long=True),
 }
@@ -203,6 +206,10 @@ ROWS = (
     Row("time per token", (
         Claim("0.88", "scaling", r"^(?:context|width|layers).* ([\d.]+)$", SHARE),
         Claim("1.17", "scaling", r"^(?:context|width|layers).* ([\d.]+)$", SHARE, pick=max))),
+    Row("scaling laws", (
+        Claim("1.4", "laws", COUPLED + r".* ([\d.]+) %", SPREAD),
+        Claim("0.733", "laws", COUPLED + r"([\d.]+) ", SPREAD),
+    ), {"95 0.711 0.785": "of the bootstrap; what it is there to hold is the entropy, which the output says"}),
     Row("trained in 16 bits", (
         Claim("42.0 42.0", "bfloat16", r"([\d.]+) bits per couplet; the source", ROUNDED, 68.5),
     ), {"1.81 1.81": "bfloat16 and float32 of the Shakespeare run, as the row says",

@@ -65,13 +65,14 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A law, those of all draws of the bootstrap, how many percent the losses are off (root of the mean square), and F
-    with the limit that a law which holds keeps (NaN if no point has two runs)."""
+    """A law, those of all draws of the bootstrap, how many percent the losses are off (root of the mean square), F with
+    the limit that a law which holds keeps (NaN if no point has two runs), and the (lowest, highest) of each x."""
     law: Law
     draws: list
     error: float
     lack: float
     limit: float
+    over: list
 
     def interval(self, number):
         """(2.5 %, 97.5 %) over the draws of number(law)."""
@@ -112,7 +113,7 @@ def fit(loss, *xs, floor=None, coupled=False, draws=1000, seed=0):
     law = as_law(best, centre, coupled)
     r = np.log(law(*xs) / loss)
     return Fit(law, [as_law(theta, centre, coupled) for theta in again], 100 * float(np.sqrt(np.mean(r * r))),
-               *lack_of_fit(r, group.ravel(), numbers))
+               *lack_of_fit(r, group.ravel(), numbers), [(x.min(), x.max()) for x in xs])
 
 
 def as_law(theta, centre, coupled):
