@@ -175,7 +175,9 @@ ROWS = (
         Claim("75", "shakespeare", r"tokens, (\d+) s in this process", SPEED),
     ), {"1.90 1.89": "the same run with --lr 1e-3, and with another seed", "1.88": "in nanoGPT's README",
         "20,500": "tokens/s: the 75 s"}),
-    Row("every gradient", (Claim("8.1e-10", "gradients", r"the worst is ([\d.e-]+)", ROUNDING),)),
+    Row("every gradient", (
+        Claim("439", "gradients", r"^(\d+) cases", EXACT),
+        Claim("8.1e-10", "gradients", r"the worst is ([\d.e-]+)", ROUNDING))),
     Row("the same GPT-2 in PyTorch", (Claim("4.4e-16 2.2e-7", "torch", r"\b(\d+) passed", PASSES, 1),)),
     Row("released and exported weights", (
         Claim("5.2e-6 7.2e-6 3.0e-6 4.7e-6", "weights", r"\b(\d+) passed", PASSES, 1),)),

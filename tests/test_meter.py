@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tok import scansion
 from tok.chhand import FORMS, RULES, Line, matras, meter, readings, rhyme
-from tok.meter import Form, Part, named
+from tok.meter import Form, Pada, Part, named
 
 VERSES = [                                               # name, stanza, its padas as read by hand
     ("chaupai", "मंगल भवन अमंगल हारी। द्रवउ सुदसरथ अजिर बिहारी॥", "GLLLLLLGLLGG LLLLLLLLLLLLGG"),
@@ -160,7 +160,8 @@ def test_lines_of_no_form_say_how_long_they_are():
     found = meter("राम।\nराम घर॥")
     assert found.form is None and found.nearest is None
     assert found.faults == ("pada 1 has 3 matras", "pada 2 has 5 matras", "no form has such lines")
-    assert [(pada.reading, pada.counts) for pada in found.padas] == [("GL", (3,)), ("GLLL", (5,))]
+    assert found.padas == (Pada(0, "राम", "GL", (3,), 0, "has 3 matras"),
+                           Pada(1, "राम घर", "GLLL", (5,), 0, "has 5 matras"))
 
 
 def test_wrong_names_are_refused():
