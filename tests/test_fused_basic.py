@@ -313,6 +313,9 @@ def test_keep_range_is_a_stretch_of_the_mask():
 def test_embedding_refuses(mode, ids, words):
     with using(mode), pytest.raises(ValueError, match="embedding: got " + words):
         embedding(np.array(ids), np.ones((5, 3)))
+    for shape in ((5,), (5, 3, 1)):
+        with using(mode), pytest.raises(ValueError, match=r"embedding: got a table of shape .* expected \(V, C\)"):
+            embedding(np.array([0]), np.ones(shape))
 
 
 @both_modes
