@@ -24,6 +24,7 @@ NEAREST = {"common": "", "columns": "layer_norm or columns", "embedding": "embed
            "philox": "dropout or attention", "tiles": "attention",
            "attention_sm90": "sm90"}
 
+WANTED = 0.95        # the share of all that is to be noticed: what is known to change no meaning is not drawn
 SYMMETRIC = {"min", "max", "fmaxf", "fminf", "combine", "__umulhi"}
 TYPE = r"(?:const |unsigned |long )*(?:float|double|int|long|short|bool|char|T|V|E|F|Shape|Drop|Mask|uint\w*)\b"
 COMPARED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
