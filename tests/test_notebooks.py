@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = ROOT / "bench" / "results" / "notebooks"
 MODULES = {"minigrad", "nn", "gpt", "tok", "train", "bench", "numpy", "matplotlib", "regex", "IPython", "ml_dtypes"}
 TAG = re.compile(r"\[([A-Z]{1,3})(\d+(?:[,-]\d+)*)\]")           # [LN1], [LN3,4]
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -98,6 +99,19 @@ def test_imports_are_what_the_installation_brings(path):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.split(".")[0] in MODULES | sys.stdlib_module_names, name
+
+
+@each
+def test_its_page_shows_this_notebook_with_what_it_computed(path):
+    """bench/results/notebooks: what nbconvert makes of it, by the command in CONTRIBUTING."""
+    page, at = (PAGES / f"{path.stem}.md").read_text(encoding="utf-8"), 0
+    for kind, source in ((c["cell_type"], "".join(c["source"])) for c in json.loads(path.read_text("utf-8"))["cells"]):
+        shown = f"```python\n{source}\n```" if kind == "code" else source
+        assert (at := page.find(shown, at)) >= 0, f"not as it is now: {source}"
+        at += len(shown)
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", page)
+    assert len(pictures) >= 2 and sorted(pictures) == sorted(
+        file.relative_to(PAGES).as_posix() for file in (PAGES / f"{path.stem}_files").iterdir())
 
 
 @each
