@@ -36,6 +36,7 @@ SIZES = (16, 1, 1), (32, 2, 2), (64, 2, 2), (96, 3, 4), (128, 4, 4), (192, 5, 6)
 FULL = dict(sizes=8, doublings=range(18, 23), operations=1.5e14, minutes=100)   # width, layers, heads: how many of them
 SHORT = dict(sizes=5, doublings=range(17, 21), operations=2.8e12, minutes=10)   # tokens: powers of 2
 SEEDS, OFTEN = 3, 40                     # runs below a 40th of the largest one's operations are made three times
+FLOOR_KNOWN = ", floor known"            # ends the name of a fit that was told E
 KAPLAN, HOFFMANN = 0.076, 0.5            # their exponents: of parameters; of operations, to parameters
 
 
@@ -189,9 +190,6 @@ def laws(found, draws=1000):
         rows, form = both[best]
         add(best + FLOOR_KNOWN, rows, ("parameters", "tokens"), coupled=form == "coupled", floor=found[0]["floor"])
     return fits
-
-
-FLOOR_KNOWN = ", floor known"
 
 
 def holding(fits):

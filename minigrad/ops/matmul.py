@@ -10,7 +10,7 @@ from minigrad.tensor import SKIP, op
 
 def expect_fit(a, b):
     """Refuse what has no product."""
-    if not (a.ndim and b.ndim and a.shape[-1] == b.shape[-2:][0]):
+    if not (a.ndim and b.ndim and a.shape[-1] == b.shape[-2:][0]):                        # of a vector its only axis
         expect(False, "matmul", f"{a.shape} @ {b.shape}",
                "the last axis of the first to equal the last but one of the second",
                "swapaxes(-1, -2) transposes matrices; weights are (in, out)")
