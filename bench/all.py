@@ -2,7 +2,9 @@
 
 Runs the commands of bench/claims.py one by one, reads their numbers, and sets each beside the one in README: it holds,
 it does not, or it was not measured, and why. --short leaves out what takes long, and stops when 15 minutes are over.
-What needs PyTorch, a text that has not been downloaded, or a GPU, is left out where there is none, and that is said.
+What needs PyTorch, a text that has not been downloaded, or a GPU, is left out where there is none, and that is said. A
+time is judged on a processor of the kind that README's were taken on, and only shown on others; there too, a step must
+take less time than PyTorch's.
 
 Exit status: 1 if a number no longer holds, or if a run fails or says nothing.
 """
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import turns
-from bench.claims import ROWS, RUNS, number
+from bench.claims import PROCESSOR, ROWS, RUNS, number
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS = {
@@ -35,7 +37,7 @@ HOLDS, BROKEN, SKIPPED = "holds", "NO LONGER", "-"
 
 
 class Verdict(NamedTuple):
-    """What became of a claim: one of HOLDS, BROKEN, SKIPPED; what was measured, or None; why."""
+    """What became of a claim: one of HOLDS, BROKEN, SKIPPED (not judged); what was measured, or None; why."""
     row: str
     says: str
     state: str
@@ -43,12 +45,14 @@ class Verdict(NamedTuple):
     why: str
 
 
-def judge(row, claim, printed):
-    """The claim beside what its run has printed."""
+def judge(row, claim, printed, kind=PROCESSOR):
+    """The claim beside what its run has printed on a processor of this kind."""
     found = [number(text) for text in re.findall(claim.find, printed, re.M)]
     if not found:
         return Verdict(row, claim.says, BROKEN, None, f"`{RUNS[claim.run].command}` does not print it")
     measured, t = claim.pick(found), claim.tolerance
+    if t.timed and kind != PROCESSOR:
+        return Verdict(row, claim.says, SKIPPED, measured, f"a time on {PROCESSOR}; this is {kind}")
     low, high = sorted((t.low * claim.expected, t.high * claim.expected))
     state = HOLDS if low <= measured <= high else BROKEN
     return Verdict(row, claim.says, state, measured, f"from {low:.4g} to {high:.4g}: {t.why}")
@@ -103,7 +107,7 @@ def verdicts(rows, runs, short, seconds, say=print):
                 failed = printed is None and why != "the time was over"
             for begins, claim in claims:
                 if printed is not None:
-                    one = judge(begins, claim, printed)
+                    one = judge(begins, claim, printed, turns.kind())
                 else:
                     one = Verdict(begins, claim.says, BROKEN if failed else SKIPPED, None, why)
                 say(line(one))
@@ -153,7 +157,7 @@ def main(argv):
     found = list(verdicts(ROWS, {key: RUNS[key] for key in args.only}, args.short, seconds,
                           lambda text: print(text, flush=True)))
     count = {state: sum(v.state == state for v in found) for state in (HOLDS, BROKEN, SKIPPED)}
-    print(f"\n{count[HOLDS]} hold, {count[BROKEN]} no longer do, {count[SKIPPED]} were not measured")
+    print(f"\n{count[HOLDS]} hold, {count[BROKEN]} no longer do, {count[SKIPPED]} were not judged")
     turns.warn_of(busy)
     for v in found:
         if v.state == BROKEN:

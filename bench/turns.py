@@ -162,6 +162,12 @@ def memory_of(status):
     return tuple(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
 
 
+def kind():
+    """What LLVM calls the processor: znver4, sapphirerapids. Its own name for itself says less on a rented machine."""
+    from llvmlite.binding import get_host_cpu_name
+    return get_host_cpu_name()
+
+
 def machine():
     """The processor, its cores, and the versions of what runs on it."""
     model = platform.processor() or platform.machine()
@@ -169,7 +175,7 @@ def machine():
         with open("/proc/cpuinfo", encoding="utf-8") as f:
             model = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), model)
     packages = ", ".join(filter(None, map(installed, ("numpy", "numba", "torch"))))
-    return f"{model}, {pool.size()} cores; Python {platform.python_version()}, {packages}"
+    return f"{model} ({kind()}), {pool.size()} cores; Python {platform.python_version()}, {packages}"
 
 
 def installed(name):

@@ -24,12 +24,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from minigrad import pool
+from minigrad import gemm_cpu, pool
 from minigrad.backend import wide
 from minigrad.fork_cpu import each
 from minigrad.fused.embedding import check
 from minigrad.fused.gelu_cpu import gate
-from minigrad.gemm_cpu import FEATURES, FLOAT, INT, LONG, SHORT, _call, _every, _load, _vector, view
+from minigrad.gemm_cpu import FEATURES, FLOAT, INT, LONG, SHORT, _call, _load, view
 from minigrad.jit_cpu import inline, jit, plain
 from minigrad.math_cpu import bits, exp, narrow
 from minigrad.math_cpu import wide as number
@@ -145,6 +145,14 @@ def up(n):
 
 
 # ----------------------------------------------------------------------------------------------------- the inner loop
+
+def _vector(kind, n=16):
+    return gemm_cpu._vector(kind, n)
+
+
+def _every(number):
+    return gemm_cpu._every(number, 16)
+
 
 def _floats(builder, kind, address, offset):
     """16 entries of a kind as floats, from that many entries behind an address."""

@@ -1,8 +1,8 @@
 """Matrix products on the CPU: out = alpha a b + beta out (+ bias), on the pool's threads.
 
-float32 and bfloat16 go to our own tile loop (gemm_cpu.py) where the processor has the instructions for it; the rest,
-and float64, to NumPy's OpenBLAS in pieces (openblas_cpu.py), or where that is not found to numpy.matmul. bfloat16 on a
-processor without those instructions is multiplied as float32.
+float32 and bfloat16 go to our own tile loop (gemm_cpu.py) if the processor has AVX2 or AVX-512; the rest, and float64,
+to NumPy's OpenBLAS in pieces (openblas_cpu.py), or where that is not found to numpy.matmul. bfloat16 is multiplied as
+float32 where there are no instructions for it.
 """
 import numpy as np
 
@@ -30,7 +30,7 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, totals=None):
         assert out.shape == (M, N), (out.shape, (M, N))
         assert out.dtype in (a.dtype, wide_dtype(a.dtype)), (out.dtype, a.dtype)
         assert bias is None or not beta
-    if gemm_cpu.HAS.get(a.dtype.char) and M * N * K and (N == 1 or out.strides[1] == out.itemsize):
+    if a.dtype.char in gemm_cpu.WORDS and M * N * K and (N == 1 or out.strides[1] == out.itemsize):
         gemm_cpu.gemm(a, b, out, alpha, beta, bias, totals)
         return out
     if totals is not None:
@@ -52,7 +52,7 @@ def gemm(a, b, out=None, beta=0.0, alpha=1.0, bias=None, totals=None):
 
 def batch(a, b, out):
     """out[i] = a[i] b[i] for stacks of matrices of one dtype (n, M, K), (n, K, N), (n, M, N), one thread to each."""
-    if gemm_cpu.HAS.get(a.dtype.char) and out.size and a.shape[-1] and out.strides[-1] == out.itemsize:
+    if a.dtype.char in gemm_cpu.WORDS and out.size and a.shape[-1] and out.strides[-1] == out.itemsize:
         gemm_cpu.batch(a, b, out)
     else:
         out[...] = wide(a) @ wide(b)

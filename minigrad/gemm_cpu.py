@@ -6,13 +6,15 @@ is 2 M N K operations on M K + K N + M N numbers, so almost every number that an
 already. Each level of the loops below keeps something in the memory that is as fast as it is small:
 
     registers   a tile of 8 x 32 sums: 16 vectors of 16 floats. For each k, 2 vectors of B meet 8 numbers of A,
-                16 instructions that do 512 operations with 10 loads                       [GM2]
+                16 instructions that do 512 operations with 10 loads. Without AVX-512 a part of it after the other,
+                4 x 16 sums: 8 vectors of 8 floats, 8 instructions, 6 loads                [GM2]
     first cache what comes next of both: they are read in order, which the processor foresees
     second      a block of A, as many rows as fit in half of it, and 512 k of a panel of B [GM3]
     third       a group of panels of B, 8 MB at most                                       [GM4]
 
 The tile loop reads A and B in the order in which they were packed, one word after the other. A word is a float32, or
-two bfloat16 with neighbouring k, because the instruction for bfloat16 adds two products to each sum:
+two bfloat16 with neighbouring k, because the instruction for bfloat16 adds two products to each sum. A processor that
+has no such instruction is given bfloat16 as float32 words:
 
     panels of A (8 rows)        A[k, i] = word k of row i,    i < 8
     panels of B (32 columns)    B[k, j] = word k of column j, j < 32                       [GM5]
@@ -39,18 +41,22 @@ from minigrad.fork_cpu import each
 from minigrad.jit_cpu import INLINE, jit, plain
 from minigrad.math_cpu import bits, wide
 
+FEATURES = get_host_cpu_features()
+# By dtype.char, f for float32 and E for bfloat16: are there instructions that multiply and add it?
+HAS = {"f": FEATURES.get("avx512f", False) or FEATURES.get("avx2", False) and FEATURES.get("fma", False),
+       "E": FEATURES.get("avx512bf16", False)}
+LANES = 16 if FEATURES.get("avx512f") else 8             # floats of a register
+
 ROWS, COLUMNS = 8, 32        # of a tile
+PART = (ROWS, COLUMNS) if LANES == 16 else (4, 16)       # of a tile: the sums that there are registers for
 DEPTH = 512                  # words of k that a tile takes in one go
 LONGEST = 2048               # words of k that are packed at a time, if C is float32
 BLOCK, HIGHEST = 1 << 17, 96 # words of a block of A, and its rows, at most
 GROUP = 1 << 21              # words of a group of panels of B
 
-FEATURES = get_host_cpu_features()
-# By dtype.char: f is float32, E is bfloat16.
-HAS = {"f": FEATURES.get("avx512f", False), "E": FEATURES.get("avx512bf16", False)}
-
-# What the compiled functions are told about types: arrays of the packed words, and of the entries in memory.
-WORDS = {"f": np.empty(0, np.float32), "E": np.empty(0, np.uint32)}
+# What the compiled functions are told about types: arrays of the packed words, for what there is a tile loop for, and
+# of the entries in memory.
+WORDS = {"f": np.empty(0, np.float32), "E": np.empty(0, np.uint32 if HAS["E"] else np.float32)} if HAS["f"] else {}
 ENTRIES = {"f": np.empty(0, np.float32), "E": np.empty(0, np.uint16)}
 SUMS = np.empty(0, np.float32)
 
@@ -73,16 +79,16 @@ class BFloat(ir.Type):
 SHORT, INT, LONG, FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
-def _vector(kind, n=16):
+def _vector(kind, n=LANES):
     return ir.VectorType(kind, n)
 
 
-def _every(number, n=16):
+def _every(number, n=LANES):
     return _vector(number.type, n)([number] * n)
 
 
 def _spread(builder, number):
-    """A vector of 16 times a number that is known at run time only."""
+    """A vector of a number that is known at run time only."""
     kind = _vector(number.type)
     one = builder.insert_element(kind(ir.Undefined), number, INT(0))
     return builder.shuffle_vector(one, kind(ir.Undefined), _every(INT(0)))
@@ -119,31 +125,35 @@ def _call(builder, name, result, *args):
     return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), args)
 
 
-def _loop(builder, paired, a, b, depth):
-    """16 vectors of sums: the product of a panel of A and one of B, `depth` words long, at these addresses.  [GM2]"""
+PARTS = [(i, j) for j in range(0, COLUMNS, PART[1]) for i in range(0, ROWS, PART[0])]       # first row and column
+VECTORS = [(i, j) for i in range(PART[0]) for j in range(0, PART[1], LANES)]                # of a part, likewise
+
+
+def _loop(builder, paired, a, b, depth, part):
+    """The sums of a part of the product of a panel of A and one of B, `depth` words long, at these addresses.  [GM2]"""
     number = INT if paired else FLOAT
     vector, pairs = _vector(number), _vector(BFloat(), 32)
     before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("after")
     builder.branch(loop)
     builder.position_at_end(loop)
     k, at_a, at_b = builder.phi(LONG), builder.phi(LONG), builder.phi(LONG)
-    tile = [builder.phi(_vector(FLOAT)) for _ in range(ROWS * COLUMNS // 16)]
-    columns = [_load(builder, vector, at_b, 64 * j, align=64) for j in range(COLUMNS // 16)]
+    sums = [builder.phi(_vector(FLOAT)) for _ in VECTORS]
+    columns = [_load(builder, vector, at_b, 4 * (part[1] + j), align=4 * LANES) for j in range(0, PART[1], LANES)]
     fresh = []
-    for i in range(ROWS):
-        row = _spread(builder, _load(builder, number, at_a, 4 * i))
-        for j, column in enumerate(columns):
-            s = tile[i * len(columns) + j]
+    for i in range(PART[0]):
+        row = _spread(builder, _load(builder, number, at_a, 4 * (part[0] + i)))
+        for column in columns:
+            s = sums[len(fresh)]
             if paired:
                 s = _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", s.type, s, builder.bitcast(row, pairs),
                           builder.bitcast(column, pairs))
             else:
-                s = _call(builder, "llvm.fma.v16f32", s.type, row, column, s)
+                s = _call(builder, f"llvm.fma.v{LANES}f32", s.type, row, column, s)
             fresh.append(s)
     for now, first, stride in ((k, LONG(0), 1), (at_a, a, 4 * ROWS), (at_b, b, 4 * COLUMNS)):
         now.add_incoming(first, before)
         now.add_incoming(builder.add(now, LONG(stride)), loop)
-    for now, then in zip(tile, fresh):
+    for now, then in zip(sums, fresh):
         now.add_incoming(_every(FLOAT(0.0)), before)
         now.add_incoming(then, loop)
     builder.cbranch(builder.icmp_signed("<", k.incomings[1][0], depth), loop, after)
@@ -151,16 +161,22 @@ def _loop(builder, paired, a, b, depth):
     return fresh
 
 
-def _plus_sums(builder, tile, address, more):
-    """The same vectors; plus those at the address, if there are more."""
+def _places(part):
+    """Bytes from the first sum of a tile to each vector of a part."""
+    return [4 * ((part[0] + i) * COLUMNS + part[1] + j) for i, j in VECTORS]
+
+
+def _plus_sums(builder, fresh, address, part, more):
+    """The same vectors; plus those of a part of the tile of sums at the address, if there are more."""
     here, adding, joined = (builder.block, *map(builder.append_basic_block, ("adding", "joined")))
     builder.cbranch(more, adding, joined)
     builder.position_at_end(adding)
-    added = [builder.fadd(s, _load(builder, s.type, address, 64 * i, align=64)) for i, s in enumerate(tile)]
+    added = [builder.fadd(s, _load(builder, s.type, address, at, align=4 * LANES))
+             for s, at in zip(fresh, _places(part))]
     builder.branch(joined)
     builder.position_at_end(joined)
-    either = [builder.phi(s.type) for s in tile]
-    for phi, s, total in zip(either, tile, added):
+    either = [builder.phi(s.type) for s in fresh]
+    for phi, s, total in zip(either, fresh, added):
         phi.add_incoming(s, here)
         phi.add_incoming(total, adding)
     return either
@@ -174,9 +190,10 @@ def tile_product(typing, a, b, sums, depth, more):
     """
     def generate(context, builder, signature, args):
         a_, b_, sums_ = (_place(context, builder, *both) for both in zip((a, b, sums), args))
-        tile = _loop(builder, a[0].dtype == types.uint32, a_, b_, args[3])
-        for i, s in enumerate(_plus_sums(builder, tile, sums_, args[4])):
-            _store(builder, s, sums_, 64 * i, align=64)
+        for part in PARTS:
+            fresh = _loop(builder, a[0].dtype == types.uint32, a_, b_, args[3], part)
+            for s, at in zip(_plus_sums(builder, fresh, sums_, part, args[4]), _places(part)):
+                _store(builder, s, sums_, at, align=4 * LANES)
         return context.get_dummy_value()
     return types.void(a, b, sums, depth, more), generate
 
@@ -191,24 +208,29 @@ def tile_result(typing, a, b, sums, depth, more, out, address, stride, rows, wid
     def generate(context, builder, signature, args):
         a_, b_, sums_ = (_place(context, builder, *both) for both in zip((a, b, sums), args))
         depth, more, _, address, stride, rows, width, bias_, alpha, beta = args[3:]
-        size, across = out.dtype.bitwidth // 8, range(COLUMNS // 16)
+        size = out.dtype.bitwidth // 8
         lines = [builder.add(address, builder.mul(stride, LONG(i))) for i in range(ROWS)]
         for line in lines:
             for byte in range(0, COLUMNS * size, 64):
                 _fetch(builder, builder.add(line, LONG(byte)))
-        tile = _plus_sums(builder, _loop(builder, a[0].dtype == types.uint32, a_, b_, depth), sums_, more)
         bias_ = _place(context, builder, bias, bias_)
-        biases = [_load(builder, _vector(FLOAT), bias_, 64 * j) for j in across]
-        lanes, alphas, betas = _spread(builder, width), _spread(builder, alpha), _spread(builder, beta)
-        masks = [builder.icmp_signed("<", _vector(LONG)([LONG(16 * j + i) for i in range(16)]), lanes) for j in across]
-        with builder.if_else(builder.fcmp_unordered("!=", beta, FLOAT(0.0))) as branches:
-            for branch, adding in zip(branches, (True, False)):
-                with branch:
-                    for i, line in enumerate(lines):
-                        with builder.if_then(builder.icmp_signed("<", LONG(i), rows)):
-                            for j, mask in enumerate(masks):
-                                at = builder.add(line, LONG(16 * size * j))
-                                s = builder.fadd(builder.fmul(alphas, tile[i * len(across) + j]), biases[j])
+        for part in PARTS:
+            fresh = _loop(builder, a[0].dtype == types.uint32, a_, b_, depth, part)
+            tile = _plus_sums(builder, fresh, sums_, part, more)
+            across = range(part[1], part[1] + PART[1], LANES)
+            biases = {j: _load(builder, _vector(FLOAT), bias_, 4 * j) for j in across}
+            lanes, alphas, betas = _spread(builder, width), _spread(builder, alpha), _spread(builder, beta)
+            masks = {j: builder.icmp_signed("<", _vector(LONG)([LONG(j + i) for i in range(LANES)]), lanes)
+                     for j in across}
+            # A store by mask costs AVX-512 nothing and AVX2 as much as a row of sums.
+            wholes = [False] if LANES == 16 else _cases(builder, builder.icmp_signed("==", width, LONG(COLUMNS)))
+            for whole in wholes:
+                for adding in _cases(builder, builder.fcmp_unordered("!=", beta, FLOAT(0.0))):
+                    for i in range(PART[0]):
+                        with builder.if_then(builder.icmp_signed("<", LONG(part[0] + i), rows)):
+                            for s, j in zip(tile[i * len(across):], across):
+                                at, mask = builder.add(lines[part[0] + i], LONG(size * j)), None if whole else masks[j]
+                                s = builder.fadd(builder.fmul(alphas, s), biases[j])
                                 if adding:
                                     s = builder.fadd(s, builder.fmul(betas, _entries(builder, at, size, mask)))
                                 _set_entries(builder, s, at, size, mask)
@@ -216,24 +238,53 @@ def tile_result(typing, a, b, sums, depth, more, out, address, stride, rows, wid
     return types.void(a, b, sums, depth, more, out, address, stride, rows, width, bias, alpha, beta), generate
 
 
+def _cases(builder, condition):
+    """True, and then False: what is built meanwhile runs if the condition holds, and if it does not."""
+    with builder.if_else(condition) as branches:
+        for branch, case in zip(branches, (True, False)):
+            with branch:
+                yield case
+
+
 def _entries(builder, address, size, mask):
-    """16 entries of C as floats, those that the mask names."""
-    kind, name = (_vector(FLOAT), "v16f32") if size == 4 else (_vector(SHORT), "v16i16")
-    there = builder.inttoptr(address, kind.as_pointer())
-    found = _call(builder, f"llvm.masked.load.{name}.p0{name}", kind, there, INT(size), mask, kind(None))
-    if size == 4:
-        return found
-    return builder.bitcast(builder.shl(builder.zext(found, _vector(INT)), _every(INT(16))), _vector(FLOAT))
+    """Entries of C as floats: those that the mask names, or all of them."""
+    kind, name = (_vector(FLOAT), f"v{LANES}f32") if size == 4 else (_vector(SHORT), f"v{LANES}i16")
+    if mask is None:
+        found = _load(builder, kind, address, align=size)
+    else:
+        there = builder.inttoptr(address, kind.as_pointer())
+        found = _call(builder, f"llvm.masked.load.{name}.p0{name}", kind, there, INT(size), mask, kind(None))
+    return found if size == 4 else _widened(builder, found)
 
 
 def _set_entries(builder, values, address, size, mask):
-    """Store 16 floats as entries of C, those that the mask names."""
-    kind, name = (_vector(FLOAT), "v16f32") if size == 4 else (_vector(SHORT), "v16i16")
+    """Store floats as entries of C: those that the mask names, or all of them."""
+    kind, name = (_vector(FLOAT), f"v{LANES}f32") if size == 4 else (_vector(SHORT), f"v{LANES}i16")
     if size == 2:
-        values = _call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _vector(BFloat()), values)
-    there = builder.inttoptr(address, kind.as_pointer())
-    _call(builder, f"llvm.masked.store.{name}.p0{name}", ir.VoidType(), builder.bitcast(values, kind), there, INT(size),
-          mask)
+        values = _narrowed(builder, values)
+    if mask is None:
+        _store(builder, values, address, align=size)
+    else:
+        there = builder.inttoptr(address, kind.as_pointer())
+        _call(builder, f"llvm.masked.store.{name}.p0{name}", ir.VoidType(), values, there, INT(size), mask)
+
+
+def _widened(builder, shorts):
+    """bfloat16's bits as floats."""
+    n = shorts.type.count
+    return builder.bitcast(builder.shl(builder.zext(shorts, _vector(INT, n)), _every(INT(16), n)), _vector(FLOAT, n))
+
+
+def _narrowed(builder, floats):
+    """Floats as bfloat16's bits: to nearest, ties to even."""
+    if HAS["E"]:
+        return builder.bitcast(_call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _vector(BFloat()), floats),
+                               _vector(SHORT))
+    u = builder.bitcast(floats, _vector(INT))
+    odd = builder.and_(builder.lshr(u, _every(INT(16))), _every(INT(1)))
+    rounded = builder.lshr(builder.add(builder.add(u, _every(INT(0x7fff))), odd), _every(INT(16)))
+    number = builder.fcmp_ordered("==", floats, floats)
+    return builder.trunc(builder.select(number, rounded, _every(INT(0x7fc0))), _vector(SHORT))
 
 
 def _fetch(builder, address):
@@ -243,53 +294,58 @@ def _fetch(builder, address):
 
 
 @intrinsic
-def transpose(typing, address, stride, words, at, width):
-    """words[at + k width + i] = word k of row i, for 8 rows that lie `stride` bytes apart, 16 words of each."""
+def transpose(typing, entries, address, stride, words, at, width):
+    """words[at + k width + i] = word k of row i, for 8 rows that lie `stride` bytes apart, LANES words of each."""
+    widen = words.dtype == types.float32 and entries.dtype == types.uint16
+
     def generate(context, builder, signature, args):
-        address, stride, words_, at, width = args
-        rows = [_load(builder, _vector(INT), builder.add(address, builder.mul(stride, LONG(i))), align=1)
-                for i in range(8)]
+        _, address, stride, words_, at, width = args
 
-        def mix(a, b, picks):
-            return builder.shuffle_vector(a, b, _vector(INT)([INT(p) for p in picks]))
+        def mix(a, b, *picks):
+            return builder.shuffle_vector(a, b, _vector(INT, len(picks))([INT(p) for p in picks]))
 
-        # Within each quarter of the vectors: entries of two rows side by side, then of four.
-        low, high = [q + p for q in (0, 4, 8, 12) for p in (0, 16, 1, 17)], [q + p for q in (0, 4, 8, 12)
-                                                                             for p in (2, 18, 3, 19)]
-        first, second = [q + p for q in (0, 4, 8, 12) for p in (0, 1, 16, 17)], [q + p for q in (0, 4, 8, 12)
-                                                                                 for p in (2, 3, 18, 19)]
-        fours = []                                       # fours[g][j]: rows 4g.. at k = j, 4 + j, 8 + j, 12 + j
+        rows = [_load(builder, _vector(SHORT if widen else INT), builder.add(address, builder.mul(stride, LONG(i))),
+                      align=1) for i in range(8)]
+        if widen:
+            rows = [builder.bitcast(_widened(builder, row), _vector(INT)) for row in rows]
+        # Within each quarter of the vectors (half of AVX2's): entries of two rows side by side, then of four.
+        quarters, n = range(0, LANES, 4), LANES
+        low, high, first, second = ([q + p for q in quarters for p in picks] for picks in (
+            (0, n, 1, n + 1), (2, n + 2, 3, n + 3), (0, 1, n, n + 1), (2, 3, n + 2, n + 3)))
+        fours = []                                       # fours[g][j]: rows 4g.. at k = j, 4 + j, and so on
         for g in (0, 4):
             ab, cd = rows[g:g + 2], rows[g + 2:g + 4]
-            fours.append([mix(mix(*ab, by), mix(*cd, by), then) for by in (low, high) for then in (first, second)])
+            fours.append([mix(mix(*ab, *by), mix(*cd, *by), *then) for by in (low, high) for then in (first, second)])
         base = builder.add(_data(context, builder, words, words_), builder.mul(at, LONG(4)))
         for j in range(4):
-            for half in (0, 8):
-                both = mix(fours[0][j], fours[1][j], [*range(half, half + 4), *range(16 + half, 20 + half),
-                                                      *range(half + 4, half + 8), *range(20 + half, 24 + half)])
+            for half in range(0, n, 8):
+                both = mix(fours[0][j], fours[1][j],
+                           *(q + other + p for q in (half, half + 4) for other in (0, n) for p in range(4)))
                 for part in (0, 1):
-                    k = half + 4 * part + j
-                    eight = builder.shuffle_vector(both, both, _vector(INT, 8)([INT(8 * part + p) for p in range(8)]))
+                    eight, k = mix(both, both, *range(8 * part, 8 * part + 8)), half + 4 * part + j
                     _store(builder, eight, builder.add(base, builder.mul(width, LONG(4 * k))))
         return context.get_dummy_value()
-    return types.void(types.int64, types.int64, words, types.int64, types.int64), generate
+    return types.void(entries, types.int64, types.int64, words, types.int64, types.int64), generate
 
 
 def _interleaver(n):
     @intrinsic
-    def interleave(typing, even, odd, words, at):
+    def interleave(typing, entries, even, odd, words, at):
         """words[at + i] = word i of two neighbouring rows of k, n entries wide; of the one at `even` for float32."""
         def generate(context, builder, signature, args):
-            to = builder.add(_data(context, builder, words, args[2]), builder.mul(args[3], LONG(4)))
+            _, even, odd, words_, at = args
+            to = builder.add(_data(context, builder, words, words_), builder.mul(at, LONG(4)))
+            half, whole = _vector(SHORT, n), _vector(INT, n)
             if words.dtype == types.uint32:
-                half, whole = _vector(SHORT, n), _vector(INT, n)
-                lower, upper = (builder.zext(_load(builder, half, a, align=2), whole) for a in args[:2])
+                lower, upper = (builder.zext(_load(builder, half, a, align=2), whole) for a in (even, odd))
                 value = builder.or_(lower, builder.shl(upper, _every(INT(16), n)))
+            elif entries.dtype == types.uint16:
+                value = _widened(builder, _load(builder, half, even, align=2))
             else:
-                value = _load(builder, _vector(FLOAT, n), args[0])
+                value = _load(builder, _vector(FLOAT, n), even)
             _store(builder, value, to)
             return context.get_dummy_value()
-        return types.void(types.int64, types.int64, words, types.int64), generate
+        return types.void(entries, types.int64, types.int64, words, types.int64), generate
     return interleave
 
 
@@ -342,7 +398,7 @@ def one_word(words, entries, address, across, left):
 @overload(one_word, jit_options=INLINE)
 def _(words, entries, address, across, left):
     if words.dtype == types.float32:
-        return lambda words, entries, address, across, left: view(entries, address, 1)[0]
+        return lambda words, entries, address, across, left: wide(view(entries, address, 1)[0])
 
     def pair(words, entries, address, across, left):
         word = np.uint32(view(entries, address, 1)[0])
@@ -359,17 +415,17 @@ def pack(words, at, width, entries, source, down, across, n, K):
     Row i at k lies at source + i down + k across bytes; down or across is the size of an entry.
     """
     per = per_word(words)
-    size, whole, count = 4 // per, K // per, (K + per - 1) // per
+    size, whole, count = entries.itemsize, K // per, (K + per - 1) // per
     if across == size:
         for i in range(0, width, 8):
             k = 0
             if i + 8 <= n:
-                while k + 16 <= whole:
-                    transpose(source + i * down + 4 * k, down, words, at + k * width + i, width)
-                    k += 16
+                while k + LANES <= whole:
+                    transpose(entries, source + i * down + size * per * k, down, words, at + k * width + i, width)
+                    k += LANES
             while k < count:
                 for r in range(i, i + 8):
-                    here = source + r * down + 4 * k
+                    here = source + r * down + size * per * k
                     words[at + k * width + r] = one_word(words, entries, here, across, K - k * per) if r < n else 0
                 k += 1
         return
@@ -377,9 +433,9 @@ def pack(words, at, width, entries, source, down, across, n, K):
         here = source + k * per * across
         if n == width and k < whole:
             if width == ROWS:
-                interleave8(here, here + across, words, at + k * width)
+                interleave8(entries, here, here + across, words, at + k * width)
             else:
-                interleave32(here, here + across, words, at + k * width)
+                interleave32(entries, here, here + across, words, at + k * width)
         else:
             for r in range(width):
                 words[at + k * width + r] = (

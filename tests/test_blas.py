@@ -25,7 +25,7 @@ from minigrad.gemm_cpu import COLUMNS, DEPTH, LONGEST, ROWS
 ROOT = Path(__file__).resolve().parents[1]
 # dtypes of the inputs and of the result
 KINDS = [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float64", "float64")]
-NO_TILES, NO_OPENBLAS = (lambda: mock.patch.dict(gemm_cpu.HAS, clear=True),
+NO_TILES, NO_OPENBLAS = (lambda: mock.patch.dict(gemm_cpu.WORDS, clear=True),
                          lambda: mock.patch.object(openblas_cpu, "available", lambda: False))
 
 
@@ -36,7 +36,7 @@ def neither():
 
 
 WAYS = {"tiles": nullcontext, "OpenBLAS": NO_TILES, "NumPy": neither}
-TILED = [kind for kind in KINDS if gemm_cpu.HAS.get(dtype_of(kind[0]).char)]
+TILED = [kind for kind in KINDS if dtype_of(kind[0]).char in gemm_cpu.WORDS]
 tiled = pytest.mark.parametrize("kind, kind_out", TILED)
 every_way = pytest.mark.parametrize("kind, kind_out, way", [
     (*kind, way) for kind in KINDS for way in WAYS if way != "tiles" or kind in TILED])
@@ -313,6 +313,34 @@ def test_batch(kind, kind_out, way, count, m, n, k, layout_a, layout_b, layout_o
     expect_equal(out, want)
     np.testing.assert_array_equal(a, before[0])
     np.testing.assert_array_equal(b, before[1])
+
+
+# ---------------------------------------------------------------------------------------------------- other processors
+
+OTHER = """
+import os, sys
+import llvmlite.binding as llvm
+features, has = llvm.get_host_cpu_features(), sys.argv[1] == "16"
+# The compiler is told the truth: it makes two instructions of one, or uses half of what it could.
+os.environ |= {"NUMBA_CPU_NAME": llvm.get_host_cpu_name(), "NUMBA_CPU_FEATURES": features.flatten()}
+features |= {"avx512f": has, "avx512bf16": False}
+llvm.get_host_cpu_features = lambda: features
+import pytest
+from minigrad import gemm_cpu
+assert gemm_cpu.LANES == int(sys.argv[1])
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(not gemm_cpu.HAS["f"], reason="no tile loop here")
+def test_the_tile_loop_of_other_processors(tmp_path):
+    """The tests above, of tiles in registers of the other width, and of bfloat16 without instructions for it."""
+    tests = ["test_gemm", "test_no_entry", "test_rounding", "test_infinity", "test_subnormal", "test_batch"]
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER, str(24 - gemm_cpu.LANES), "-q", "-p", "no:cacheprovider", __file__,
+         "-k", f"({' or '.join(tests)}) and not OpenBLAS and not NumPy and not float64"],
+        cwd=ROOT, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0 and " passed" in done.stdout, (done.stdout, done.stderr)
 
 
 # ------------------------------------------------------------------------------------------------------------- memory

@@ -9,8 +9,24 @@ from pathlib import Path
 import pytest
 
 from bench import all as everything
+from bench import claims
 from bench.all import BROKEN, HOLDS, NEEDS, SKIPPED, execute, judge, lacking, main, table, verdicts
-from bench.claims import PASSES, ROWS, RUNS, SAME, Claim, Row, Run, Tolerance, column, last
+from bench.claims import (
+    AHEAD,
+    EXACT,
+    PASSES,
+    PROCESSOR,
+    ROWS,
+    RUNS,
+    SAME,
+    SPEED,
+    Claim,
+    Row,
+    Run,
+    Tolerance,
+    column,
+    last,
+)
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?!\w)")      # not the 2 of GPT-2, not that of int8
@@ -142,6 +158,16 @@ def test_what_no_longer_holds_is_told_from_what_does():
     below = Claim("0.5", "verse", column("x", 2), Tolerance(-9, 5, "a difference of times"))
     assert judge("r", below, "x  1 -0.1").measured is None and judge("r", below, "x  1 0.1").state == HOLDS
     assert judge("r", Claim("", "verse", r"(\d+) passed", PASSES, 1), "3 passed").state == HOLDS
+
+
+def test_times_are_judged_on_one_kind_of_processor():
+    time, counted = Claim("10", "step", r"([\d.]+) ms", SPEED), Claim("10", "step", r"([\d.]+) MB", EXACT)
+    assert judge("r", time, "30 ms", PROCESSOR).state == BROKEN
+    other = judge("r", time, "30 ms", "z80")
+    assert (other.state, other.measured) == (SKIPPED, 30) and "z80" in other.why and PROCESSOR in other.why
+    assert judge("r", time, "nothing", "z80").state == judge("r", counted, "30 MB", "z80").state == BROKEN
+    ahead = [c for c in claims.faster("step", (48, 31), (48, 21)) if c.tolerance is AHEAD]
+    assert [judge("r", c, "best PyTorch / ours, float32: 0.97 (", "z80").state for c in ahead[:1]] == [BROKEN]
 
 
 def of(command, **kind):

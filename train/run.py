@@ -292,7 +292,7 @@ def warn_of_slow(config: Config) -> None:
         if not blas.multiplies(config.dtype):
             needs = " (AVX512-BF16)" if config.dtype == "bfloat16" else ""
             print(f"{config.dtype}: this processor has no instructions for it{needs}, so products are taken in "
-                  "float32: memory is saved, time is not. Hint: --dtype float32 is the quicker one here", flush=True)
+                  "float32: memory is saved, time hardly. Hint: --dtype float32 has more digits", flush=True)
 
 
 def save_memory(model: GPT, config: Config) -> None:

@@ -30,7 +30,7 @@ from minigrad.jit_cpu import inline, jit, plain
 from minigrad.math_cpu import bits, exp, floats, maximum, narrow, real, wide
 
 # What there are tiles for: the dtype of the entries, with an array of the words that operands are made of.
-TILED = {gemm_cpu.ENTRIES[kind].dtype: gemm_cpu.WORDS[kind] for kind, has in gemm_cpu.HAS.items() if has}
+TILED = {gemm_cpu.ENTRIES[kind].dtype: words for kind, words in gemm_cpu.WORDS.items()}
 QUERIES = 128        # of a block in backward: all that belongs to it fits in the second cache
 ALL_STAY = masks(0.0, (0, 0, 0, 0))
 
