@@ -79,7 +79,6 @@ MODES = {               # name: (generator, settings, environment)
 }
 TITLES = {name: name.replace("-", " ", 1) if make is ours else
           f"PyTorch {name.removeprefix('tuned-')}{', tuned' * bool(env)}" for name, (make, _, env) in MODES.items()}
-DEFAULT = ("ours-float32", "ours-bfloat16", "eager", "compile", "bf16", "tuned-eager", "tuned-bf16")
 OURS = tuple(name for name, (make, _, _) in MODES.items() if make is ours)
 LIMITS = {"float32": 1e-4, "bfloat16": 1e-2}                # how far a loss may be from the first mode's, relatively
 
@@ -94,10 +93,22 @@ def ceiling_of(mode):
     return f"torch {dtype}" if dtype == "bfloat16" and mode not in OURS else dtype
 
 
+def has_bfloat16():
+    """Has this processor instructions for products in bfloat16? Without, PyTorch takes 30 times as long for them."""
+    from minigrad import blas  # Numba with it, which PyTorch's processes do not need
+    return blas.multiplies("bfloat16")
+
+
+def default_modes():
+    return ["ours-float32", "ours-bfloat16", "eager", "compile", "tuned-eager",
+            *(["bf16", "tuned-bf16"] if has_bfloat16() else ["tuned-compile"])]
+
+
 def floors_of(modes):
     """The names of the floors to measure beside these modes; torch's bfloat16 also to see how good our gemm is."""
     mine = {dtype_of(m) for m in modes if m in OURS}
-    wanted = {ceiling_of(m) for m in modes} | {f"traffic {d}" for d in mine} | {f"torch {d}" for d in mine}
+    wanted = {ceiling_of(m) for m in modes} | {f"traffic {d}" for d in mine}
+    wanted |= {f"torch {d}" for d in mine if d != "bfloat16" or has_bfloat16()}
     return [name for name in floors.FLOORS if name in wanted and (HAVE_TORCH or not name.startswith("torch"))]
 
 
@@ -271,8 +282,9 @@ def main(argv):
         "to\nbfloat16, with both; tuned-* are PyTorch's with glibc told from outside to keep freed memory and to use "
         "huge pages.")
     parser.add_argument("--config", action="append", choices=[*CONFIGS, "all"], help="default: b; may be repeated")
-    parser.add_argument("--modes", nargs="+", choices=[*MODES, "all"], default=list(DEFAULT), metavar="MODE",
-                        help=f"of {', '.join(MODES)}, or all; default: {' '.join(DEFAULT)}")
+    usual = default_modes()
+    parser.add_argument("--modes", nargs="+", choices=[*MODES, "all"], default=usual, metavar="MODE",
+                        help=f"of {', '.join(MODES)}, or all; default on this processor: {' '.join(usual)}")
     parser.add_argument("--rounds", type=turns.positive, help="turns each (default: b 10, char 5, gpt2 4)")
     parser.add_argument("--steps", type=turns.positive, help="steps per turn (default: b 5, char 2, gpt2 1)")
     parser.add_argument("--neighbour", action="store_true", help="measure beside a process that keeps one core busy")

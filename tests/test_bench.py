@@ -12,6 +12,7 @@ from bench import curve, floors, memory, overhead, planted, planted_cuda, scalin
 from bench import generate as writing
 from gpt import GPT, GPTConfig
 from gpt.sizes import GIB, parameters, training
+from minigrad import blas
 from minigrad.emulator import emulator
 
 SMALL = dict(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=4)      # with one sequence, N = 2
@@ -168,6 +169,16 @@ def test_every_mode_has_a_floor():
     assert {step.ceiling_of(mode) for mode in step.MODES} <= wanted | {"torch bfloat16"}
     assert {"traffic float32", "traffic bfloat16"} <= wanted <= set(floors.FLOORS)
     assert step.floors_of(["eager"]) == ["float32"]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_pytorchs_bfloat16_is_not_asked_for_where_it_takes_minutes(monkeypatch, has):
+    monkeypatch.setattr(blas, "multiplies", lambda dtype: has)
+    modes = step.default_modes()
+    assert set(step.OURS) < set(modes) <= set(step.MODES)
+    assert any(step.dtype_of(mode) == "bfloat16" for mode in modes if mode not in step.OURS) == has
+    if step.HAVE_TORCH:
+        assert ("torch bfloat16" in step.floors_of(modes)) == has
 
 
 def test_ratios_set_the_best_beside_the_best():
