@@ -36,7 +36,6 @@ SIZES = (16, 1, 1), (32, 2, 2), (64, 2, 2), (96, 3, 4), (128, 4, 4), (192, 5, 6)
 FULL = dict(sizes=8, doublings=range(18, 23), operations=1.5e14, minutes=100)   # width, layers, heads: how many of them
 SHORT = dict(sizes=5, doublings=range(17, 21), operations=2.8e12, minutes=10)   # tokens: powers of 2
 SEEDS, OFTEN = 3, 40                     # runs below a 40th of the largest one's operations are made three times
-FLOOR_KNOWN = ", floor known"            # ends the name of a fit that was told E
 KAPLAN, HOFFMANN = 0.076, 0.5            # their exponents: of parameters; of operations, to parameters
 
 
@@ -161,47 +160,65 @@ def fitted(found):
     return [row for row in found if row["layers"] > 1]
 
 
-def laws(found, draws=1000):
-    """{name: Fit} of results: only those for which there are runs enough. The last two are the law that holds for most
-    runs, and the same where the floor is known."""
-    def column(name, rows):
-        return [row[name] for row in rows]
+class Form(NamedTuple):
+    """Which law, and of which runs."""
+    kind: str                    # L(N), of runs on so many tokens; or L(N, D), sum or coupled, on so many and more
+    tokens: int
+    floor: float | None = None   # given, or to be found
+    inner: bool = False          # N without the embeddings
 
-    def add(name, rows, xs, **form):
-        points, numbers = {tuple(row[x] for x in xs) for row in rows}, 2 * len(xs) + (form.get("floor") is None)
+    @property
+    def of_both(self):
+        return self.kind != "L(N)"
+
+    @property
+    def title(self):
+        said = f"L(N, D), {self.kind}, {self.tokens:,} tokens and more" if self.of_both else (
+            f"L(N), {self.tokens:,} tokens")
+        return said + ("" if self.floor is None else ", floor known" if self.floor else ", no floor") + (
+            ", without embeddings" if self.inner else "")
+
+    def rows(self, found):
+        return [row for row in found if row["tokens"] == self.tokens or self.of_both and row["tokens"] > self.tokens]
+
+
+def laws(found, draws=1000):
+    """{Form: Fit} of results: only those for which there are runs enough. The last two are the law that holds for most
+    runs, and the same where the floor is known."""
+    def add(form):
+        rows = form.rows(some)
+        xs = ["inner" if form.inner else "parameters"] + ["tokens"] * form.of_both
+        points, numbers = {tuple(row[x] for x in xs) for row in rows}, 2 * len(xs) + (form.floor is None)
         values = min((len({row[x] for row in rows}) for x in xs), default=0)
         if len(points) > numbers + 1 and values > 2:
-            fits[name] = fit(column("loss", rows), *(column(x, rows) for x in xs), draws=draws, **form)
+            fits[form] = fit([row["loss"] for row in rows], *([row[x] for row in rows] for x in xs), draws=draws,
+                             floor=form.floor, coupled=form.kind == "coupled")
 
-    some, fits, both = fitted(found), {}, {}
+    some, fits = fitted(found), {}
     most = longest(some)
-    wide = [row for row in some if row["tokens"] == most]
-    add(f"L(N), {most:,} tokens", wide, ("parameters",))
-    add(f"L(N), {most:,} tokens, no floor", wide, ("parameters",), floor=0.0)
-    add(f"L(N), {most:,} tokens, no floor, without embeddings", wide, ("inner",), floor=0.0)
+    for form in (Form("L(N)", most), Form("L(N)", most, 0.0), Form("L(N)", most, 0.0, inner=True)):
+        add(form)
     for least in sorted({row["tokens"] for row in some}):
-        rows = [row for row in some if row["tokens"] >= least]
-        for form in ("sum", "coupled"):
-            name = f"L(N, D), {form}, {least:,} tokens and more"
-            add(name, rows, ("parameters", "tokens"), coupled=form == "coupled")
-            both |= {name: (rows, form)} if name in fits else {}
-    best = holding({name: fits[name] for name in both})
+        for kind in ("sum", "coupled"):
+            add(Form(kind, least))
+    best = holding(fits)
     if best and found[0]["floor"]:
-        rows, form = both[best]
-        add(best + FLOOR_KNOWN, rows, ("parameters", "tokens"), coupled=form == "coupled", floor=found[0]["floor"])
+        add(best._replace(floor=found[0]["floor"]))
     return fits
 
 
 def holding(fits):
-    """The name of the first law, of most runs, that holds by [PL7]; if none does, of the one that comes closest."""
-    return next((name for name, one in fits.items() if one.lack <= one.limit),
-                min(fits, key=lambda name: fits[name].lack / fits[name].limit, default=None))
+    """The first law of N and D, of most runs, that holds by [PL7]; if none does, the one that comes closest."""
+    asked = {form: one for form, one in fits.items() if form.of_both and form.floor is None}
+    return next((form for form, one in asked.items() if one.lack <= one.limit),
+                min(asked, key=lambda form: asked[form].lack / asked[form].limit, default=None))
 
 
 def chosen(fits):
-    """(name of the law of N and D that is drawn and used, its Fit), or (None, None)."""
-    name = holding({name: one for name, one in fits.items() if name.startswith("L(N, D)") and FLOOR_KNOWN not in name})
-    return name, fits.get(name and name + FLOOR_KNOWN, fits.get(name))
+    """(the Form of the law of N and D that is drawn and used, its Fit), or (None, None)."""
+    form = holding(fits)
+    known = [one for told, one in fits.items() if told.of_both and told.floor is not None]
+    return form, known[0] if known else fits.get(form)
 
 
 def longest(found):
@@ -229,13 +246,14 @@ def describe(found, fits, data, command, planned):
              "twice. Losses are nats per token of the validation text. In brackets: 95 % of 1,000 draws of the runs.",
              ""]
     lines += ["| law | " + " | ".join(("E", "Nc", "alpha", "Dc", "beta", "a", "off by", "F")) + " |", "|---" * 9 + "|"]
-    for name, one in fits.items():
+    for form, one in fits.items():
         cells = {key: f"{of(one.law):.4g} ({', '.join(f'{v:.4g}' for v in one.interval(of))})"
                  for key, of in numbers(one.law).items()}
-        cells["E"] = f"{one.law.floor:.4g}" if "floor" in name else cells["E"]             # given, not found
-        lines.append(f"| {name} | " + " | ".join(cells.get(key, "") for key in ("E", "Nc", "alpha", "Dc", "beta", "a"))
-                     + f" | {one.error:.2f} % | {one.lack:.2f} of {one.limit:.2f} |")
-    name, both = chosen(fits)
+        cells["E"] = cells["E"] if form.floor is None else f"{one.law.floor:.4g}"          # given, not found
+        row = [form.title, *(cells.get(key, "") for key in ("E", "Nc", "alpha", "Dc", "beta", "a")),
+               f"{one.error:.2f} %", f"{one.lack:.2f} of {one.limit:.2f}"]
+        lines.append(f"| {' | '.join(row)} |")
+    form, both = chosen(fits)
     lines += ["", "L(N) = E + (Nc / N)^alpha. L(N, D), sum, adds (Dc / D)^beta (Hoffmann et al.); coupled: "
               "E + ((Nc / N)^(alpha / beta) + Dc / D)^beta (Kaplan et al., and a floor). The best N for C = 6 N D "
               f"operations grows as C^a (Hoffmann et al.: about {HOFFMANN}). Kaplan et al. have alpha = {KAPLAN}, "
@@ -244,16 +262,16 @@ def describe(found, fits, data, command, planned):
               "fitted.", ""]
     if floor:
         lines += [f"The entropy of the validation text is {floor:.4f} nats per token."]
-        for name_of, one in fits.items():
-            if "floor" not in name_of:
+        for asked, one in fits.items():
+            if asked.floor is None:
                 low, high = one.interval(lambda law: law.floor)
-                lines += [f"* {name_of}: E is {one.law.floor:.4f} ({low:.3f} to {high:.3f}), "
+                lines += [f"* {asked.title}: E is {one.law.floor:.4f} ({low:.3f} to {high:.3f}), "
                           + ("which holds it." if low <= floor <= high else "which does not hold it.")]
     if both:
-        one = fits[name]
-        lines += ["", f"The law of most runs that is off by no more than seeds differ: **{name}**."
+        one = fits[form]
+        lines += ["", f"The law of most runs that is off by no more than seeds differ: **{form.title}**."
                   if one.lack <= one.limit else
-                  f"No law of N and D is off by no more than seeds differ; **{name}** comes closest."]
+                  f"No law of N and D is off by no more than seeds differ; **{form.title}** comes closest."]
         lines += ["", "| operations | best N | its tokens | loss |", "|---|---|---|---|"]
         for c in (1e12, 1e13, 1e14, 1e15):
             n = best_parameters(both.law, c)
@@ -326,10 +344,10 @@ def write(where, found, data, command, planned):
     Path(f"{where}.md").write_text(text, encoding="utf-8")
     Path(f"{where}.json").write_text(json.dumps({
         "command": command, "machine": turns.machine(), "data": data, "runs": found,
-        "fits": {name: {"error %": one.error, "F": one.lack, "limit": one.limit,
+        "fits": {form.title: {"error %": one.error, "F": one.lack, "limit": one.limit,
                         **{key: {"value": of(one.law), "95 %": one.interval(of)}
                            for key, of in numbers(one.law).items()}}
-                 for name, one in fits.items()}}, indent=1) + "\n", encoding="utf-8")
+                 for form, one in fits.items()}}, indent=1) + "\n", encoding="utf-8")
     plot(f"{where}.png", found, fits, f"{data}: {turns.machine()}")
     return text
 

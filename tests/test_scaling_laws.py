@@ -259,10 +259,10 @@ def test_where_no_law_holds_the_closest_is_told():
     for row in found:
         row["loss"] *= 1 + 0.1 * np.sin(np.log(row["parameters"] * row["tokens"]))
     fits = laws(found, draws=20)
-    name, one = scaling_laws.chosen(fits)
-    assert one is fits[name + ", floor known"] and fits[name].lack > fits[name].limit
-    assert f"No law of N and D is off by no more than seeds differ; **{name}** comes closest." in scaling_laws.describe(
-        found, fits, "verse", "", 81)
+    form, one = scaling_laws.chosen(fits)
+    assert one is fits[form._replace(floor=found[0]["floor"])] and fits[form].lack > fits[form].limit
+    said = scaling_laws.describe(found, fits, "verse", "", 81)
+    assert f"No law of N and D is off by no more than seeds differ; **{form.title}** comes closest." in said
 
 
 def test_a_few_runs_are_shown_without_laws(tmp_path, monkeypatch):
