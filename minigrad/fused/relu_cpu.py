@@ -32,7 +32,8 @@ def _forward(x, y, lo, hi):
 def _backward(dy, y, dx, lo, hi):
     dy, y, dx = dy[lo:hi], y[lo:hi], dx[lo:hi]
     for i in range(len(y)):
-        dx[i] = 0 if wide(y[i]) <= 0 else narrow(wide(dy[i]), dx)                        # [RE2]
+        passed = narrow(wide(dy[i]), dx)                 # in any case: AVX2 has no masks for 16 bits
+        dx[i] = 0 if wide(y[i]) <= 0 else passed                                         # [RE2]
 
 
 relu = forward, backward
