@@ -125,11 +125,34 @@ def _call(builder, name, result, *args):
     return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), args)
 
 
-PARTS = [(i, j) for j in range(0, COLUMNS, PART[1]) for i in range(0, ROWS, PART[0])]       # first row and column
-VECTORS = [(i, j) for i in range(PART[0]) for j in range(0, PART[1], LANES)]                # of a part, likewise
+VECTORS = [(i, j) for i in range(PART[0]) for j in range(0, PART[1], LANES)]       # of a part: row and first column
 
 
-def _loop(builder, paired, a, b, depth, part):
+def _parts(builder):
+    """(first row, first column) of the parts of a tile: what is built meanwhile runs for each of them."""
+    down, parts = ROWS // PART[0], ROWS // PART[0] * (COLUMNS // PART[1])
+    if parts == 1:
+        yield LONG(0), LONG(0)
+        return
+    before, loop, after = builder.block, builder.append_basic_block("part"), builder.append_basic_block("whole")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    n = builder.phi(LONG)
+    yield (builder.mul(builder.urem(n, LONG(down)), LONG(PART[0])),
+           builder.mul(builder.udiv(n, LONG(down)), LONG(PART[1])))
+    further = builder.add(n, LONG(1))
+    n.add_incoming(LONG(0), before)
+    n.add_incoming(further, builder.block)
+    builder.cbranch(builder.icmp_signed("<", further, LONG(parts)), loop, after)
+    builder.position_at_end(after)
+
+
+def _moved(builder, address, n, size=4):
+    """The address n entries on."""
+    return builder.add(address, builder.mul(n, LONG(size)))
+
+
+def _loop(builder, paired, a, b, depth):
     """The sums of a part of the product of a panel of A and one of B, `depth` words long, at these addresses.  [GM2]"""
     number = INT if paired else FLOAT
     vector, pairs = _vector(number), _vector(BFloat(), 32)
@@ -138,10 +161,10 @@ def _loop(builder, paired, a, b, depth, part):
     builder.position_at_end(loop)
     k, at_a, at_b = builder.phi(LONG), builder.phi(LONG), builder.phi(LONG)
     sums = [builder.phi(_vector(FLOAT)) for _ in VECTORS]
-    columns = [_load(builder, vector, at_b, 4 * (part[1] + j), align=4 * LANES) for j in range(0, PART[1], LANES)]
+    columns = [_load(builder, vector, at_b, 4 * j, align=4 * LANES) for j in range(0, PART[1], LANES)]
     fresh = []
     for i in range(PART[0]):
-        row = _spread(builder, _load(builder, number, at_a, 4 * (part[0] + i)))
+        row = _spread(builder, _load(builder, number, at_a, 4 * i))
         for column in columns:
             s = sums[len(fresh)]
             if paired:
@@ -161,18 +184,18 @@ def _loop(builder, paired, a, b, depth, part):
     return fresh
 
 
-def _places(part):
-    """Bytes from the first sum of a tile to each vector of a part."""
-    return [4 * ((part[0] + i) * COLUMNS + part[1] + j) for i, j in VECTORS]
+def _place_of(i, j):
+    """Bytes from the first sum of a part to its vector in row i that begins with column j."""
+    return 4 * (i * COLUMNS + j)
 
 
-def _plus_sums(builder, fresh, address, part, more):
-    """The same vectors; plus those of a part of the tile of sums at the address, if there are more."""
+def _plus_sums(builder, fresh, address, more):
+    """The same vectors; plus those of the part of a tile of sums at the address, if there are more."""
     here, adding, joined = (builder.block, *map(builder.append_basic_block, ("adding", "joined")))
     builder.cbranch(more, adding, joined)
     builder.position_at_end(adding)
-    added = [builder.fadd(s, _load(builder, s.type, address, at, align=4 * LANES))
-             for s, at in zip(fresh, _places(part))]
+    added = [builder.fadd(s, _load(builder, s.type, address, _place_of(*at), align=4 * LANES))
+             for s, at in zip(fresh, VECTORS)]
     builder.branch(joined)
     builder.position_at_end(joined)
     either = [builder.phi(s.type) for s in fresh]
@@ -190,10 +213,12 @@ def tile_product(typing, a, b, sums, depth, more):
     """
     def generate(context, builder, signature, args):
         a_, b_, sums_ = (_place(context, builder, *both) for both in zip((a, b, sums), args))
-        for part in PARTS:
-            fresh = _loop(builder, a[0].dtype == types.uint32, a_, b_, args[3], part)
-            for s, at in zip(_plus_sums(builder, fresh, sums_, part, args[4]), _places(part)):
-                _store(builder, s, sums_, at, align=4 * LANES)
+        for row, column in _parts(builder):
+            fresh = _loop(builder, a[0].dtype == types.uint32, _moved(builder, a_, row), _moved(builder, b_, column),
+                          args[3])
+            at = _moved(builder, _moved(builder, sums_, row, 4 * COLUMNS), column)
+            for s, place in zip(_plus_sums(builder, fresh, at, args[4]), VECTORS):
+                _store(builder, s, at, _place_of(*place), align=4 * LANES)
         return context.get_dummy_value()
     return types.void(a, b, sums, depth, more), generate
 
@@ -208,29 +233,31 @@ def tile_result(typing, a, b, sums, depth, more, out, address, stride, rows, wid
     def generate(context, builder, signature, args):
         a_, b_, sums_ = (_place(context, builder, *both) for both in zip((a, b, sums), args))
         depth, more, _, address, stride, rows, width, bias_, alpha, beta = args[3:]
-        size = out.dtype.bitwidth // 8
-        lines = [builder.add(address, builder.mul(stride, LONG(i))) for i in range(ROWS)]
-        for line in lines:
+        size, across = out.dtype.bitwidth // 8, range(0, PART[1], LANES)
+        for i in range(ROWS):
+            line = builder.add(address, builder.mul(stride, LONG(i)))
             for byte in range(0, COLUMNS * size, 64):
                 _fetch(builder, builder.add(line, LONG(byte)))
         bias_ = _place(context, builder, bias, bias_)
-        for part in PARTS:
-            fresh = _loop(builder, a[0].dtype == types.uint32, a_, b_, depth, part)
-            tile = _plus_sums(builder, fresh, sums_, part, more)
-            across = range(part[1], part[1] + PART[1], LANES)
-            biases = {j: _load(builder, _vector(FLOAT), bias_, 4 * j) for j in across}
-            lanes, alphas, betas = _spread(builder, width), _spread(builder, alpha), _spread(builder, beta)
-            masks = {j: builder.icmp_signed("<", _vector(LONG)([LONG(j + i) for i in range(LANES)]), lanes)
-                     for j in across}
+        for row, column in _parts(builder):
+            fresh = _loop(builder, a[0].dtype == types.uint32, _moved(builder, a_, row), _moved(builder, b_, column),
+                          depth)
+            tile = _plus_sums(builder, fresh, _moved(builder, _moved(builder, sums_, row, 4 * COLUMNS), column), more)
+            biases = [_load(builder, _vector(FLOAT), _moved(builder, bias_, column), 4 * j) for j in across]
+            first = _moved(builder, builder.add(address, builder.mul(stride, row)), column, size)
+            alphas, betas, lanes = (_spread(builder, n) for n in (alpha, beta, builder.sub(width, column)))
+            masks = [builder.icmp_signed("<", _vector(LONG)([LONG(j + i) for i in range(LANES)]), lanes)
+                     for j in across]
             # A store by mask costs AVX-512 nothing and AVX2 as much as a row of sums.
             wholes = [False] if LANES == 16 else _cases(builder, builder.icmp_signed("==", width, LONG(COLUMNS)))
             for whole in wholes:
                 for adding in _cases(builder, builder.fcmp_unordered("!=", beta, FLOAT(0.0))):
                     for i in range(PART[0]):
-                        with builder.if_then(builder.icmp_signed("<", LONG(part[0] + i), rows)):
-                            for s, j in zip(tile[i * len(across):], across):
-                                at, mask = builder.add(lines[part[0] + i], LONG(size * j)), None if whole else masks[j]
-                                s = builder.fadd(builder.fmul(alphas, s), biases[j])
+                        with builder.if_then(builder.icmp_signed("<", builder.add(row, LONG(i)), rows)):
+                            line = builder.add(first, builder.mul(stride, LONG(i)))
+                            for j, s, extra, mask in zip(across, tile[i * len(across):], biases, masks):
+                                at, mask = builder.add(line, LONG(size * j)), None if whole else mask
+                                s = builder.fadd(builder.fmul(alphas, s), extra)
                                 if adding:
                                     s = builder.fadd(s, builder.fmul(betas, _entries(builder, at, size, mask)))
                                 _set_entries(builder, s, at, size, mask)
