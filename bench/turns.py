@@ -164,8 +164,8 @@ def memory_of(status):
 
 def kind():
     """What LLVM calls the processor: znver4, sapphirerapids. Its own name for itself says less on a rented machine."""
-    from llvmlite.binding import get_host_cpu_name
-    return get_host_cpu_name()
+    from minigrad.jit_cpu import processor
+    return processor()
 
 
 def machine():

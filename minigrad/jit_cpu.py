@@ -20,6 +20,7 @@ import hashlib
 from pathlib import Path
 
 import numba
+from llvmlite.binding import get_host_cpu_name
 from numba import njit
 
 from minigrad import cache
@@ -42,6 +43,11 @@ def jit(f):
         return njit(nogil=True, cache=True, forceinline=True, fastmath=FAST, error_model="numpy")(f)
     finally:
         numba.config.CACHE_DIR = before             # other people's functions are cached where they asked for it
+
+
+def processor():
+    """What LLVM calls the processor that kernels are compiled for: znver4, sapphirerapids."""
+    return get_host_cpu_name()
 
 
 def folder():
