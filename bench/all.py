@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from bench import turns
 from bench.claims import PROCESSOR, ROWS, RUNS, number
+from minigrad.jit_cpu import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS = {
@@ -107,7 +108,7 @@ def verdicts(rows, runs, short, seconds, say=print):
                 failed = printed is None and why != "the time was over"
             for begins, claim in claims:
                 if printed is not None:
-                    one = judge(begins, claim, printed, turns.kind())
+                    one = judge(begins, claim, printed, processor())
                 else:
                     one = Verdict(begins, claim.says, BROKEN if failed else SKIPPED, None, why)
                 say(line(one))

@@ -67,7 +67,7 @@ def power(side, n):
     return rf"^{side} +" + r"[\d.]+ ± [\d.]+ +" * (n - 1) + r"([\d.]+) ±"
 
 
-PROCESSOR = "znver4"                                         # bench/turns.py: kind()
+PROCESSOR = "znver4"                                         # minigrad/jit_cpu.py: processor()
 SAME = Tolerance(0.99, 1.01, "seed and formulas decide it; other processors round other last bits")
 EXACT = Tolerance(0.999, 1.001, "counted, not timed")
 ROUNDING = Tolerance(0, 10, "the largest of many rounding errors: ten times as much is still rounding")

@@ -94,7 +94,7 @@ def ceiling_of(mode):
 
 
 def has_bfloat16():
-    """Has this processor instructions for products in bfloat16? Without, PyTorch takes 30 times as long for them."""
+    """Has this processor instructions for products in bfloat16? Without, PyTorch takes 25 times as long for them."""
     from minigrad import blas  # Numba with it, which PyTorch's processes do not need
     return blas.multiplies("bfloat16")
 

@@ -162,20 +162,15 @@ def memory_of(status):
     return tuple(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
 
 
-def kind():
-    """What LLVM calls the processor: znver4, sapphirerapids. Its own name for itself says less on a rented machine."""
-    from minigrad.jit_cpu import processor
-    return processor()
-
-
 def machine():
     """The processor, its cores, and the versions of what runs on it."""
+    from minigrad.jit_cpu import processor  # Numba with it, which PyTorch's processes do not need
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as f:
             model = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), model)
     packages = ", ".join(filter(None, map(installed, ("numpy", "numba", "torch"))))
-    return f"{model} ({kind()}), {pool.size()} cores; Python {platform.python_version()}, {packages}"
+    return f"{model} ({processor()}), {pool.size()} cores; Python {platform.python_version()}, {packages}"
 
 
 def installed(name):

@@ -147,6 +147,7 @@ def up(n):
 # ----------------------------------------------------------------------------------------------------- the inner loop
 
 def _vector(kind, n=16):
+    """What the sums of all processors are taken in: a register, or two of AVX2's."""
     return gemm_cpu._vector(kind, n)
 
 

@@ -46,7 +46,7 @@ def jit(f):
 
 
 def processor():
-    """What LLVM calls the processor that kernels are compiled for: znver4, sapphirerapids."""
+    """What LLVM calls this processor: znver4, sapphirerapids. Its name for itself says less on a rented machine."""
     return get_host_cpu_name()
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from bench import all as everything
-from bench import claims
 from bench.all import BROKEN, HOLDS, NEEDS, SKIPPED, execute, judge, lacking, main, table, verdicts
 from bench.claims import (
     AHEAD,
@@ -25,6 +24,7 @@ from bench.claims import (
     Run,
     Tolerance,
     column,
+    faster,
     last,
 )
 
@@ -166,7 +166,7 @@ def test_times_are_judged_on_one_kind_of_processor():
     other = judge("r", time, "30 ms", "z80")
     assert (other.state, other.measured) == (SKIPPED, 30) and "z80" in other.why and PROCESSOR in other.why
     assert judge("r", time, "nothing", "z80").state == judge("r", counted, "30 MB", "z80").state == BROKEN
-    ahead = [c for c in claims.faster("step", (48, 31), (48, 21)) if c.tolerance is AHEAD]
+    ahead = [c for c in faster("step", (48, 31), (48, 21)) if c.tolerance is AHEAD]
     assert [judge("r", c, "best PyTorch / ours, float32: 0.97 (", "z80").state for c in ahead[:1]] == [BROKEN]
 
 
