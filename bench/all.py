@@ -92,11 +92,17 @@ def end(process):
     process.communicate()
 
 
+def order(rows, runs, kind):
+    """[(key, Run)]: where times are not judged, what has nothing else to tell comes last."""
+    judged = {claim.run for row in rows for claim in row.claims if kind == PROCESSOR or not claim.tolerance.timed}
+    return sorted(runs.items(), key=lambda item: item[0] not in judged)
+
+
 def verdicts(rows, runs, short, seconds, say=print):
     """A Verdict for every claim, and for all that is left out; each is said as soon as it is there."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="claims-") as folder:
-        for key, run in runs.items():
+        for key, run in order(rows, runs, processor()):
             claims = [(row.begins, claim) for row in rows for claim in row.claims if claim.run == key]
             why, left = lacking(run, short), seconds - (time.monotonic() - began)
             printed, failed = None, False

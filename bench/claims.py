@@ -94,7 +94,7 @@ ANY, PLAIN = r"PyTorch [\w-]+", "PyTorch (?:eager|compile)"              # of an
 TUNED, TUNED32 = r"PyTorch [\w-]+, tuned", "PyTorch (?:eager|compile), tuned"
 FEW = "--rounds 2 --steps 2"
 
-RUNS = {                    # in this order; --short ends when its time is over
+RUNS = {                    # in this order, but for order() of bench/all.py; --short ends when its time is over
     "import": Run("python -m pytest -q tests/test_structure.py -k blink"),
     "verse": Run("python -m train.run --out {folder}/verse"),
     "gradients": Run("python -m bench ops --gradcheck"),

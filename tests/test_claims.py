@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import all as everything
-from bench.all import BROKEN, HOLDS, NEEDS, SKIPPED, execute, judge, lacking, main, table, verdicts
+from bench.all import BROKEN, HOLDS, NEEDS, SKIPPED, execute, judge, lacking, main, order, table, verdicts
 from bench.claims import (
     AHEAD,
     EXACT,
@@ -168,6 +168,15 @@ def test_times_are_judged_on_one_kind_of_processor():
     assert judge("r", time, "nothing", "z80").state == judge("r", counted, "30 MB", "z80").state == BROKEN
     ahead = [c for c in faster("step", (48, 31), (48, 21)) if c.tolerance is AHEAD]
     assert [judge("r", c, "best PyTorch / ours, float32: 0.97 (", "z80").state for c in ahead[:1]] == [BROKEN]
+
+
+def test_what_only_tells_times_comes_last_where_they_are_not_judged():
+    claims = Claim("1", "times", "", SPEED), Claim("1", "both", "", SPEED), Claim("1", "both", "", EXACT)
+    rows, runs = [Row("r", claims)], {key: Run(key) for key in ("times", "both", "none")}
+    assert [key for key, _ in order(rows, runs, PROCESSOR)] == ["times", "both", "none"]
+    assert [key for key, _ in order(rows, runs, "z80")] == ["both", "times", "none"]
+    after = [key for key, _ in order(ROWS, RUNS, "z80")]
+    assert after.index("verse") < after.index("generate all") and after.index("attention") < after.index("start")
 
 
 def of(command, **kind):
