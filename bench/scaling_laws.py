@@ -291,7 +291,8 @@ CAN = ["What this can show: whether powers describe these losses (the columns `o
        "web text with no floor and models of 768 to 1.5 billion parameters without embeddings, is no target here; the "
        "rows without floor are those to hold beside it. L(N) at a fixed number of tokens has the price of too little "
        "text in its E. Three decades of sizes say nothing of the next three. A learning rate is the best for its width "
-       "among factors of two, which leaves about a percent of the loss open."]
+       "among factors of two, which leaves about a percent of the loss open. "
+       "F takes the noise of all seeds for one: a single run that chance held back lets any law hold."]
 
 
 def plot(file, found, fits, title):
