@@ -292,7 +292,7 @@ CAN = ["What this can show: whether powers describe these losses (the columns `o
        "rows without floor are those to hold beside it. L(N) at a fixed number of tokens has the price of too little "
        "text in its E. Three decades of sizes say nothing of the next three. A learning rate is the best for its width "
        "among factors of two, which leaves about a percent of the loss open. "
-       "F takes the noise of all seeds for one: a single run that chance held back lets any law hold."]
+       "F takes seeds to differ by as much at every point, and they differ by more where the text is short."]
 
 
 def plot(file, found, fits, title):
