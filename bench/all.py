@@ -38,11 +38,13 @@ HOLDS, BROKEN, SKIPPED = "holds", "NO LONGER", "-"
 
 
 class Verdict(NamedTuple):
-    """What became of a claim: one of HOLDS, BROKEN, SKIPPED (not judged); what was measured, or None; why."""
+    """What became of a claim: one of HOLDS, BROKEN, SKIPPED (not judged); what was measured, in place of
+    what (None: it was not); why."""
     row: str
     says: str
     state: str
     measured: float | None
+    expected: float | None
     why: str
 
 
@@ -50,13 +52,13 @@ def judge(row, claim, printed, kind=PROCESSOR):
     """The claim beside what its run has printed on a processor of this kind."""
     found = [number(text) for text in re.findall(claim.find, printed, re.M)]
     if not found:
-        return Verdict(row, claim.says, BROKEN, None, f"`{RUNS[claim.run].command}` does not print it")
+        return Verdict(row, claim.says, BROKEN, None, claim.expected, f"`{RUNS[claim.run].command}` does not print it")
     measured, t = claim.pick(found), claim.tolerance
     if t.timed and kind != PROCESSOR:
-        return Verdict(row, claim.says, SKIPPED, measured, f"a time on {PROCESSOR}; this is {kind}")
+        return Verdict(row, claim.says, SKIPPED, measured, claim.expected, f"a time on {PROCESSOR}; this is {kind}")
     low, high = sorted((t.low * claim.expected, t.high * claim.expected))
     state = HOLDS if low <= measured <= high else BROKEN
-    return Verdict(row, claim.says, state, measured, f"from {low:.4g} to {high:.4g}: {t.why}")
+    return Verdict(row, claim.says, state, measured, claim.expected, f"from {low:.4g} to {high:.4g}: {t.why}")
 
 
 def lacking(run, short):
@@ -116,20 +118,20 @@ def verdicts(rows, runs, short, seconds, say=print):
                 if printed is not None:
                     one = judge(begins, claim, printed, processor())
                 else:
-                    one = Verdict(begins, claim.says, BROKEN if failed else SKIPPED, None, why)
+                    one = Verdict(begins, claim.says, BROKEN if failed else SKIPPED, None, claim.expected, why)
                 say(line(one))
                 yield one
     for row in rows:
         for says, why in row.left_out.items():
-            one = Verdict(row.begins, says, SKIPPED, None, why)
+            one = Verdict(row.begins, says, SKIPPED, None, None, why)
             say(line(one))
             yield one
 
 
 def line(v):
     said = v.says if len(v.says) <= 20 else v.says[:17] + "..."
-    measured = "" if v.measured is None else f"{v.measured:.4g}"
-    return f"{v.state:10} {v.row[:34]:34} {said:>20} {measured:>10}  {v.why}"
+    measured = "" if v.measured is None else f"{v.measured:.4g} for {v.expected:.4g}"
+    return f"{v.state:10} {v.row[:34]:34} {said:>20} {measured:>20}  {v.why}"
 
 
 def table(rows):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import all as everything
-from bench.all import BROKEN, HOLDS, NEEDS, SKIPPED, execute, judge, lacking, main, order, table, verdicts
+from bench.all import BROKEN, HOLDS, NEEDS, SKIPPED, execute, judge, lacking, line, main, order, table, verdicts
 from bench.claims import (
     AHEAD,
     EXACT,
@@ -61,10 +61,10 @@ def test_every_row_of_readme_has_its_claims_and_no_claim_is_of_another():
     assert [row.begins for row, (what, *_) in zip(ROWS, TOLD, strict=True) if not what.startswith(row.begins)] == []
 
 
-@pytest.mark.parametrize("row, line", list(zip(ROWS, TOLD)), ids=lambda x: x.begins if isinstance(x, Row) else "")
-def test_every_number_of_readme_is_covered_once(row, line):
+@pytest.mark.parametrize("row, told", list(zip(ROWS, TOLD)), ids=lambda x: x.begins if isinstance(x, Row) else "")
+def test_every_number_of_readme_is_covered_once(row, told):
     says = " ".join([*(claim.says for claim in row.claims), *row.left_out]).split()
-    assert Counter(says) == Counter(line[1])
+    assert Counter(says) == Counter(told[1])
 
 
 def test_commands_are_those_of_readme():
@@ -165,6 +165,8 @@ def test_times_are_judged_on_one_kind_of_processor():
     assert judge("r", time, "30 ms", PROCESSOR).state == BROKEN
     other = judge("r", time, "30 ms", "z80")
     assert (other.state, other.measured) == (SKIPPED, 30) and "z80" in other.why and PROCESSOR in other.why
+    rate = judge("r", time._replace(says="29,000", value=150), "280 ms", "z80")
+    assert "29,000 " in line(rate) and " 280 for 150 " in line(rate)             # README's unit, and the run's
     assert judge("r", time, "nothing", "z80").state == judge("r", counted, "30 MB", "z80").state == BROKEN
     ahead = [c for c in faster("step", (48, 31), (48, 21)) if c.tolerance is AHEAD]
     assert [judge("r", c, "best PyTorch / ours, float32: 0.97 (", "z80").state for c in ahead[:1]] == [BROKEN]
