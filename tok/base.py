@@ -9,6 +9,7 @@ A subclass says what Tokenizer declares: kind, vocab, special, and the methods t
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -341,4 +342,4 @@ def check_special(names: Iterable[str], where: str) -> list[str]:
 @lru_cache(64)                                           # asked for by every text in turn
 def _any_of(names):
     longest_first = sorted(names, key=len, reverse=True)
-    return regex.compile("|".join(map(regex.escape, longest_first)))
+    return re.compile("|".join(map(re.escape, longest_first)))
