@@ -33,6 +33,8 @@ def recompute(fn, *inputs):
     outputs = y if isinstance(y, tuple) else (y,)
     expect(all(isinstance(t, Tensor) for t in outputs), "recompute", f"a function that returns {type(y).__name__}",
            "one that returns a Tensor or a tuple of Tensors")
+    expect(not any(t.requires_grad for t in outputs), "recompute", "a function that returns what was there before it",
+           "one that returns its inputs or what it computes", "use the rest outside of it")
     outside = next((t.node.name for t in leaves.values() if t.node is not None), None)
     expect(outside is None, "recompute", f"a function that uses the result of an earlier {outside!r}",
            "a function of its inputs and of leaves", "pass it as an input")

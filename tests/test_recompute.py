@@ -182,6 +182,19 @@ def test_a_tensor_from_outside_must_come_in_as_an_input():
             recompute(what, x)
 
 
+def test_what_was_there_before_is_not_returned():
+    """Its gradient would be lost; an input that is handed through keeps its own."""
+    x, w = (Tensor(np.arange(1.0, 4.0), requires_grad=True) for _ in range(2))
+    h = w * 2.0
+    for what in (lambda t: (t * w, w), lambda t: w, lambda t: (t * w, h), lambda t: x):
+        with pytest.raises(ValueError, match="got .* what was there before it; .* Hint: use the rest outside"):
+            recompute(what, x)
+    a, b = recompute(lambda t: (t * w, t), x)
+    (a.sum() + b.sum()).backward()
+    np.testing.assert_array_equal(x.grad, 1 + w.data)
+    np.testing.assert_array_equal(w.grad, x.data)
+
+
 def test_an_exception_inside_leaves_recording_on():
     with pytest.raises(ZeroDivisionError):
         recompute(lambda x: 1 // 0, Tensor(np.ones(2), requires_grad=True))
