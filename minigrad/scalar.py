@@ -250,14 +250,13 @@ class Neuron(Module):
 
 
 class Layer(Module):
-    """nout neurons that read the same inputs; a single neuron answers with a Value, not a list."""
+    """nout neurons that read the same inputs."""
 
     def __init__(self, nin, nout, **kwargs):
         self.neurons = [Neuron(nin, **kwargs) for _ in range(nout)]
 
     def __call__(self, x):
-        y = [neuron(x) for neuron in self.neurons]
-        return y[0] if len(y) == 1 else y
+        return [neuron(x) for neuron in self.neurons]
 
     def parameters(self):
         return [p for neuron in self.neurons for p in neuron.parameters()]
@@ -267,7 +266,7 @@ class Layer(Module):
 
 
 class MLP(Module):
-    """Layers of nouts neurons, the last one linear."""
+    """Layers of nouts neurons, the last one linear; if that is a single neuron, it answers with a Value, not a list."""
 
     def __init__(self, nin, nouts):
         sizes = enumerate(pairwise([nin, *nouts]), 1)
@@ -276,7 +275,7 @@ class MLP(Module):
     def __call__(self, x):
         for layer in self.layers:
             x = layer(x)
-        return x
+        return x[0] if len(x) == 1 else x
 
     def parameters(self):
         return [p for layer in self.layers for p in layer.parameters()]

@@ -270,7 +270,7 @@ def test_the_network_has_micrograds_shape_and_random_numbers():
                           "Layer of [LinearNeuron(3)]]")
     assert [p.data for p in model.parameters()] == [
         *weights[:2], 0, *weights[2:4], 0, *weights[4:6], 0, *weights[6:9], 0]
-    assert isinstance(model([1.0, -2.0]), Value)
+    assert isinstance(model([1.0, -2.0]), Value) and isinstance(MLP(2, [1, 1])([1.0, 2.0]), Value)
     assert len(Layer(2, 3, nonlin=False)([Value(1), 2])) == 3
     model([1.0, -2.0]).backward()
     assert any(p.grad for p in model.parameters())
