@@ -1,6 +1,7 @@
 """Text, one token at a time: what is done with a model's logits until they are a token.
 
-    logits    repetition_penalty > 1 makes what was there before less likely (Keskar et al. 2019, arXiv:1909.05858):
+    logits    repetition_penalty > 1 makes what was there before less likely (Keskar et al. 2019, arXiv:1909.05858,
+              who divide by it always; below 0 that would be more likely, so, as in transformers, it multiplies there):
               z becomes z / r if z > 0, else z r                                         [SA1]
     allowed   a function forbids tokens. Where the rest have probability P together, each of them gets p / P; and so it
               does if a token is drawn from all of them first, and from the rest only if that one is forbidden, which
@@ -11,8 +12,8 @@
     min_p     only those with this share of the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082)
 
 They act in this order, each on what the one before has left. Of equals the lowest id counts as the likeliest. Some ids
-may be `sure`: of which of them is right there are no two opinions, as of sums. Where one of these is drawn, the
-likeliest of them is taken for it.
+may be `sure`: where one of them is the answer, as a digit of a sum is, one is right and nothing is to vary. If one of
+these is drawn, the likeliest of them is taken for it.
 
 A model knows block_size positions. When a row has filled them, the last half of them is read again as a new beginning,
 and so on: the model always sees between half and all of block_size tokens, and a token costs the same on average.
@@ -61,9 +62,9 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
 
     ids: an integer array (B, T), or a list of lists of ids. stop: ids that end a row. allowed(b, ids) says which tokens
     may come next in row b, a list of ids: booleans (V,); allows(b, ids, token), if there is one too, says it of one
-    token, and is asked first [SA3]; not with `sure`, which are ids. decoder: a gpt.decode.Decoder to use instead of a
-    new one. The other settings: see above. The same seed gives the same text. The model's train or eval mode is left as
-    found.
+    token, and is asked first [SA3], but not with top_k, top_p, min_p or `sure`, which are ids. decoder: a
+    gpt.decode.Decoder to use instead of a new one. The other settings: see above. The same seed gives the same text.
+    The model's train or eval mode is left as found.
     """
     rows = prompts_of(ids)
     expect(hasattr(max_new_tokens, "__index__") and max_new_tokens >= 0, "generate",

@@ -178,8 +178,9 @@ PUBLISHED = {"bigram": 2.45, "mlp": 2.17, "wavenet": 1.99}
 class Names:
     """A list of names, cut in three: a tenth to compare settings on (dev), a tenth to report (test), the rest to train.
 
-    The order is random.Random(42).shuffle, and test is the ninth tenth: the one on which the published losses of the
-    lectures on makemore were taken (github.com/karpathy/nn-zero-to-hero).
+    The order is random.Random(42).shuffle, and test is the ninth tenth: the one on which the lectures on makemore took
+    the losses of their MLP and their WaveNet. That of their bigram is of all names, which it had counted
+    (github.com/karpathy/nn-zero-to-hero).
     """
 
     def __init__(self, names):

@@ -18,7 +18,7 @@ twice as much to go back: 3 F.
 
 Memory in training. What lives from step to step: parameters (in full: 16-bit ones and what rounding took away make 4
 bytes, float16 keeps a whole copy beside it), gradients, two moments of AdamW:
-    P (max(s, 4) + 3 w),   float16: P (2 + 4 + 12)                                                 [SZ3]
+    4 w P,   float16: (2 + 4 + 12) P                                                               [SZ3]
 What forward keeps for backward, for a token: per layer the two sums on the residual path (2 C entries), queries, keys
 and values (3 C), what attention gives (C) and the MLP's inside (4 C), together K = 10; mean and deviation of two layer
 norms, and the logarithm of attention's sum. What layer norm and GELU give is computed again. A GPU has more memory than

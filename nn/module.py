@@ -44,7 +44,7 @@ class Module:
         return [m for _, m in self.named_modules()]
 
     def train(self, on=True):
-        """Dropout acts (on) or not. Returns the model."""
+        """Train mode (on), or eval mode, of Dropout and BatchNorm. Returns the model."""
         for m in self.modules():
             m.training = on
         return self

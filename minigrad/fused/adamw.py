@@ -8,9 +8,10 @@ clips it), in step t = 1, 2, ...:
     p <- p - lr / (1 - beta1^t)  m / (sqrt(v) / sqrt(1 - beta2^t) + eps)                   [AW4]
 m and v start at 0 and are therefore too small at first. If every g had the same expectation, m would have
 sum_k (1 - beta1) beta1^k = 1 - beta1^t times that, k = 0..t-1; [AW4] divides by this, and for v likewise.
-Read [AW4] as: a step of about lr per parameter in the direction of its mean gradient, shorter where the gradient's
-sign is undecided; the size of the loss cancels. So does decay, if it is added to g as in Adam's L2 penalty: hence
-[AW1] apart from it ("decoupled"). The order of operations is that of torch.optim.AdamW.
+Read [AW4] as: a step of about lr per parameter against its mean gradient, shorter where the gradient's sign is
+undecided; the size of the loss cancels. Decay that is added to g, as in Adam's L2 penalty, would be divided by the size
+of the gradients too, and act least where they are large: hence [AW1] apart from it ("decoupled"). The order of
+operations is that of torch.optim.AdamW.
 
 SGD with momentum (Nesterov's form looks ahead by one more step of it):
     g <- g + decay p,   b <- momentum b + g,   p <- p - lr b   or   p - lr (g + momentum b)          [AW5]
@@ -24,7 +25,7 @@ which rounds to nearest (a tie away from 0) and takes 2 bytes instead of 4 for e
 is given rounded, nobody knows the rest. Were it 0, all weights would lie in the middle of their intervals: a step that
 is shorter than half of one moves none, and a model whose learning rate is warmed up stands still. So at first it is
     rest ~ uniform from 1 - 2^15 to 2^15 - 1, and 0 where p is 0 or not finite             [AW9]
-with which p is the same and as many weights are rounded to their neighbours as a step is parts of an interval long.
+with which p is the same, and a step of a tenth of an interval moves about a tenth of the weights to their neighbours.
 
 lr, t and the factor may lie on the device, as arrays of no dimensions, so that nobody has to wait for them:
     where the factor is NaN, nothing changes                                               [AW8]

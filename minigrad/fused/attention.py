@@ -22,8 +22,8 @@ Kernels, for which powers of two are cheapest, take with c = log2(e) / sqrt(D)
 and need one pass over the keys, some at a time: with x_ij = q_i . k_j, and m_i the largest x_ij among the keys so far,
     l_i <- 2^(c (m_i before - m_i)) l_i + sum_j 2^(c (x_ij - m_i)),   o_i likewise with z_ij v_j in the sum   [AT12]
 begins at 0 and ends with y_i = o_i / l_i and lse_i = m_i / sqrt(D) + log l_i (Milakov and Gimelshein 2018,
-arXiv:1805.02867). Of m_i it only takes that the powers stay finite: where the largest so far is little larger than m_i,
-m_i may stay, and the factor is 1.
+arXiv:1805.02867). All that is asked of m_i is that the powers stay finite: where the largest so far is little larger
+than m_i, m_i may stay, and the factor is 1.
 
 Saved: qkv, y and lse. p (T x T for every head) is rebuilt from lse by [AT3], so a kernel never has to store it, and
 memory grows with T, not T^2 (Dao et al. 2022, arXiv:2205.14135). Cost, per head: 4 T^2 D operations forward and

@@ -19,7 +19,7 @@ struct Exponents {
 
 // A block for the row of logits z with the true token *truth, below 0 for padding. The row has `width` entries, V of
 // them logits. g (width), if it is not null: z itself, where it is written over; 0 beyond V. stats (2), if it is not
-// null: m and 1 / w. KEPT: z is read once, and waits for its return in shared memory. All of it is asked for before
+// null: m and 1 / u. KEPT: z is read once, and waits for its return in shared memory. All of it is asked for before
 // anything is waited for, the token too.
 //
 // Packs begin at the first 16-byte boundary; an entry before it or behind the last pack is some thread's `edge`.

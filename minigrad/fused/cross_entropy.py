@@ -20,11 +20,12 @@ nothing is computed twice, and no 16-bit value underflows before the loss scale 
 array where w's gradient will be, unless that holds the gradients of other batches already.
 
 Kernels take powers of two, with one multiplication for each logit: with c = log2 e, b = c m rounded and r = c m - b,
-    e^(z_k - m) = 2^(c z_k - b) 2^-r,   w = sum_k 2^(c z_k - b),   p_k = 2^(c z_k - b) / w     [CE7]
-    log s = log w - r ln 2,   mean(z - m) = (mean(c z - b) - r) / c                            [CE8]
-Where |m| is 2^30 or more r could be large, and c is 1: any other logit is then so far below m that both are 0.
+    e^(z_k - m) = 2^(c z_k - b) 2^-r,   u = sum_k 2^(c z_k - b),   p_k = 2^(c z_k - b) / u     [CE7]
+    log s = log u - r ln 2,   mean(z - m) = (mean(c z - b) - r) / c                            [CE8]
+Where |m| is 2^30 or more r could be large, and c is 1: any other logit then equals m, or is 64 below it at least and
+counts for nothing in a sum.
 
-Saved: g (or dx and dw) and n; on a GPU, instead of g, logits, m and 1 / w. Under no_grad only the loss is computed.
+Saved: g (or dx and dw) and n; on a GPU, instead of g, logits, m and 1 / u. Under no_grad only the loss is computed.
 """
 from minigrad.backend import wide, wide_dtype, xp_of
 from minigrad.check import expect, expect_floats

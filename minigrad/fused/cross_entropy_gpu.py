@@ -80,7 +80,7 @@ def head_backward(dy, dx, dw, n, shape, dtype, into):
 
 def rows(z, y, V, e, g, losses, stats=None):
     """Losses [CE1-3] of the rows of z, of which V columns are logits. g: z, to have its place taken by theirs, or None.
-    stats (rows, 2): m and 1 / w of [CE7]."""
+    stats (rows, 2): m and 1 / u of [CE7]."""
     xp, bytes = xp_of(z), V * z.itemsize // 16 * 16
     keep = bytes <= room(xp, 0 if xp is np else xp.cuda.runtime.getDevice())
     program = cuda("cross_entropy", z.dtype)

@@ -6,7 +6,7 @@ so that the mean of y over masks is x and evaluation needs no factor. Backward, 
     dx_i = m_i dy_i / (1 - p)                                                              [DR2]
 
 The mask. Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) scrambles a counter
-of four 32-bit words under a key of two; counters that differ in one bit give words that look independent. With (a, b)
+of four 32-bit words under a key of two; counters that differ in one bit give words that look independent. With (h, l)
 the high and the low 32 bits of a product, one round is
     (h0, l0) = 0xD2511F53 c0,   (h1, l1) = 0xCD9E8D57 c2
     (c0, c1, c2, c3) <- (h1 ^ c1 ^ k0,  l1,  h0 ^ c3 ^ k1,  l0)                            [DR3]
@@ -19,8 +19,8 @@ site in micro-batch micro of optimiser step step, in a run with seed:
     m_i = (word number i % 4 of the scrambled counter) >= round(p 2^32)                    [DR6]
 Arrays may have up to 2^34 elements.
 
-Saved: the key (seed, step, micro, site), nothing else; backward computes the mask again. So recompute, resume, and
-another cut of the work into threads or processes see the same mask without any state to rewind.
+Saved: p and the key (seed, step, micro, site), nothing else; backward computes the mask again. So recompute, resume,
+and another cut of the work into threads or processes see the same mask without any state to rewind.
 A dropped entry is 0 even where x is inf or NaN.
 """
 import math

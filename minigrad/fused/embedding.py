@@ -19,7 +19,7 @@ from minigrad.tensor import DONE, SKIP, op
 
 @op(kernels=("cpu", "gpu"))
 def embedding(ids, w):
-    """y = w[ids]"""
+    """y = w[ids].  ids (...) integers, w (V, C) -> (..., C)"""
     check(ids, w)
     return w[ids], (ids, w)                                                              # [EM1]
 

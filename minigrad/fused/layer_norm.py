@@ -81,7 +81,8 @@ def _(dy, s, w, mu, rstd):
 
 
 def sum_and_norm(x, r, w, b, *, eps=1e-5):
-    """(x + r, its layer norm), for Tensors: add_layer_norm where that is the faster, else as it is written here."""
+    """(x + r, its layer norm), for Tensors x, r (..., D) and w, b (D,): by add_layer_norm where that is the faster,
+    else as it is written here."""
     if kernels.device_for([x.data], "sum_and_norm") == "gpu":
         return add_layer_norm(x, r, w, b, eps=eps)
     s = x + r

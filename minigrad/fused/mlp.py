@@ -43,7 +43,8 @@ def _(dy, x, w1, u, h, w2):
 
 
 def feed_forward(x, w1, b1, w2, b2, activation):
-    """activation(x w1 + b1) w2 + b2, for Tensors: mlp where that is the faster, else as it is written here."""
+    """activation(x w1 + b1) w2 + b2, for Tensors as mlp takes them: mlp where that is the faster, else as it is written
+    here."""
     if activation is gelu and kernels.device_for([x.data], "feed_forward") == "gpu":
         return mlp(x, w1, b1, w2, b2)
     return linear(activation(linear(x, w1, b1)), w2, b2)

@@ -1,6 +1,7 @@
 """Ops that pick entries by their place: backward puts dy back there, adding up where a place was picked twice."""
 from minigrad.backend import wide_dtype, xp_of
 from minigrad.check import expect
+from minigrad.ops.shape import _axis
 from minigrad.tensor import op
 
 
@@ -33,9 +34,7 @@ def _scatter(dy, shape, index):
 @op
 def take_along_axis(x, i, *, axis=-1):
     """y_..k.. = x_..i_k..: along axis, entry i_k of x; the other axes run in step"""
-    expect(hasattr(axis, "__index__") and -x.ndim <= axis < x.ndim, "take_along_axis",
-           f"axis {axis} for shape {x.shape}", f"an axis from {-x.ndim} to {x.ndim - 1}")
-    axis %= x.ndim
+    axis, = _axis("take_along_axis", x, axis)
     same = x.shape[:axis] + x.shape[axis + 1:] == i.shape[:axis] + i.shape[axis + 1:]
     expect(same and i.ndim == x.ndim and i.dtype.kind in "iu", "take_along_axis",
            f"indices {i.dtype} {i.shape} for x {x.shape}", f"integers in x's shape but for axis {axis}",

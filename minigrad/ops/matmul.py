@@ -43,7 +43,7 @@ def in_stacks(batch, a, b, dtype):
 
 @op(kernels=("cpu", "gpu"))
 def matmul(a, b):
-    """y_ij = sum_k a_ik b_kj"""
+    """y_ij = sum_k a_ik b_kj.  a (..., N, K), b (..., K, M) -> (..., N, M); a (K,) has no N, b (K,) no M"""
     expect_fit(a, b)
     am, bm = _as_matrices(a, b)
     y = am @ bm

@@ -2,6 +2,8 @@
 
 Sums run in the wide dtype and are rounded once. In the formulas below i and j run over the axes that vanish.
 """
+import math
+
 import numpy as np
 
 from minigrad.backend import rounded, wide, wide_dtype, xp_of
@@ -44,9 +46,7 @@ def _(dy, shape, kept):
 
 def _count(who, x, axes):
     """How many entries meet in one; at least one must."""
-    n = 1
-    for a in axes:
-        n *= x.shape[a]
+    n = math.prod(x.shape[a] for a in axes)
     expect(n, who, f"shape {x.shape}, nothing along axes {axes}", "at least one entry")
     return n
 
