@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train import config
-from train.config import FIELDS, Config, parse
+from train.config import FIELDS, Config, describe, parse
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=12).filter(
     lambda text: text != "--")             # which argparse takes for its own, before Python 3.13 also in --name=--
@@ -62,6 +62,14 @@ def test_flags_beat_yaml_beats_defaults(tmp_path):
     assert (c.steps, c.lr, c.n_layer) == (7, 3e-4, Config.n_layer)
 
 
+def test_steps_that_are_asked_for_take_the_place_of_a_files_epochs(tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: 3\nsteps: 7\n")
+    for asked, made in (([], (3.0, 7)), (["--steps", "5"], (0.0, 5)), (["--epochs", "2"], (2.0, 7))):
+        c = parse(["--config", str(tmp_path / "a.yaml"), *asked])
+        assert (c.epochs, c.steps) == made
+    assert "steps" not in describe(c).split() and "steps 5" in describe(Config(steps=5))
+
+
 def test_a_preset_fills_in_sizes_that_nobody_gave(tmp_path):
     pytest.importorskip("gpt")
     few = ["--tokens_per_step", "4096", "--device_batch", "1"]
@@ -96,6 +104,8 @@ def test_several_numbers_with_spaces_or_a_comma():
     (["--betas", "0.9"], "betas: got .*; expected two numbers"),
     (["--betas", "x", "y"], "--betas: got .*; expected numbers"),
     (["--split", "0.5", "0.2", "0.2"], "split: got .* sum to 1"),
+    (["--lr", "5e-5"], "min_lr: got 0.0001 above lr 5e-05; expected a learning rate that falls. Hint: --min_lr 5e-06"),
+    (["--steps", "5", "--epochs", "1"], "--steps: got it together with --epochs; expected one of them"),
     (["--n_head", "3"], "n_embd: got 128 for 3 heads; expected a multiple"),
     (["--config", "vers"], "--config: got 'vers'; expected .*verse. Hint: did you mean verse?"),
 ])

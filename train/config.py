@@ -133,6 +133,9 @@ examples:
 def parse(argv: Sequence[str] | None = None) -> Config:
     """The command line -> a checked Config."""
     flags = _read_flags(argv)
+    if "steps" in flags:                                     # later than a file's epochs, so it is they that give way
+        expect(not flags.get("epochs"), "--steps", "it together with --epochs", "one of them")
+        flags["epochs"] = 0.0
     resume, name = flags.get("resume", ""), flags.get("config", Config.config)
     if auto := resume == "auto":
         out = flags.get("out") or f"runs/{Path(name).stem}"
@@ -169,13 +172,15 @@ def check(c: Config) -> None:
            f"--n_embd {max(1, round(c.n_embd / c.n_head)) * c.n_head}")
     expect(len(c.split) == 3 and all(s >= 0 for s in c.split) and abs(sum(c.split) - 1) < 1e-6, "split", c.split,
            "three shares (train, validation, test) that sum to 1", "--split 0.8 0.1 0.1")
+    expect(c.min_lr <= c.lr, "min_lr", f"{c.min_lr:g} above lr {c.lr:g}", "a learning rate that falls",
+           f"--min_lr {c.lr / 10:g}")
     expect(len(c.betas) == 2 and all(0 <= b < 1 for b in c.betas), "betas", c.betas, "two numbers from 0 to below 1",
            "--betas 0.9 0.95")
     graph_or = {"--backend numpy": c.backend == "numpy", "--spike": c.spike != "off", "--check_finite": c.check_finite,
                 "--profile": c.profile, "--dtype float64": c.dtype == "float64"}
     at_odds = [flag for flag, given in graph_or.items() if given]
-    expect(not c.graph or not at_odds, "--graph", f"it beside {', '.join(at_odds)}", "a step on a GPU that is the same "
-           "every time and waits for nothing", "leave one of them away")
+    expect(not c.graph or not at_odds, "--graph", f"it together with {', '.join(at_odds)}", "a step on a GPU that is "
+           "the same every time and waits for nothing", "leave one of them out")
     at_once = c.device_batch * c.block_size
     expect(c.tokens_per_step % at_once == 0, "tokens_per_step", c.tokens_per_step,
            f"a multiple of device_batch {c.device_batch} * block_size {c.block_size} = {at_once}", _fitting(c))
@@ -246,7 +251,8 @@ def describe(config: Config) -> str:
     """The resolved settings, a paragraph per topic."""
     lines = []
     for topic, group in topics().items():
-        said = [f"{f.name} {_show(getattr(config, f.name))}" for f in group if getattr(config, f.name) != ""]
+        said = [f"{f.name} {_show(getattr(config, f.name))}" for f in group
+                if getattr(config, f.name) != "" and not (f.name == "steps" and config.epochs)]
         lines += textwrap.wrap("  ".join(said), 118, initial_indent=f"{topic:11}", subsequent_indent=" " * 11,
                                break_on_hyphens=False, break_long_words=False)
     return "\n".join(lines)

@@ -56,7 +56,8 @@ def write(args: argparse.Namespace, group: Group) -> None:
     text = group.together(lambda: GPT2.from_pretrained(args.folder))
     expect(args.n > 0 and args.tokens > 0, "--n, --tokens", f"{args.n}, {args.tokens}", "at least 1")
     expect(args.seed >= 0, "--seed", args.seed, "0 or more")
-    expect(group.size == 1 or not args.stream, "--stream", f"{group.size} ranks", "one", "leave it away, or mpiexec")
+    expect(group.size == 1 or not args.stream, "--stream", f"{group.size} ranks", "one",
+           "leave the flag out, or run without mpiexec")
     how = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
     how["decoder"] = Decoder(text.model, args.int8)
     if not args.stream:
