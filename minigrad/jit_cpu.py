@@ -16,6 +16,7 @@ Compiled code is kept in a cache. Numba looks at a kernel's own file to see whet
 the files that its inlined functions and its constants come from, so the name of the cache folder is made from the
 contents of those.
 """
+import functools
 import hashlib
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def processor():
     return get_host_cpu_name()
 
 
+@functools.cache
 def folder():
     """Where compiled kernels are kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder."""
     here = Path(__file__).parent

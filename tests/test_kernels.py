@@ -1,6 +1,8 @@
 """Which implementation runs: the kernel where there is one, the definition where somebody asks for it."""
+import os
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import minigrad.fused.embedding
 import minigrad.fused.gelu
 import minigrad.fused.linear
 import minigrad.fused.softmax  # noqa: F401  (each fills the table)
-from minigrad import kernels, using
+from minigrad import cache, kernels, using
 from minigrad.emulator import emulator
 from minigrad.fused.attention import attention
 from minigrad.fused.dropout import counter_and_keys, dropout, philox
 from minigrad.tensor import Op
+from tok import jit
 
 ROOT = Path(__file__).resolve().parents[1]
 WITH_KERNEL = [op for op in Op.table.values() if "cpu" in op.kernels]
@@ -105,3 +108,19 @@ def test_a_kernel_keeps_the_most_shared_memory_that_it_was_promised():
     launcher = kernels.Launcher(program, "forward")
     for shared in 100, 60_000, 100_000, 60_000, 100_000, 0:
         launcher[1, 32, shared](np.zeros(1))
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("change", [lambda p: os.chown(p, 12345, -1), lambda p: p.chmod(0o777)])
+@pytest.mark.parametrize("find", [lambda: cache.folder("NO_SUCH_VARIABLE", "x"), jit.folder])
+def test_compiled_code_of_other_users_is_not_loaded(tmp_path, monkeypatch, change, find):
+    """Where home cannot be written it lies among temporary files, in a folder of this user alone."""
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours = Path(find()).parent
+    assert ours == tmp_path / f"minigrad-{os.getuid()}" and ours.stat().st_mode & 0o777 == 0o700
+    change(ours)
+    with pytest.raises(OSError, match="no folder for compiled .* can be written. Hint: set"):
+        find()

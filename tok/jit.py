@@ -37,11 +37,23 @@ def folder() -> str:
     key = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     base = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(home, "minigrad"))
-    for path in (base / f"tok-{key}", Path(tempfile.gettempdir(), "minigrad", f"tok-{key}")):
+    for where in (lambda: base, temporary):
         try:
+            path = where() / f"tok-{key}"
             path.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue                                # a home that cannot be written
         if os.access(path, os.W_OK):
             return str(path)
     raise OSError("no folder for compiled code can be written. Hint: set NUMBA_CACHE_DIR to one that can")
+
+
+def temporary() -> Path:
+    """A folder of this user among temporary files, into which nobody else can have put code."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    path = Path(tempfile.gettempdir(), f"minigrad-{user}")
+    path.mkdir(mode=0o700, exist_ok=True)
+    about = path.stat()
+    if user != "user" and (about.st_uid != user or about.st_mode & 0o022):
+        raise PermissionError(f"{path} belongs to others too")
+    return path
