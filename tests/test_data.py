@@ -162,6 +162,19 @@ def test_a_tokenizer_file_is_used_as_it_is(tmp_path):
     assert prepare(config(tmp_path), d.tokenizer).train.file == d.train.file
 
 
+def test_a_text_that_cannot_be_read_is_no_fault_of_the_shards(tmp_path, monkeypatch):
+    """Found out after the tokenizer has read it once."""
+    (tmp_path / "text").write_text("ab" * 500)
+    tokenizer = prepare(config(tmp_path)).tokenizer
+
+    def parts():
+        yield "train", "ab"
+        raise PermissionError(13, "Permission denied", str(tmp_path / "text"))
+    (tmp_path / "others").mkdir()
+    with pytest.raises(PermissionError, match="Permission denied"):
+        data.write_shards(tmp_path / "others" / "a", parts(), tokenizer, "")
+
+
 @pytest.mark.parametrize("fails", ["fsync", "write_text", "rename"])
 def test_a_full_disk_costs_nothing_but_time(tmp_path, monkeypatch, fails):
     (tmp_path / "text").write_text("ab" * 500)
@@ -354,6 +367,17 @@ def test_validation_scores_every_token_once(shard, block):
     scored = np.concatenate([y[y >= 0] for _, y in v.batches()])
     assert scored.tolist() == shard.tokens.tolist()[1:] and v.tokens == len(scored)
     assert [tokenizer.decode(ids) for ids in v.documents()] == texts
+
+
+def test_bytes_are_those_of_the_text_though_rows_end_inside_characters(tmp_path):
+    (tmp_path / "text").mkdir()
+    write_jsonl(tmp_path / "text" / "all.jsonl", couplets(120))
+    d = prepare(config(tmp_path, tokenizer="bpe", vocab_size=262))
+    scored = Validation(d.val, 7, batch=4, tokens=10**6)
+    whole = sum(len(d.tokenizer.decode(ids).encode()) for ids in scored.documents())
+    assert scored.bytes(d.tokenizer) == whole
+    cut = [d.tokenizer.decode(d.val.tokens[a:b].tolist()) for a, b in scored.rows]
+    assert any("\ufffd" in text for text in cut)
 
 
 def test_validation_rows_are_whole_documents_each_from_the_separator_before_it(shard):

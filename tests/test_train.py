@@ -1,6 +1,7 @@
 """A run from end to end: what it writes, how it stops and resumes to the bit, what it says when it cannot go on."""
 import dataclasses
 import json
+import math
 import re
 import shutil
 import signal
@@ -220,6 +221,11 @@ def test_epochs_say_how_many_steps(home, tmp_path, capsys):
     assert f"all its {steps} steps; expected steps to go. Hint: --epochs 1" in capsys.readouterr().err
     assert run.main(["--resume", str(out), "--epochs", "0.6"]) == 0
     assert checkpoint.newest(out)[1]["step"] > steps
+    again = ["--out", str(out), "--resume", "auto", "--epochs"]
+    assert run.main([*again, "0.7"]) == 0
+    assert checkpoint.newest(out)[1]["step"] == math.ceil(0.7 * per_epoch / 8)
+    capsys.readouterr()
+    assert run.main([*again, "0.7"]) == 0 and "has made all its" in capsys.readouterr().out
 
 
 def test_a_run_can_be_moved_and_its_text_too(home, tmp_path):
@@ -282,6 +288,35 @@ def test_a_run_out_of_patience_ends_and_its_best_weights_are_there(home, tmp_pat
     (checkpoint.best(out) / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="config.json"):
         checkpoint.best(out)
+
+
+def test_the_best_checkpoint_is_one_that_was_validated(home, tmp_path):
+    """Others have the loss of no validation, and certainly not that of the last one."""
+    out = train(home, tmp_path / "run", steps=18, eval_every=6, save_every=4, keep=1, lr=0.4, warmup=18)
+    losses = {e["step"]: e["val_loss"] for e in log.read(out / "log.jsonl") if "val_loss" in e}
+    assert list(losses) == [0, 6, 12, 18] and losses[12] < losses[18]
+    assert checkpoint.best(out).name == "00000012"
+    for n, folder in checkpoint.steps(out).items():
+        assert checkpoint.score(folder) == losses.get(n, math.inf)
+
+
+def test_what_goes_wrong_in_a_step_is_told_and_what_was_learnt_is_kept(home, tmp_path, monkeypatch, capsys):
+    def damaged(*args, real=step.train_step):
+        if args[4] == 3:
+            raise ValueError("train.bin: got a damaged shard")
+        return real(*args)
+    monkeypatch.setattr(run, "train_step", damaged)
+    out = train(home, tmp_path / "run", expected=2)
+    assert "error: train.bin: got a damaged shard\n" in capsys.readouterr().err
+    assert checkpoint.newest(out)[1]["step"] == 3
+
+
+def test_too_little_memory_for_the_weights_is_one_line(home, tmp_path, monkeypatch, capsys):
+    def short(*_, **__):
+        raise MemoryError("Unable to allocate 7 TiB")
+    monkeypatch.setattr(run, "GPT", short)
+    train(home, tmp_path / "run", expected=2)
+    assert "error: out of memory: Unable to allocate 7 TiB. Hint: a smaller model" in capsys.readouterr().err
 
 
 def test_a_second_ctrl_c_stops_at_once():
@@ -359,6 +394,7 @@ def test_user_errors_are_one_line_and_exit_2(home, tmp_path, capsys):
                           ({"resume": tmp_path / "no"}, "--config and --resume"),
                           ({"preset": "gpt9"}, "gpt2-medium"),
                           ({"init": tmp_path}, "a folder with model.safetensors"),
+                          ({"shards": tmp_path / "run"}, "the folder of the run; expected another one. Hint: --shards"),
                           ({"sample_prompt": "ONE"}, "'O'")]:
         assert run.main(flags(home, **{"out": tmp_path / "run", **changes})) == 2
         said = capsys.readouterr().err

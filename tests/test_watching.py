@@ -247,6 +247,19 @@ def test_statistics_are_those_of_the_step(dtype):
         want = rms(p.data), rms(q.grad) / value, rms(wide(p.data) - wide(old))
         assert found[name] == pytest.approx(want, rel=1e-5), name
     assert found["wte.weight"][2] > 0
+    model.wte.weight.slot.array[0, 0] = np.inf               # float16's overflows are usual
+    assert stats.statistics(model, before, value)["wte.weight"][1] is None
+
+
+def test_going_back_takes_back_what_was_validated_since(home, tmp_path, monkeypatch):
+    """Validations that were undone do not count for --patience."""
+    leaping(monkeypatch, [7])
+    asked = dict(spike="back", steps=12, eval_every=2, save_every=6, lr=0.4, warmup=12, patience=9)
+    entries = train(home, tmp_path / "back", **asked)
+    losses = [e["val_loss"] for e in entries if "val_loss" in e]
+    best, after = checkpoint.newest(tmp_path / "back")[1]["best"]
+    assert best == min(losses) and after == len(losses) - 1 - losses.index(best)
+    assert [e["step"] for e in entries if "val_loss" in e] == [0, 2, 4, 6, 8, 10, 12]
 
 
 def test_statistics_as_a_table():

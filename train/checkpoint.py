@@ -72,6 +72,9 @@ def open_folder(config: "Config", held: contextlib.ExitStack) -> Path:
         name = f"runs/{Path(config.config).stem}"
         out = next(p for n in count(1) if not has_run(p := Path(name if n == 1 else f"{name}-{n}"))
                    and claimed(p, held))
+    for flag, other in (("--shards", config.shards), ("--downloads", config.downloads)):
+        expect(Path(other).resolve() != out.resolve(), flag, f"{other!r}, the folder of the run", "another one",
+               f"{flag} {Path(other, flag[2:])}")            # each is locked by who works in it
     writable("--shards", Path(config.shards))
     if config.resume == "auto" and not steps(out):           # stopped before its first checkpoint
         (out / "log.jsonl").unlink(missing_ok=True)

@@ -261,6 +261,8 @@ def write_shards(folder: Path, parts: Iterable[tuple[str, str]], tokenizer: Toke
                 group.together(functools.partial(streams.add, [name for name, _ in some], found))
             group.together(streams.finish)
     except OSError as e:
+        if e.filename and folder.parent not in Path(e.filename).parents:
+            raise                                            # of the text, not of its tokens
         raise ValueError(f"--shards: got {e}; expected a folder with room. Hint: --shards FOLDER, or make room: the "
                          "next run goes on from here") from None
 
@@ -495,7 +497,9 @@ class Validation:
         for a, b in self.rows:
             ids = np.delete(self.shard.tokens[a:b], ends[slice(*np.searchsorted(ends, [a, b]))] - a)
             ids = ids[~np.isin(ids, [*tokenizer.special.values()])]
-            size += len(tokenizer.decode(ids).encode())
+            tokens = [tokenizer.vocab[i] for i in ids.tolist()]
+            in_bytes = bool(tokens) and isinstance(tokens[0], bytes)     # a row may end inside a character
+            size += len(b"".join(tokens) if in_bytes else tokenizer.decode(ids).encode())
         return size
 
     def documents(self) -> Iterator[list[int]]:

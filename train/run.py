@@ -71,11 +71,14 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
         if finished:
             print(f"{out} has made {finished}")
             return 0
-        print(f"{describe(config)}\nrun folder {out}", flush=True)
+        print(f"run folder {out}", flush=True)
         run = set_up(config, out, group)
+        config = run.config
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except MemoryError as e:
+        return group.fail(f"out of memory: {e}. Hint: a smaller model; python -m gpt.sizes says what one needs", 2)
     except KeyboardInterrupt:
         print("stopped before the first step: nothing to save", file=sys.stderr)
         return 130
@@ -96,6 +99,10 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
             kept = "is in" if checkpoint.steps(out) else "has not been written yet to"
             print(f"error: {e}\nthe last good checkpoint {kept} {out}", file=sys.stderr)
             return 1
+        except ValueError as e:                              # a damaged shard, for instance; the weights are good
+            if group.size == 1:
+                run.save()
+            return group.fail(str(e), 2)
         except MemoryError as e:
             return group.fail(short_of_memory(run, e), 2)
         finally:
@@ -123,9 +130,10 @@ def possible(config: Config, group: Group) -> None:
     """Refuse what this machine, or this number of ranks, cannot do."""
     expect(config.backend == "numpy" or backend.cupy(), "--backend cupy", "no GPU that CuPy can use",
            "an NVIDIA GPU and CuPy", 'pip install "cupy-cuda12x[ctk]" or "cupy-cuda13x[ctk]", by the CUDA version '
-           "of the driver (this package's extras cuda12, cuda13); without a GPU leave --backend away")
+           "of the driver (this package's extras cuda12, cuda13); without a GPU leave --backend out")
     alone = [flag for flag, given in {"--check_finite": config.check_finite, "--graph": config.graph}.items() if given]
-    expect(group.size == 1 or not alone, " and ".join(alone), f"{group.size} ranks", "one", "leave it away, or mpiexec")
+    expect(group.size == 1 or not alone, " and ".join(alone), f"{group.size} ranks", "one",
+           "leave the flag out, or run without mpiexec")
     config.rows(group.size)
 
 
@@ -136,7 +144,8 @@ def begin(config: Config, held: ExitStack) -> tuple[str, str, str]:
         return str(out), config.resume, ""
     if not checkpoint.steps(out):
         return str(out), "", ""
-    made = ended(checkpoint.newest(out)[1], config)
+    state = checkpoint.newest(out)[1]
+    made = ended(state, config) if config.epochs == state["config"].get("epochs", 0.0) else ""   # set_up counts anew
     if made:
         checkpoint.tidy(out)
     return str(out), "auto", made
@@ -187,8 +196,9 @@ class Run:
         moments = self.opt.state(self.group.collect)
         if failed := self.writer.wait():
             self.log.write(step=self.step, failed=failed)
+        scored = self.metrics if self.metrics and self.metrics["step"] == self.step else None    # of these weights
         self.writer.save(self.model, moments, self.data.tokenizer, {
-            "step": self.step, "position": self.position, "metrics": self.metrics, "source": self.data.source,
+            "step": self.step, "position": self.position, "metrics": scored, "source": self.data.source,
             "best": self.best,
             "scale": self.scale.state(), "spikes": self.spikes.state(),
             "config": asdict(self.config)})
@@ -205,6 +215,7 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
                f"at most {c.block_size}, the context of {config.init}")
         config = replace(config, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd, pre_norm=c.pre_norm,
                          activation=c.activation)
+    print(describe(config), flush=True)
     data = prepare(config, tokenizer, group)
     group.same(tokens=len(data.train), step=state["step"])
     group.share_processors()
@@ -456,6 +467,7 @@ def go_back(run: Run, leap: Leap) -> bool:
     tqdm.write(f"{leap}: back to step {state['step']}, and on with other text", file=sys.stderr)
     run.step, run.position = state["step"], run.position + run.per_step
     run.scale, run.spikes = Scale.of(config.dtype, state["scale"]), Spikes(*state["spikes"])
+    run.metrics, run.best = state["metrics"], tuple(state.get("best", Run.best))
     return True
 
 

@@ -22,13 +22,13 @@ def copies(model: GPT) -> list[np.ndarray]:
 def statistics(model: GPT, before: list[np.ndarray], scale: float = 1.0) -> dict[str, list]:
     """{name: [weight, gradient, update]} of the step that has just been made. before: copies(model); scale: how many
     times too large the gradients are. They lie where they were summed until the next forward pass."""
-    return {name: [_rms(p.data), _rms(p.slot.array) / scale, _rms(backend.wide(p.data) - backend.wide(old))]
+    return {name: [_rms(p.data), _rms(p.slot.array, scale), _rms(backend.wide(p.data) - backend.wide(old))]
             for (name, p), old in zip(model.named_parameters(), before, strict=True)}
 
 
-def _rms(a):
-    """None, which JSON has a word for, if it is no number."""
-    value = math.sqrt(float(sum_of_squares(a.reshape(-1))) / a.size)
+def _rms(a, scale=1.0):
+    """Of a / scale; None, which JSON has a word for, if it is no number."""
+    value = math.sqrt(float(sum_of_squares(a.reshape(-1))) / a.size) / scale
     return value if math.isfinite(value) else None
 
 
