@@ -268,6 +268,10 @@ def test_ranks_that_are_none(tmp_path, line, says):
         f.write(line)
     with pytest.raises(ValueError, match=says):
         BPETokenizer.from_tiktoken(tmp_path / "ranks")
+    with open(tmp_path / "ranks", "ab") as f:
+        f.truncate(f.tell() - len(line))
+        f.write(b"\n\n")                                    # an empty line is none, as for tiktoken
+    assert BPETokenizer.from_tiktoken(tmp_path / "ranks").vocab_size == 256
     (tmp_path / "ranks").write_bytes(b"YQ== 97\n")
     with pytest.raises(ValueError, match="no token for the byte 0x00"):
         BPETokenizer.from_tiktoken(tmp_path / "ranks")

@@ -144,6 +144,19 @@ def test_of_readings_that_fit_the_least_strained_is_kept():
     assert Line(twelve).read("टूटे से फिर ना जुरे, जुरे गाँठ परि जाय") == "GGGLLGLG|LGGLLLGL"
 
 
+@pytest.mark.parametrize("name, stanza, padas", VERSES, ids=[name for name, *_ in VERSES])
+def test_how_a_letter_is_stored_changes_no_meter(name, stanza, padas):
+    """A joiner behind every halant; letters and their dots as one character or as two."""
+    stanza = stanza.replace("ड़", "ड\u093c")
+    seen = meter(stanza)
+    for other in (stanza.replace("्", "्\u200d"), stanza.replace("ड\u093c", "\u095c")):
+        again = meter(other)
+        assert (again.form, again.score, again.faults) == (seen.form, seen.score, seen.faults)
+        assert [pada.counts for pada in again.padas] == [pada.counts for pada in seen.padas]
+    doha = meter("बड़ा हुआ तो क्\u200dया हुआ, जैसे पेड़ खजूर।\nपंथी को छाया नहीं, फल लागे अति दूर॥")
+    assert doha.form == "doha" and [pada.counts[-1] for pada in doha.padas] == [13, 11, 13, 11]
+
+
 def test_twelve_before_the_pause_is_a_licence_and_says_so():
     plain, twelve = (form for form in FORMS if form.name == "doha")
     found = meter("राम नाम मनिदीप सो जीह देहरीं द्वार।\nतुलसी भीतर बाहर जौं चाहसि उजिआर॥")

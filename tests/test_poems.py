@@ -23,6 +23,12 @@ from train.data import END, SPLITS, Shard
 FOUND = ["राम", "नदी", "वन", "मन", "जल", "फूल", "गगन", "सागर", "कमल", "दीप", "रात", "भोर", "पवन", "गीत"]
 
 
+@pytest.mark.parametrize("name, latin", [("वर्षा", "varsha"), ("कई", "kai"), ("गए", "gae"), ("रईस", "rais"),
+                                         ("हरिऔध", "hariaudh"), ("मलिक मुहम्मद जायसी", "malik-muhammad-jayasi")])
+def test_names_in_latin_letters(name, latin):
+    assert poems.value(name) == latin
+
+
 # ------------------------------------------------------------------------------------------------------ text and tokens
 
 @pytest.mark.parametrize("text, want", [

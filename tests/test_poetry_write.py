@@ -176,6 +176,8 @@ def test_free_verse_too_is_told_the_counts_of_its_prompt(prompt, lines, told):
     *_, ids, verse = poet.begin(Asked(prompt=prompt, lines=lines, free=True))
     begun = ids.index(poet.tokenizer.special["<meter=13+11>"]) + 1
     assert verse == prompt and poet.tokenizer.decode(ids[begun:]) == told
+    joined = prompt.replace("ा", "ा\u200d")                  # in which no akshara ends
+    assert poet.begin(Asked(prompt=joined, lines=lines, free=True))[2:] == (ids, verse)
     *_, ids, verse = Poet(gpt2()).begin(Asked(prompt=prompt, free=True))
     assert gpt2().tokenizer.decode(ids).endswith(prompt)
 

@@ -13,7 +13,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tok import BPETokenizer, CharTokenizer, bpe_cpu, hf, load
+from tok import BPETokenizer, CharTokenizer, base, bpe_cpu, hf, load
 from tok.split import SPLITS
 
 END = "<|endoftext|>"
@@ -84,6 +84,10 @@ def test_training_on_runs_of_the_same_letter(text, n):
 @given(text=ANY)
 def test_encoding_is_the_naive_encoding(t, text):
     assert t.encode(text) == naive_encode(t, text)
+
+
+def test_more_merges_than_there_can_be_end_early():
+    assert BPETokenizer.train("abab abab", 10**13).vocab_size == BPETokenizer.train("abab abab", 10**5).vocab_size < 270
 
 
 def test_the_case_worked_by_hand():
@@ -197,6 +201,18 @@ def test_special_tokens_are_plain_text_unless_allowed(t):
         t.encode(text, allowed_special=END)
 
 
+def test_special_tokens_may_come_from_an_iterator_and_hold_a_line_break():
+    t = make("indic")
+    text = f"cat {END}"
+    assert t.encode(text, allowed_special=iter([END])) == t.encode(text, allowed_special={END})
+    assert [ids.tolist() for ids in t.encode_batch([text, text], iter([END]))] == [t.encode(text, {END})] * 2
+    with pytest.raises(ValueError, match="the special token"):
+        t.encode(text, disallowed_special=iter([END]))
+    t = BPETokenizer([], special_tokens=["<a\nb>"])
+    text = "x" * (base.PIECE - 1) + "<a\nb>y"
+    assert t.encode_batch([text], "all")[0].tolist() == t.encode(text, "all")
+
+
 def test_the_longest_special_token_wins():
     t = BPETokenizer([], special_tokens=["<a>", "<a><b>"])
     assert t.encode("<a><b><a>", allowed_special="all") == [257, 256]
@@ -258,6 +274,7 @@ def rehashed(content):
     ("[" * 100_000, "no JSON"),
     ("[1, 2]", "JSON without 'kind' and 'hash'"),
     ('{"version": "1.0", "model": {"type": "BPE"}}', "from_hf .*: got JSON without a model that has a vocabulary"),
+    ('{"version": "1.0", "model": {"type": []}}', "from_hf .*: got JSON without a model that has a vocabulary"),
     ('{"version": "1.0"}', "is this a file of another program"),
     (rehashed({"kind": "unigram"}), r"got kind 'unigram'; expected one of \["),
     ('{"kind": "char", "hash": "0", "tokens": ["a"], "unknown": null, "special": []}', "damaged or was edited"),
@@ -272,6 +289,16 @@ def test_files_that_are_not_ours_are_refused(tmp_path, content, says):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=says):
         load(path)
+
+
+@pytest.mark.parametrize("content", ["[1]", "5"])
+def test_a_folder_whose_vocabulary_is_none_is_refused(tmp_path, content):
+    (tmp_path / "vocab.json").write_text(content)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="content of another shape|got a list; expected {token: id}"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="from_gpt2 .*: got a (list|int); expected {token: id}"):
+        BPETokenizer.from_gpt2(tmp_path / "vocab.json", tmp_path / "merges.txt")
 
 
 def test_one_changed_character_is_noticed(tmp_path):

@@ -42,6 +42,17 @@ def test_train_encode_decode(tmp_path, text, kind, capsys, monkeypatch):
     assert capsys.readouterr().out == t.decode(t.encode(TEXT))
 
 
+def test_an_array_of_one_id_and_of_none(tmp_path, text, capsys):
+    out = str(tmp_path / "t.json")
+    assert main(["train", "bpe", text, "--out", out]) == 0
+    np.save(tmp_path / "one.npy", np.array(97))
+    (tmp_path / "none.npy").write_bytes(b"")
+    capsys.readouterr()
+    assert main(["decode", out, str(tmp_path / "one.npy")]) == 0 and capsys.readouterr().out == "a"
+    assert main(["decode", out, str(tmp_path / "none.npy")]) == 2
+    assert "none.npy: got an empty file; expected an array of ids" in capsys.readouterr().err
+
+
 def test_a_page_needs_no_tokenizer():
     assert sum(row.startswith("aksharas") for row in analysis.page("हिन्दी कविता")) == 1
 

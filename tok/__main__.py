@@ -59,7 +59,11 @@ def decode(args: argparse.Namespace) -> None:
     t = load(args.tokenizer)
     for name in args.files:
         if name.endswith(".npy"):
-            sys.stdout.write(t.decode(np.load(name, allow_pickle=False)))
+            try:
+                ids = np.load(name, allow_pickle=False)
+            except EOFError:
+                raise refusal(f"decode {name}", "an empty file", "an array of ids") from None
+            sys.stdout.write(t.decode(np.atleast_1d(ids)))
             continue
         # what is no UTF-8 is no number either, and is refused as such
         with contextlib.nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8", errors="replace") as f:

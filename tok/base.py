@@ -111,9 +111,9 @@ class Tokenizer:
         def join(parts):
             return list(chain.from_iterable(parts)) if lists else np.concatenate(list(parts))
 
-        texts = list(texts)
-        pieces = [[*between_lines(text, PIECE)] if self.lines_apart and isinstance(text, str) else [text]
-                  for text in texts]
+        allowed_special, disallowed_special = self._named(allowed_special), self._named(disallowed_special)
+        texts, apart = list(texts), self.lines_apart and not any("\n" in name for name in self.special)
+        pieces = [[*between_lines(text, PIECE)] if apart and isinstance(text, str) else [text] for text in texts]
         with ThreadPoolExecutor(threads or cores()) as pool:
             try:
                 done = iter(share(lambda some: pool.map(encode, some), [piece for some in pieces for piece in some]))
@@ -177,9 +177,10 @@ class Tokenizer:
                 raise refusal("encode", f"the str {names!r}", 'a set of special tokens, or "all"',
                               f"did you mean {{{names!r}}}?")
             return set(self.special)
-        if unknown := sorted(set(names) - set(self.special)):
+        names = set(names)
+        if unknown := sorted(names - set(self.special)):
             raise refusal("encode", f"special token {unknown[0]!r}", f"one of {list(self.special)}")
-        return set(names)
+        return names
 
     # the hash, and the file
 
@@ -243,13 +244,15 @@ def load(path: str | Path) -> Tokenizer:
                                     f"{', or '.join(' and '.join(names) for names in IN_FOLDER)}")
         if len(files) == 1:
             return load(files[0])
-        gpt1 = any(name.endswith("</w>") for name in read_json(files[0], "load", "{token: id}"))
+        ids = read_json(files[0], "load", "{token: id}")
+        with shaped(f"load {files[0]}", "{token: id}"):
+            gpt1 = any(name.endswith("</w>") for name in ids)
         return KINDS["gpt1"].from_files(*files) if gpt1 else KINDS["bpe"].from_gpt2(*files)
     want = "a tokenizer's JSON file, as written by save()"
     content = read_json(path, "load", want)
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         model, form = content["model"], content.get("normalizer")
-        kind = {"WordPiece": "wordpiece", "WordLevel": "char"}.get(model.get("type"))
+        kind = {"WordPiece": "wordpiece", "WordLevel": "char"}.get(str(model.get("type")))
         return KINDS[kind or ("gpt1" if model.get("end_of_word_suffix") else "hindi" if form else "bpe")].from_hf(path)
     if not isinstance(content, dict) or not isinstance(content.get("kind"), str) or "hash" not in content:
         raise refusal(f"load {path}", "JSON without 'kind' and 'hash'", want, "is this a file of another program?")

@@ -40,7 +40,7 @@ import regex
 from tqdm import tqdm
 
 from tok import bpe_cpu, hf, split_cpu
-from tok.base import Tokenizer, check_special, read_json, refusal, shaped
+from tok.base import Tokenizer, by_words, check_special, read_json, refusal, shaped
 from tok.corpus import words_of
 from tok.jit import announce
 from tok.split import SPLITS, words_by
@@ -70,7 +70,7 @@ class BPETokenizer(Tokenizer):
         for i, token in zip(self.ids, spelled):
             self.vocab[i] = token
         self.special = dict(zip(specials, self.ids[256 + len(self.merges):]))
-        self._split_number, self._caches = split_cpu.number_of(split), deque()
+        self._split_number, self._caches, self._words = split_cpu.number_of(split), deque(), {}
         self.lines_apart = self._split_number is not None
 
     # text -> ids -> text
@@ -78,7 +78,7 @@ class BPETokenizer(Tokenizer):
     def _encode(self, text, at):
         text = self.normalize(text) if self.normalize else text
         if self._split_number is None:                   # a pattern of somebody's own
-            return [i for word in words_by(self._pattern, text) for i in self.encode_word(word)]
+            return by_words(words_by(self._pattern, text), self.encode_word, self._words)
         try:
             cache = self._caches.pop()
         except IndexError:                               # as many as ever encode at one time
@@ -134,11 +134,13 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def from_gpt2(cls, encoder_json: str | Path, vocab_bpe: str | Path) -> "BPETokenizer":
         """GPT-2's tokenizer with its own ids, from the two files that OpenAI published (given by path)."""
-        ids = read_json(encoder_json, "from_gpt2", "GPT-2's encoder.json")
+        ids: Any = read_json(encoder_json, "from_gpt2", "GPT-2's encoder.json")
+        if not isinstance(ids, dict):
+            raise refusal(f"from_gpt2 {encoder_json}", f"a {type(ids).__name__}", "{token: id}")
         with open(vocab_bpe, encoding="utf-8") as f:
             _version, *lines = f.read().splitlines() or [""]
         names = [*hf.gpt2_bytes(), *(line.replace(" ", "") for line in lines)]
-        special = sorted(set(ids) - set(names), key=ids.get)
+        special = sorted(set(ids) - set(names), key=ids.__getitem__)
         if {name: i for i, name in enumerate([*names, *special])} != ids:
             raise refusal("from_gpt2", f"{len(ids)} tokens in {encoder_json} and {len(lines)} merges in {vocab_bpe}",
                           "256 bytes, then the merges in their order, then special tokens",
@@ -247,6 +249,8 @@ def read_ranks(path: str | Path, where: str) -> dict[bytes, int]:
     ranks = {}
     with open(path, "rb") as f:
         for n, line in enumerate(f, 1):
+            if not line.strip():
+                continue
             try:
                 token, rank = line.split()
                 token = base64.b64decode(token, validate=True)

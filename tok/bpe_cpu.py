@@ -420,7 +420,8 @@ def learn(text, edges, counts, n, update=None):
     word = np.repeat(np.arange(len(counts), dtype=np.int32), np.diff(edges))
     before, after = np.arange(-1, size - 1, dtype=np.int32), np.arange(1, size + 1, dtype=np.int32)
     before[edges[:-1]], after[edges[1:] - 1] = -1, -1
-    nodes, merges, state = np.empty((3 * size + 1, 2), np.int32), np.empty((n, 2), np.int64), np.zeros(4, np.int64)
+    nodes, state = np.empty((3 * size + 1, 2), np.int32), np.zeros(4, np.int64)
+    merges = np.empty((min(n, size), 2), np.int64)      # each takes a token away, so there are fewer than tokens
     pairs, lists, heap = _tables(1 << 17)               # room for all pairs of bytes
     _begin(tokens, word, counts, after, nodes, pairs, lists, heap, state)
     while True:

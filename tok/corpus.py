@@ -6,7 +6,7 @@ order mark with which some editors begin a file is no part of its text.
 
 A text comes in pieces of about a megabyte, and a large file is shared out among processes. No word may notice. So a
 piece ends where every pattern of split.py cuts, whatever else stands there: after a line break that has no white space
-on either side, or before the space between two letters, Latin or Devanagari.
+on either side, or before the space between two letters, Latin, Cyrillic, Devanagari or of India's other scripts.
 """
 import bz2
 import gzip
@@ -32,7 +32,8 @@ PIECE, PART = 1 << 20, 1 << 25                          # bytes that are read at
 PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open}
 SUFFIXES = (".txt", ".jsonl", ".xml", ".parquet", *(a + b for a in (".txt", ".jsonl", ".xml") for b in PACKED))
 SPACE = b"|".join(regex.escape(c.encode()) for c in WHITE)
-LETTER = rb"(?:[A-Za-z]|\xe0\xa4[\x84-\xb9])"
+LETTER = (rb"(?:[A-Za-z]|[\xd0\xd1][\x80-\xbf]|\xe0(?:\xa4[\x84-\xb9]|[\xa6\xa8\xaa\xac\xb0\xb2\xb4][\x95-\xa8]"
+          rb"|\xae[\xae-\xb9]))")      # ka to na of India's other scripts, Tamil's ma to ha
 CUT = rb"(?<!^|%b)\n(?!%b)(?=[\x00-\x7f]|(?s:...))|(?<=%b)(?= %b)" % (SPACE, SPACE, LETTER, LETTER)
 LONGEST = 8                                             # bytes on either side that a cut depends on
 FIRST_CUT, LAST_CUT = regex.compile(CUT), regex.compile(b"(?r)" + CUT)
@@ -178,12 +179,13 @@ def text_of(line: str, path: str, at: int) -> str:
     """The text in a line of .jsonl, which begins at that byte."""
     try:
         row = json.loads(line)
+    except (ValueError, RecursionError) as e:            # a number of 5,000 digits is a ValueError
+        got = f"a line that is not JSON ({e})"
+    else:
         if isinstance(row, dict) and isinstance(row.get("text"), str):
             check_text(row["text"], f"{path}, byte {at}")
             return row["text"]
         got = "a line without a text"
-    except (json.JSONDecodeError, RecursionError) as e:
-        got = f"a line that is not JSON ({e})"
     line = 1 + sum(data.count(b"\n") for data, _ in _blocks(Part(path, 0, at)))
     raise refusal(f"{path}:{line}", got, '{"text": "..."}', "every line is one document")
 

@@ -68,12 +68,12 @@ class GPT1Tokenizer(Tokenizer):
         """The ids of one word."""
         tokens = [*word[:-1], word[-1] + END_OF_WORD]
         tokens = [token if token in self._ids else None for token in tokens]             # None: no pair has it
-        while len(tokens) > 1:
-            ranks = [self._ranks.get(pair, FAR) for pair in zip(tokens, tokens[1:])]
-            i = ranks.index(min(ranks))
-            if ranks[i] == FAR:
-                break
+        ranks = [self._ranks.get(pair, FAR) for pair in zip(tokens, tokens[1:])]
+        while ranks and (least := min(ranks)) < FAR:
+            i = ranks.index(least)
             tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]  # type: ignore[operator]      # no None has a rank
+            near = tokens[max(i - 1, 0):i + 2]             # what is joined, and its neighbours
+            ranks[max(i - 1, 0):i + 2] = [self._ranks.get(pair, FAR) for pair in zip(near, near[1:])]
         return [self._ids[self.unknown if token is None else token] for token in tokens]
 
     def _decode(self, tokens):

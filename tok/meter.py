@@ -27,7 +27,6 @@ Line keeps the places between calls, so the same machine serves who reads a line
 rhymes are there. One line alone is not named, for nearly any number of matras is the count of some form.
 """
 import re
-import unicodedata
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -155,7 +154,7 @@ class Line:
 
         line = Line("chaupai")
         state = line.feed(line.start, "मंगल भवन अमं")       None would mean: nothing that begins like this can fit
-        line.counts(state)                                {(0, 11)}, if this were the end of a word
+        line.counts(state)                                {(0, 10)}, if this were the end of a word
         line.fits(line.feed(state, "गल हारी"))             "GLLLLLLGLLGG"
     """
 
@@ -175,7 +174,7 @@ class Line:
 
         That a rhyme can still be had is not looked into before the part that rhymes ends.
         """
-        line = unicodedata.normalize("NFC", state.text + text).replace("\u200c", "").replace("\u200d", "")
+        line = scansion.plain(state.text + text)
         settled, hopes = state.settled, (places := state.places)
         try:
             words(line[settled:])
@@ -343,8 +342,10 @@ NESTED = ("S0", "S1", "S2", "S3")                        # each allows more than
 
 
 def meter(stanza: str, rules: str = "S2") -> Verdict:
-    """The Verdict on a stanza, whose lines end with a danda or a line break."""
+    """The Verdict on a stanza, whose lines end with a danda or a line break. Raises ValueError for what cannot be
+    scanned."""
     scansion.licences(rules)
+    stanza = scansion.plain(stanza)
     tried = [(_bound(form, way, rules), form, way) for way in _ways(stanza) for form in FORMS]
     passed, score, form, way = False, 0.0, None, _pieces(END, stanza)
     for bound, candidate, written in sorted(tried, key=lambda found: -found[0]):
@@ -439,7 +440,9 @@ def _counts_of(lines, unit, rules):
 
 @lru_cache(1 << 12)
 def divided(form: Form, i: int, line: str, rules: str) -> tuple[tuple[str, str], ...] | None:
-    """The parts of the i-th line of a stanza, (text, reading) for each; None if the line does not fit."""
+    """The parts of the i-th line of a stanza, (text, reading) for each; None if the line does not fit. Raises
+    ValueError for what cannot be scanned."""
+    line = scansion.plain(line)
     reading = _right_length(form, i, line, rules) and line_of(form, rules, i % len(form.lines)).read(line)
     if not reading:
         return None

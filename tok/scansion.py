@@ -14,7 +14,7 @@ Rules S0, in the order in which they are asked (the rule's name is what `scan` r
     long vowel आ ई ऊ ए ऐ ओ औ           2
     anusvara or visarga               2   हंस GL, दुःख GL; a chandrabindu adds nothing: हँस LL
     before a conjunct                 2   सत्य GL; only in the same word, and not before न्ह म्ह ल्ह ण्ह र्ह: कन्हैया LGG
-    closed by a vowelless consonant   2   the त of विद्युत्
+    closed by a vowelless consonant   2   the द्यु of विद्युत्
     short vowel अ इ उ ऋ                 1   the inherent a counts, at the end of a word too: भवन LLL
 
 A word is an unbroken run of Devanagari letters and signs: spaces, dandas, digits, hyphens and all other punctuation
@@ -81,9 +81,14 @@ def scan(line: str) -> list[Akshara]:
 
 
 @lru_cache(1 << 12)                                         # whoever asks one thing about a line asks the next
+def plain(text: str) -> str:
+    """The text as it is scanned: in NFC, without zero-width joiners."""
+    return unicodedata.normalize("NFC", text).replace("\u200c", "").replace("\u200d", "")
+
+
 def words(line: str) -> tuple[str, ...]:
     """The line's words, its runs of Devanagari letters and signs. Raises ValueError for what cannot be scanned."""
-    line, found = unicodedata.normalize("NFC", line).replace("\u200c", "").replace("\u200d", ""), []
+    line, found = plain(line), []
     for piece in _PIECE.finditer(line):
         culprit = _culprit(piece[0])
         if culprit is not None:

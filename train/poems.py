@@ -103,7 +103,7 @@ def latin(text: str) -> str:
     found, text = [], normalize(text).replace("\u093c", "")
     for here, after in zip(text, text[1:] + " "):
         if here in CONSONANTS:
-            inherent = after != "्" and after not in VOWEL_OF and (after in CONSONANTS or after in "ंःँ")
+            inherent = after in CONSONANTS or after in VOWELS or after in "ंःँ"
             found.append(CONSONANTS[here] + "a" * inherent)
         elif here in "ंँ":
             found.append("n")

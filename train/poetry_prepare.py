@@ -16,10 +16,10 @@ Without any, poems of the grammar in verse.py stand for them. What is done, in t
     split       a cluster goes where a hash of the seed and of its first poem's text says: 80, 10, 10 in a hundred
     quotations  a document of prose goes if QUOTED letters in a row are also in a line of a poem held out
     measure     form and meter by tok.meter, theme by its title or, marked as derived, by its words (themes.py)
-    control     a value has a token if RARE training poems have it, or 1 in 500. What stage 3 reads has a training poem
-                the more often the rarer its form is: as often as the root of how many times as many poems the
-                commonest form has, at most OFTEN times. Of its tokens each is left out with probability MISSING, so
-                that the model knows poems of which less is said
+    control     a value has a token if RARE training poems have it, or, if that is fewer, 1 in 500 of them, but 2 at
+                least. Stage 3 reads a training poem round(sqrt(m / n)) times, at most OFTEN, where n poems have its
+                form and m have the commonest one. Of its tokens each is left out with probability MISSING, so that
+                the model knows poems of which less is said
     tokens      byte pairs from the training texts, verse repeated until it weighs as much as prose, at most 8 times
     counts      what stages 2 and 3 read is counted aloud (poems.py): poems, and for stage 2 all the prose, and every
                 word twice in no order, so that rare ones are counted too. A rhyme has a token as a value has, for as

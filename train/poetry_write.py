@@ -26,6 +26,7 @@ from tok.hindi import aksharas, normalize
 from tok.meter import END as LINE_END
 from tok.meter import FORMS, divided, named
 from tok.scan_view import in_text
+from tok.scansion import plain
 from train import poems
 from train.aloud import Aloud, Place
 from train.data import END
@@ -119,7 +120,7 @@ class Poet:
         form = asked.form.replace("-", " ")
         writer = None if asked.free else self.composer(form, asked.rules, asked.lines, asked.rhyme)
         place = writer and writer.begin(asked.prompt)
-        verse = place.progress.text.decode() if place else normalize(asked.prompt).strip(" ")
+        verse = place.progress.text.decode() if place else plain(normalize(asked.prompt)).strip(" ")
         told = writer.told(place.progress) if writer and place else self._told(verse, form, asked.lines)
         tag = poems.meter_tag(form) if any(form == known.name for known in FORMS) else None
         ids = poems.begin(self.tokenizer, told, form=asked.form, author=asked.author, theme=asked.theme,
@@ -172,7 +173,8 @@ class Poet:
         return self.tokenizer.decode([i for i in new if i != self.end and i not in self.counts])
 
     def form_of(self, prompt: str, rules: str = "S2") -> str | None:
-        """The first form that the model knows into which all of these lines fit, or None."""
+        """The first form that the model knows into which all of these lines fit, or None. Raises ValueError for what
+        cannot be scanned."""
         lines = [line for line in LINE_END.split(normalize(prompt)) if line.strip()]
         names = [name for form in FORMS if (name := form.name.replace(" ", "-")) in self.controls["form"]]
         return next((name for name in dict.fromkeys(names)
