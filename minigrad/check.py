@@ -16,8 +16,19 @@ def expect_floats(who, *arrays):
             expect(False, who, f"an array of {a.dtype}", "floats", "astype('float32')")
 
 
+def lasting_streams():
+    """No long work is to end because a stream was closed, or has no letters for a Hindi verse."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def exit_status(work):
     """Of a command: what work() returns, or 0; 2 for an error that its user can mend, which is said; 130 for Ctrl-C."""
+    lasting_streams()
     try:
         status = work()
         sys.stdout.flush()

@@ -18,6 +18,15 @@ def test_how_a_command_ends(capsys):
     assert exit_status(press) == 130 and capsys.readouterr().err == "\nstopped\n"
 
 
+def test_no_command_ends_because_a_stream_is_closed_or_knows_no_hindi():
+    code = "from minigrad.check import exit_status; import sys; sys.exit(exit_status(lambda: print('दोहा', input)))"
+    for before, out in (("PYTHONIOENCODING=ascii", b"\\u0926\\u094b\\u0939\\u093e"), ("PYTHONUTF8=1", "दोहा".encode())):
+        done = subprocess.run(f'{before} {sys.executable} -c "{code}"', shell=True, capture_output=True)
+        assert done.returncode == 0 and done.stdout.startswith(out), done
+    done = subprocess.run(f'{sys.executable} -c "{code}" <&- >&-', shell=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_sample_that_nobody_reads_on_is_no_error(monkeypatch, capsys):
     def closed(*_):
         raise BrokenPipeError

@@ -176,6 +176,8 @@ def test_resume_takes_the_settings_of_the_run_and_guards_its_shape(tmp_path):
     assert c == dataclasses.replace(began, steps=9, resume=str(tmp_path), out=str(tmp_path))
     with pytest.raises(ValueError, match="--n_layer: got 3; expected 2, as in .*--init"):
         parse(["--resume", str(tmp_path), "--n_layer", "3"])
+    with pytest.raises(ValueError, match="--split: got .0.5, 0.4, 0.1.; expected .0.8, 0.1, 0.1., as in"):
+        parse(["--resume", str(tmp_path), "--split", "0.5", "0.4", "0.1"])     # what was trained on would be scored
     with pytest.raises(ValueError, match="both --config and --resume"):
         parse(["--resume", str(tmp_path), "--config", "verse"])
     with pytest.raises(ValueError, match="nowhere', where no checkpoint is"):

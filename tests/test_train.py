@@ -305,10 +305,17 @@ def test_what_goes_wrong_in_a_step_is_told_and_what_was_learnt_is_kept(home, tmp
         if args[4] == 3:
             raise ValueError("train.bin: got a damaged shard")
         return real(*args)
-    monkeypatch.setattr(run, "train_step", damaged)
-    out = train(home, tmp_path / "run", expected=2)
+    with monkeypatch.context() as m:
+        m.setattr(run, "train_step", damaged)
+        out = train(home, tmp_path / "run", expected=2)
     assert "error: train.bin: got a damaged shard\n" in capsys.readouterr().err
     assert checkpoint.newest(out)[1]["step"] == 3
+
+    def gone(*_, **__):
+        raise BrokenPipeError(32, "Broken pipe")
+    monkeypatch.setattr(run.tqdm, "write", gone)             # whoever has read the validations so far
+    monkeypatch.setattr(run, "evaluate", lambda *args, real=run.evaluate: real(*args))
+    assert run.main(["--resume", str(out)]) == 2 and checkpoint.newest(out)[1]["step"] == 4
 
 
 def test_too_little_memory_for_the_weights_is_one_line(home, tmp_path, monkeypatch, capsys):
@@ -394,6 +401,7 @@ def test_user_errors_are_one_line_and_exit_2(home, tmp_path, capsys):
                           ({"resume": tmp_path / "no"}, "--config and --resume"),
                           ({"preset": "gpt9"}, "gpt2-medium"),
                           ({"init": tmp_path}, "a folder with model.safetensors"),
+                          ({"split": "0.5 0.2 0.2"}, "split: got"),
                           ({"shards": tmp_path / "run"}, "the folder of the run; expected another one. Hint: --shards"),
                           ({"sample_prompt": "ONE"}, "'O'")]:
         assert run.main(flags(home, **{"out": tmp_path / "run", **changes})) == 2

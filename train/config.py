@@ -55,7 +55,7 @@ class Config:
     deduplicate: bool = setting(True, "leave out documents whose text has come before (not of verse)")
     couplets: int = setting(100_000, "how many couplets verse composes", low=1)
     split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text (not of a folder whose files "
-                           "are named train, val and test: there the names say it)")
+                           "are named train, val and test: there the names say it)", fixed=True)
     tokenizer: str = setting("char", "char, bpe, or the file of a trained tokenizer", fixed=True)
     vocab_size: int = setting(1024, "tokens that bpe learns (char and files bring their own)", low=257, fixed=True)
     special: bool = setting(False, "read the names of special tokens in the text as those tokens, but for "

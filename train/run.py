@@ -35,7 +35,7 @@ from gpt import GPT, GPTConfig
 from gpt.decode import evaluating
 from gpt.sizes import GIB, largest, machine, training
 from minigrad import backend
-from minigrad.check import expect
+from minigrad.check import expect, lasting_streams
 from minigrad.profile import Profile
 from minigrad.recompute import recompute
 from nn import AdamW, cosine_with_warmup
@@ -55,6 +55,7 @@ from train.text import GPT2, SEPARATOR
 
 def main(argv: Sequence[str] | None = None) -> int:
     """A run, from the command line to the samples. Returns the exit status."""
+    lasting_streams()
     with ExitStack() as held:
         return parallel.run(lambda group: go(argv, group, held))
 
@@ -99,7 +100,7 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
             kept = "is in" if checkpoint.steps(out) else "has not been written yet to"
             print(f"error: {e}\nthe last good checkpoint {kept} {out}", file=sys.stderr)
             return 1
-        except ValueError as e:                              # a damaged shard, for instance; the weights are good
+        except (ValueError, OSError) as e:                   # a damaged shard, or nobody listens
             if group.size == 1:
                 run.save()
             return group.fail(str(e), 2)
@@ -493,6 +494,7 @@ def validate(run: Run) -> None:
         run.log.write(step=run.step, sample=text)
         lines += [f"    {line}" for line in text.splitlines()]
     tqdm.write("\n".join(lines))
+    sys.stdout.flush()
     run.picture.draw()
 
 
