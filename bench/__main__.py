@@ -2,6 +2,8 @@
 import importlib
 import sys
 
+from minigrad.check import exit_status
+
 COMMANDS = {
     "all": "every number of README's table, measured again: which no longer hold?",
     "ops": "every fused op beside its floor and PyTorch's; --gradcheck: every gradient by finite differences",
@@ -28,7 +30,7 @@ COMMANDS = {
 
 def main(argv):
     if argv and argv[0] in COMMANDS:
-        return importlib.import_module("bench." + argv[0].replace("-", "_")).main(argv[1:])
+        return exit_status(lambda: importlib.import_module("bench." + argv[0].replace("-", "_")).main(argv[1:]))
     asked = not argv or argv[0] in ("-h", "--help")
     if not asked:
         print(f"bench: got {argv[0]!r}; expected one of {', '.join(COMMANDS)}\n", file=sys.stderr)

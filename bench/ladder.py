@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 
+from bench.turns import positive
 from gpt import GPT, GPTConfig
 from minigrad import using
 from minigrad.scalar import Value
@@ -180,8 +181,8 @@ def climb(names=NAMES, steps=20, batch=2, lr=0.1):
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench ladder", description="One GPT on names, by scalars, by "
                                      "arrays and by kernels: the same losses, at three speeds.")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=2, help="names per step")
+    parser.add_argument("--steps", type=positive, default=20, help="of each [%(default)s]")
+    parser.add_argument("--batch", type=positive, default=2, help="names per step [%(default)s]")
     parser.add_argument("--lr", type=float, default=0.1)
     args = parser.parse_args(argv)
     rungs = climb(NAMES, args.steps, args.batch, args.lr)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.floors import TINY
 from bench.step import CONFIGS
-from bench.turns import Side
+from bench.turns import Side, positive
 from gpt import GPT, GPTConfig, sizes
 from minigrad.recompute import recompute
 from minigrad.tensor import Loan, Promise, Tensor
@@ -197,7 +197,7 @@ def main(argv=None):
     parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="what is computed again")
     parser.add_argument("--largest", nargs="*", type=float, metavar="GIB", help="also train the largest models that "
                         "fit into so many GiB, with recompute and without, each in a process of its own")
-    parser.add_argument("--rounds", type=int, default=7, help="steps of each mode that are timed, in turns")
+    parser.add_argument("--rounds", type=positive, default=7, help="steps of each mode that are timed, in turns")
     args = parser.parse_args(argv)
     for name in args.config:
         report(name, args.dtype, args.modes, args.rounds)

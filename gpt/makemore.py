@@ -385,6 +385,8 @@ def run(args):
     expect(args.samples >= 0, "--samples", args.samples, "0 or more")
     expect(args.seed >= 0, "--seed", args.seed, "0 or more")
     expect(not (args.save and args.model == "all"), "--save", "--model all", "one model")
+    expect(not args.save or Path(args.save).parent.is_dir() and not Path(args.save).is_dir(), "--save",
+           repr(args.save), "the name of a file in a folder that exists")
     names = Names.read(args.names)
     if args.story:
         return print(story(names, args.steps or 1000, args.seed))

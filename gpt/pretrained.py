@@ -97,6 +97,8 @@ def write_tensors(path, arrays, **about):
 
 def replace(path, write):
     """write(temporary path), then put it in the place of path in one step: a crash leaves the old file or the new."""
+    path = path.resolve()                                    # of a link: what it points to
+    expect(not path.exists() or path.is_file(), "save", f"{str(path)!r}", "a file, or a name that is free")
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)
     with open(temporary, "rb") as f:

@@ -247,6 +247,7 @@ def test_the_story_of_three_starts(file, capsys):
     (["--temperature", "0"], "--temperature: got 0.0"),
     (["--steps", "0"], "makemore: got steps 0"),
     (["--samples", "-1"], "--samples: got -1"),
+    (["--model", "mlp", "--save", "nowhere/x"], "--save: got 'nowhere/x'; expected the name of a file in a folder"),
     (["--model", "all", "--save", "x"], "--save: got --model all; expected one model"),
     (["--load", "nothing"], "--load: got nothing"),
 ])

@@ -218,7 +218,7 @@ def test_the_command(folder, capsys):
 
 
 def test_the_command_answers(folder, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("मंगल भवन अमंगल हारी\nhello\nरहिमन धागा प्रेम का, मत तोरो चटकाय।\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\nमंगल भवन अमंगल हारी\nhello\n \nरहिमन धागा प्रेम का, मत तोरो चटकाय।\n"))
     assert command(folder, "--interactive", "--candidates", 1) == 0
     out, errors = capsys.readouterr()
     assert "मंगल भवन अमंगल हारी। " in out and "रहिमन धागा प्रेम का, मत तोरो चटकाय।\n" in out

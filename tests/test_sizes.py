@@ -1,4 +1,6 @@
 """gpt.sizes against models that are there: their parameters, their products, what their graphs hold on to."""
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -145,7 +147,8 @@ def test_the_command(capsys):
     assert f"memory of a GPU, bfloat16\n    activations of a token{want:>23,}" in capsys.readouterr().out
     assert sizes.main(["gpt5"]) == 2
     assert "gpt2-medium" in capsys.readouterr().err
-    for option, wrong in (("memory", -1), ("memory", 0), ("context", 0), ("context", -5), ("context", 1025)):
+    for option, wrong in (("memory", -1), ("memory", 0), ("memory", math.inf), ("context", 0), ("context", -5),
+                          ("context", 1025)):
         assert sizes.main(["gpt2", f"--{option}={wrong}"]) == 2
         assert f"{option}: got {wrong}" in capsys.readouterr().err
     with pytest.raises(ValueError, match="'int4'; expected one of float64"):

@@ -1,5 +1,6 @@
 """Text in, text out; and out of the house: train.export, and what transformers makes of it."""
 import json
+import os
 
 import numpy as np
 import pytest
@@ -136,6 +137,11 @@ def test_export_for_llmc(folder, tmp_path, capsys):
 
 
 def test_export_refuses(folder, tmp_path, capsys):
+    assert export.main([str(folder), str(folder)]) == 2
+    assert export.main([str(folder), ""]) == 2 and "got an empty name" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe.bin")
+    assert export.main([str(folder), str(tmp_path / "pipe.bin")]) == 2
+    assert "a name that is free" in capsys.readouterr().err
     assert export.main([str(folder), str(folder)]) == 2
     assert "which holds a run; expected another folder" in capsys.readouterr().err
     assert export.main([str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2

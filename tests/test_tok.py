@@ -86,6 +86,17 @@ def test_encoding_is_the_naive_encoding(t, text):
     assert t.encode(text) == naive_encode(t, text)
 
 
+def test_a_link_stays_one_and_a_device_is_none_to_be_replaced(tmp_path):
+    t = make("indic")
+    (tmp_path / "link.json").symlink_to("real.json")
+    t.save(tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink() and load(tmp_path / "real.json").hash == t.hash
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(ValueError, match="pipe.json'; expected a file, or a name that is free"):
+        t.save(tmp_path / "pipe.json")
+    assert not os.path.isfile(tmp_path / "pipe.json")
+
+
 def test_more_merges_than_there_can_be_end_early():
     assert BPETokenizer.train("abab abab", 10**13).vocab_size == BPETokenizer.train("abab abab", 10**5).vocab_size < 270
 

@@ -43,8 +43,8 @@ def encode(args: argparse.Namespace) -> None:
     """Text to ids: numbers with spaces between them on stdout, or an array in a .npy file."""
     t, files, found = load(args.tokenizer), Files(*args.files, progress=args.files != ["-"]), []
     if args.out:
-        if not args.out.endswith(".npy"):
-            raise refusal("--out", repr(args.out), "a name that ends with .npy")
+        if not args.out.endswith(".npy") or not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
+            raise refusal("--out", repr(args.out), "a name that ends with .npy, in a folder that exists")
         for text in files:
             found.append(t.encode_array(text, allowed_special=args.special))
         with open(args.out, "wb") as f:

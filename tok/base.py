@@ -200,7 +200,9 @@ def write_json(path: str | Path, content: object) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """A file with this text. A crash leaves the old file or the new one, never half of one."""
-    path = os.fspath(path)
+    path = os.path.realpath(path)                        # of a link: what it points to
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise refusal("write", repr(path), "a file, or a name that is free")         # a device would be replaced
     temporary = f"{path}.{os.getpid()}.tmp"              # same folder: a rename across file systems is a copy
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as f:

@@ -17,6 +17,7 @@ here:
 
 def export(run: str | Path, out: str | Path, dtype: str | None = None) -> None:
     """Write the run's model and tokenizer to the folder out, or its model to out.bin."""
+    expect(str(out), "train.export", "an empty name", "a folder, or NAME.bin")
     out = Path(out)
     expect(not (out / "run.json").exists() and not (out / "settings.yaml").exists(), "train.export",
            f"{str(out)!r}, which holds a run", "another folder",
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work():
         export(args.run, args.out, args.dtype)
-        print(f"{args.out} is written, for llm.c" if args.out.endswith(".bin") else LOAD.format(out=args.out))
+        print(f"{args.out} is written, for llm.c" if Path(args.out).suffix == ".bin" else LOAD.format(out=args.out))
     return exit_status(work)
 
 

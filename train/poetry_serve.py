@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn
     except ImportError:
         raise ValueError("serve: got no uvicorn; expected it and Starlette. Hint: pip install '.[serve]'") from None
+    expect(0 < args.port < 65536, "--port", args.port, "1 to 65535")
     app = application(Poet(poems.model_of(args.folder)))
+    print(f"http://127.0.0.1:{args.port} writes verse until Ctrl-C", flush=True)
     uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning", limit_concurrency=64,
                 timeout_keep_alive=5, timeout_graceful_shutdown=2)
     return 0

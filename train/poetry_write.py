@@ -223,7 +223,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.interactive:
         show(poet, asked, args.candidates, args.show)
         return 0
-    for line in iter(_ask, ""):
+    for line in map(str.strip, iter(_ask, "")):
+        if not line:
+            continue
         try:
             form = args.form or poet.form_of(line, args.rules) or ""
             expect(form, "the line", repr(line), f"one in the meter of {', '.join(poet.controls['form'])}",
@@ -238,7 +240,7 @@ def _ask():
     """A line that somebody has written; "" at the end of all."""
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
-    return sys.stdin.readline().strip()
+    return sys.stdin.readline()
 
 
 def show(poet: Poet, asked: Asked, candidates: int, shown: int) -> None:
