@@ -183,7 +183,7 @@ def main(argv):
                                      "arrays and by kernels: the same losses, at three speeds.")
     parser.add_argument("--steps", type=positive, default=20, help="of each [%(default)s]")
     parser.add_argument("--batch", type=positive, default=2, help="names per step [%(default)s]")
-    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--lr", type=float, default=0.1, help="learning rate [%(default)s]")
     args = parser.parse_args(argv)
     rungs = climb(NAMES, args.steps, args.batch, args.lr)
     print("step" + "".join(f"{rung:>24}" for rung in rungs))

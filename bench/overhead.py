@@ -114,7 +114,8 @@ def main(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char"],
                         help="sizes; python -m bench step --help says what they are")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+                        help="how parameters are stored [%(default)s]")
     parser.add_argument("--rounds", type=turns.positive, default=15, help="pairs of blocks with a save and without")
     parser.add_argument("--json", type=turns.in_a_folder, metavar="FILE", help="append a dated line with the numbers")
     args = parser.parse_args(argv)

@@ -29,6 +29,7 @@ layers keep the size of what goes through them, and with small logits the loss b
 BatchNorm computes what that scaling hopes for, from every batch: (x - mean) / sqrt(var)           (batchnorm)
 """
 import argparse
+import json
 import random
 import sys
 import time
@@ -315,9 +316,10 @@ def story(names, steps=1000, seed=0):
     return "\n".join(lines)
 
 
-def keep(model, name, path):
-    """Write a model to a file."""
-    pretrained.replace(Path(path), lambda temporary: pretrained.write_tensors(temporary, state(model), model=name))
+def keep(model, name, names, path):
+    """Write a model of these Names to a file."""
+    about = {"model": name, "alphabet": json.dumps(names.alphabet)}
+    pretrained.replace(Path(path), lambda temporary: pretrained.write_tensors(temporary, state(model), **about))
 
 
 def load(path, names):
@@ -325,14 +327,18 @@ def load(path, names):
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, "numpy") as file:
-            name, arrays = (file.metadata() or {}).get("model"), {key: file.get_tensor(key) for key in file.keys()}
+            about, arrays = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as e:
         expect(False, "--load", f"{path} ({e})", "a file written by --save")
+    name = about.get("model")
     expect(name in RECIPES, "--load", f"{path} with model {name!r}", f"one of {', '.join(RECIPES)}")
     model = RECIPES[name].make(len(names.alphabet), names.longest)
     want = {n: a.shape for n, a in state(model).items()}
     expect(want == {n: a.shape for n, a in arrays.items()}, "--load", f"{path}, whose weights have other shapes",
            f"those of {len(names.alphabet)} characters and names up to {names.longest - 1}",
+           "give the list of names that it was trained on")
+    expect(about.get("alphabet") == json.dumps(names.alphabet), "--load", f"{path}, a model of the characters "
+           f"{about.get('alphabet')}", f"of {json.dumps(names.alphabet)}",
            "give the list of names that it was trained on")
     for n, p in model.named_parameters():
         p.data = arrays[n]
@@ -389,7 +395,9 @@ def run(args):
            repr(args.save), "the name of a file in a folder that exists")
     names = Names.read(args.names)
     if args.story:
-        return print(story(names, args.steps or 1000, args.seed))
+        steps = 1000 if args.steps is None else args.steps
+        expect(steps > 0, "--steps", steps, "1 or more")
+        return print(story(names, steps, args.seed))
     if args.load:
         model, name = load(args.load, names)
         return show(model, name, names, args)
@@ -403,7 +411,7 @@ def run(args):
                "positive ones, decay 0 or more")
         model, found, minutes = fit(name, names, recipe, args.seed)
         if args.save:
-            keep(model, name, args.save)
+            keep(model, name, names, args.save)
         rows.append((name, sum(p.size for p in model.parameters()), found, minutes))
         if args.samples:
             print(f"\n{name}:")

@@ -1,4 +1,6 @@
 """gpt.makemore: each model by what its formula says, and all of them on a few names."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_model import finite_difference
@@ -245,6 +247,7 @@ def test_the_story_of_three_starts(file, capsys):
 
 @pytest.mark.parametrize(("flags", "says"), [
     (["--temperature", "0"], "--temperature: got 0.0"),
+    (["--story", "--steps", "0"], "--steps: got 0; expected 1 or more"),
     (["--steps", "0"], "makemore: got steps 0"),
     (["--samples", "-1"], "--samples: got -1"),
     (["--model", "mlp", "--save", "nowhere/x"], "--save: got 'nowhere/x'; expected the name of a file in a folder"),
@@ -265,6 +268,8 @@ def test_wrong_files_are_refused(file, tmp_path, capsys):
         assert says in capsys.readouterr().err
     kept = str(tmp_path / "model.safetensors")
     assert makemore.main([file, "--model", "mlp", "--steps", "2", "--save", kept, "--samples", "0"]) == 0
-    (tmp_path / "others.txt").write_text("x\n" * 12)
-    assert makemore.main([str(tmp_path / "others.txt"), "--load", kept]) == 2
-    assert "give the list of names that it was trained on" in capsys.readouterr().err
+    shifted = Path(file).read_text().translate({ord(c): ord(c) + 512 for c in map(chr, range(97, 123))})
+    for others in ("x\n" * 12, shifted):                     # as many characters say nothing of which
+        (tmp_path / "others.txt").write_text(others)
+        assert makemore.main([str(tmp_path / "others.txt"), "--load", kept]) == 2
+        assert "give the list of names that it was trained on" in capsys.readouterr().err

@@ -617,6 +617,9 @@ def test_config_fields_all_do_something():
 def test_runs_side_by_side(home, tmp_path, capsys):
     runs = [str(train(home, tmp_path / name, lr=lr)) for name, lr in (("slow", 1e-4), ("fast", 1e-2))]
     capsys.readouterr()
+    for plot in ("both", "nowhere/both.png"):
+        assert report.main([*runs, "--plot", str(tmp_path / plot)]) == 2
+        assert "expected the name of a .png, .svg or .pdf" in capsys.readouterr().err
     assert report.main([*runs, "--plot", str(tmp_path / "both.png")]) == 0
     head, slow, fast, drawn = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in (slow, fast)] == ["slow", "fast"]

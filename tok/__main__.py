@@ -148,7 +148,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--special", nargs="*", default=(), help="special tokens that are read as such in the text")
     p.add_argument("--out", metavar="FILE.npy", help="an array instead of numbers on stdout")
     p = command(decode, "tokenizer")
-    p.add_argument("files", nargs="*", default=["-"], metavar="IDS", help="numbers, or .npy arrays; - is stdin")
+    p.add_argument("files", nargs="*", default=["-"], metavar="IDS",
+                   help="files of numbers, or .npy arrays; - is stdin")
     p = command(stats)
     p.add_argument("text", nargs="?", default=SENTENCE, help="the sentence; - is stdin [%(default)s]")
     p.add_argument("--tokenizers", nargs="+", default=[], metavar="TOKENIZER", help="show their tokens too")

@@ -91,7 +91,9 @@ def gathered(args: argparse.Namespace) -> tuple[dict, list[dict], dict[str, list
     poems_in = [Path(name) for name in args.verse]
     for file in poems_in:
         expect(file.is_file() and file.suffix == ".txt", "--verse", f"{str(file)!r}", "a .txt file")
-    size = args.vocab_size or (LARGE if files or poems_in else SMALL)
+    size = (LARGE if files or poems_in else SMALL) if args.vocab_size is None else args.vocab_size
+    expect(size > 256, "--vocab_size", size, "more than the 256 bytes, which are always in")
+    expect(args.seed >= 0, "--seed", args.seed, "0 or more")
     asked = {"sources": [[file.name, sha256(file)] for file in files + poems_in], "seed": args.seed,
              "vocab_size": size, "rules": 3}
     if not files and not poems_in:

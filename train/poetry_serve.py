@@ -66,7 +66,7 @@ def asked_of(sent: Any, poet: Poet) -> Asked:
     expect(type(temperature) in (int, float) and TEMPERATURES[0] <= temperature <= TEMPERATURES[1], "temperature",
            repr(temperature)[:60], f"a number from {TEMPERATURES[0]} to {TEMPERATURES[1]}")
     expect(type(seed) is int and 0 <= seed < 2 ** 32, "seed", repr(seed)[:60], "a whole number from 0 to 2^32 - 1")
-    form = sent.get("form") or poet.form_of(prompt) or "doha"
+    form = sent.get("form") or (None if sent.get("free") is True else poet.form_of(prompt)) or "doha"
     asked = Asked(form, sent.get("theme") or None, sent.get("author") or None, prompt, free=sent.get("free") is True,
                   temperature=temperature, seed=seed)
     whole = not asked.free and prompt.strip() and poet.form_of(prompt) == form

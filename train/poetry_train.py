@@ -30,7 +30,8 @@ def add(subparsers: argparse._SubParsersAction) -> None:
                                    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*map(str, STAGES), "all"), default="all", help="(all)")
     parser.add_argument("--out", default="runs/poetry", metavar="DIR", help="the prepared folder (runs/poetry)")
-    parser.add_argument("--size", choices=SIZES, default="small", help="small: for two CPU cores; gpt2-124m: for a GPU")
+    parser.add_argument("--size", choices=SIZES, default="small", help="small, for two CPU cores, or "
+                        "gpt2-124m, for a GPU [%(default)s]")
     parser.set_defaults(run=run, more=())
 
 

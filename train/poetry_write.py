@@ -217,6 +217,7 @@ def add_write(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    expect(args.show > 0, "--show", args.show, "1 or more")
     poet = Poet(poems.model_of(args.folder))
     asked = Asked(**{name: getattr(args, name) for name in Asked._fields if name not in ("rhyme", "form")},
                   rhyme=not args.no_rhyme, form=args.form or "doha")
@@ -246,7 +247,7 @@ def _ask():
 def show(poet: Poet, asked: Asked, candidates: int, shown: int) -> None:
     """Print verses with their scansion."""
     terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for verse in poet.write(asked, candidates)[:max(shown, 1)]:
+    for verse in poet.write(asked, candidates)[:shown]:
         try:
             drawn = in_text(verse.text, asked.rules, terminal)
         except ValueError as error:                        # a free verse may hold what cannot be scanned

@@ -92,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(args):
     """What the command line asks for."""
+    expect(not args.plot or Path(args.plot).suffix in (".png", ".svg", ".pdf") and Path(args.plot).parent.is_dir(),
+           "--plot", repr(args.plot), "the name of a .png, .svg or .pdf in a folder that exists")
     for folder in args.runs:
         expect(Path(folder, "log.jsonl").is_file(), folder, "no log.jsonl in it", "a run folder")
     print(table([summary(folder) for folder in args.runs]))
