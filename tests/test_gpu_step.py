@@ -234,7 +234,7 @@ def test_what_waits_cannot_be_recorded(cp):
 def test_a_graph_is_refused_where_steps_differ_or_wait(flags, capsys):
     assert run.main([*flags, "--graph"]) == 2
     what = "--backend numpy" if "numpy" in flags else flags[2]
-    assert f"--graph: got it beside {what}; expected a step on a GPU" in capsys.readouterr().err
+    assert f"--graph: got it together with {what}; expected a step on a GPU" in capsys.readouterr().err
 
 
 def test_a_plain_loop_waits_for_nothing_either(cp):

@@ -80,12 +80,12 @@ def scan(line: str) -> list[Akshara]:
     return [Akshara(*akshara[:-1], number) for number, word in enumerate(words(line)) for akshara in scan_word(word)]
 
 
-@lru_cache(1 << 12)                                         # whoever asks one thing about a line asks the next
 def plain(text: str) -> str:
     """The text as it is scanned: in NFC, without zero-width joiners."""
     return unicodedata.normalize("NFC", text).replace("\u200c", "").replace("\u200d", "")
 
 
+@lru_cache(1 << 12)                                         # whoever asks one thing about a line asks the next
 def words(line: str) -> tuple[str, ...]:
     """The line's words, its runs of Devanagari letters and signs. Raises ValueError for what cannot be scanned."""
     line, found = plain(line), []
