@@ -61,12 +61,11 @@ class Decoder:
 @contextmanager
 def evaluating(model):
     """Without dropout and without gradients; the model's mode is left as found."""
-    training = model.training
-    if training:
-        model.eval()
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
         with no_grad():
             yield
     finally:
-        if training:
-            model.train()
+        for module, training in before:
+            module.training = training

@@ -26,6 +26,7 @@ from numba.extending import intrinsic, overload
 
 from minigrad import gemm_cpu, pool
 from minigrad.backend import wide
+from minigrad.check import expect
 from minigrad.fork_cpu import each
 from minigrad.fused.embedding import check
 from minigrad.fused.gelu_cpu import gate
@@ -72,6 +73,10 @@ class Step:
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
         """The next token of every row."""
+        tokens = np.asarray(tokens)
+        expect(tokens.shape == cache.lengths.shape, "Decoder", f"tokens {tokens.shape}",
+               f"{cache.lengths.shape}, one for every row")
+        check(tokens, self.wte)
         rows = np.arange(len(tokens) + 1)
         logits = self.run(tokens, cache.positions(1)[:, 0], rows, rows[:-1], cache)
         cache.lengths = cache.lengths + 1

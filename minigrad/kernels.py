@@ -68,7 +68,7 @@ def _pair(module, device, name):
     try:
         return getattr(importlib.import_module(f"{module}_{device}"), name)
     except ModuleNotFoundError as e:
-        if e.name in ("numba", "cupy"):
+        if e.name in ("numba", "llvmlite", "cupy"):
             return None                   # the reference is always there
         raise
 

@@ -74,39 +74,40 @@ class Calls:
 
     def __init__(self):
         # of each: (shape and dtype of its result, or None if that is no float array; the numbers of the calls that its
-        # arguments came from, None where from none; _origins of what it saved)
+        # arguments came from, None where from none; _origins of what it saved; its backward)
         self.made = []
 
     def noted(self):
         """A context that looks at every op's call."""
         producers = {}       # id of an array -> number of the call that gave it, the latest with this id
 
-        def watch(forward):
+        def watch(forward, backward):
             def call(*arrays, **params):
                 sources = [producers.get(id(a)) for a in arrays]
                 y, saved = forward(*arrays, **params)
+                y = tuple(map(_array, y)) if isinstance(y, tuple) else _array(y)
                 producers.update((id(a), len(self.made)) for a in (y if isinstance(y, tuple) else (y,)))
                 one = not isinstance(y, tuple) and backend.is_float(y.dtype)
-                self.made.append(((y.shape, y.dtype) if one else None, sources, _origins(saved, arrays)))
+                self.made.append(((y.shape, y.dtype) if one else None, sources, _origins(saved, arrays), backward))
                 return y, saved
-            return call
+            return call, backward
         return _watching(watch)
 
     def left_out(self):
         """A context in which calls that nobody wants give NaN for their result, and save what they saved before."""
         wanted, again = self.wanted(), iter(range(len(self.made)))
 
-        def watch(forward):
+        def watch(forward, backward):
             number = next(again)
-            result, _, origins = self.made[number]
+            result, _, origins, first = self.made[number]
             if number in wanted:
-                return forward
+                return forward, backward
 
             def call(*arrays, **params):
                 xp, (shape, dtype) = backend.xp_of(*arrays), result
                 y = xp.broadcast_to(xp.asarray(np.nan, dtype), shape)
                 return y, tuple(arrays[k] if k is not None else s for k, s in origins)
-            return call
+            return call, first                               # a profile, for one, has seen the forward of that alone
         return _watching(watch)
 
     def wanted(self):
@@ -114,7 +115,7 @@ class Calls:
         such a call, or a saved argument, is made from."""
         found = set()
         for number in reversed(range(len(self.made))):
-            result, sources, origins = self.made[number]
+            result, sources, origins, _ = self.made[number]
             if result is None or origins is None:
                 found.add(number)
             needs = sources if number in found else [sources[k] for k, _ in origins if k is not None]
@@ -134,16 +135,21 @@ def _origins(saved, arrays):
     return found
 
 
+def _array(y):
+    """What NumPy gives as a number, as the array that it will be: the next op is to save this very one."""
+    return backend.xp_of(y).asarray(y)
+
+
 def _constant(s):
     """A number, a word, or a shape: the same in every run."""
     return all(map(_constant, s)) if isinstance(s, tuple) else isinstance(s, (bool, int, float, str, type(None)))
 
 
 def _watching(replace):
-    """A context in which replace(forward) stands for the forward of every op. Who watches already sees what runs."""
+    """A context in which replace(forward, backward) stands for every op's. Who watches already sees what runs."""
     outer = kernels.watcher.get()
 
     def watch(name, *functions):
         functions = outer(name, *functions) if outer else functions
-        return (replace(functions[0]), functions[1]) if len(functions) == 2 else functions
+        return replace(*functions) if len(functions) == 2 else functions
     return _set(kernels.watcher, watch)

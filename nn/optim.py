@@ -47,7 +47,7 @@ class Flat:
                        for lo, hi in self.buckets]
         self.data, self.grads = xp.zeros(full, dtype), xp.zeros(full, wide)
         self.mine = self.grads if ranks == 1 else xp.zeros(full // ranks, wide)      # the gradients it updates from
-        self.slots, self.starts = [], starts
+        self.slots, self.views, self.starts = [], [], starts
         for p, s in zip(params, starts, strict=True):
             view = self.data[s:s + p.size].reshape(p.shape)
             view[...] = p.data
@@ -56,6 +56,7 @@ class Flat:
             if held is not None:
                 p.slot.add(held)
             self.slots.append(p.slot)
+            self.views.append(view)
         self.params = params
         master = masters(self.data[:end])                    # whatever the number of ranks
         self.master = None if master is None else self.cut(master)
@@ -118,6 +119,10 @@ class Optimizer:
         """What the next update multiplies gradients by."""
         return float(self.control[FACTOR])
 
+    def __reduce__(self):
+        raise TypeError(f"{type(self).__name__}: got a copy or a pickle of it; expected state() and load_state(). "
+                        "Hint: a copy's parameters would lie in other memory than the one that it updates")
+
     def step(self, lr=None):
         """Update every parameter from its gradient, with learning rate lr if given."""
         lr = self.lr if lr is None else lr
@@ -127,9 +132,12 @@ class Optimizer:
 
     def apply(self):
         """step() with what is in the control vector: it does nothing if the factor there is NaN."""
-        stale = [s for f in self.flats for p, s in zip(f.params, f.slots, strict=True) if p.slot is not s]
-        expect(not stale, f"{type(self).__name__}.step", "parameters that another optimiser has laid out since",
+        who, laid_out = f"{type(self).__name__}.step", [
+            one for f in self.flats for one in zip(f.params, f.slots, f.views, strict=True)]
+        expect(all(p.slot is s for p, s, _ in laid_out), who, "parameters that another optimiser has laid out since",
                "one optimiser per parameter", "make the optimiser once, or drop this one")
+        expect(all(p.data is v for p, _, v in laid_out), who, "parameters whose .data is another array now",
+               "that of the optimiser, which updates it in place", "p.data[...] = array")
         c = self.control
         c[STEPS] += c[FACTOR] == c[FACTOR]
         for flat in self.flats:
@@ -184,9 +192,9 @@ class AdamW(Optimizer):
     kept = ("m", "v")
 
     def __init__(self, params, lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, rank=0, ranks=1):
-        super().__init__(params, lr, weight_decay, rank, ranks)
         expect(np.shape(betas) == (2,) and 0 <= min(betas) <= max(betas) < 1 and eps >= 0, "AdamW",
                f"betas {betas}, eps {eps}", "two numbers in [0, 1), and one from 0 up")
+        super().__init__(params, lr, weight_decay, rank, ranks)
         self.betas, self.eps = betas, eps
 
     def update(self, flat, part, own, decay):
@@ -200,8 +208,8 @@ class SGD(Optimizer):
     kept = ("velocity",)
 
     def __init__(self, params, lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0):
-        super().__init__(params, lr, weight_decay)
         expect(0 <= momentum < 1, "SGD", f"momentum {momentum}", "a number in [0, 1)")
+        super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
     def update(self, flat, part, own, decay):

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from test_generate import models
 
 from gpt import GPT, GPTConfig, decode_cpu, generate
-from gpt.decode import Decoder
+from gpt.decode import Decoder, evaluating
 from gpt.decode_cpu import STRIDE, packed
 from minigrad import kernels, pool
+from nn import Dropout
 
 # Relative to the largest logit. bfloat16: the model rounds what goes from op to op to 8 bits, the step does not.
 TOLERANCE = {"float32": 2e-5, "bfloat16": 0.1}
@@ -179,3 +180,24 @@ def test_a_decoder_can_be_used_again():
     decoder = Decoder(model)
     for prompt in ([[1, 2]], [[3], [4, 5, 6]]):
         assert generate(model, prompt, 20, decoder=decoder) == generate(model, prompt, 20)
+
+
+def test_a_step_refuses_what_the_model_would():
+    decoder = Decoder(GPT(GPTConfig(vocab_size=9, block_size=8, n_layer=1, n_head=2, n_embd=16)).eval())
+    decoder.read([[1, 2, 3]])
+    several = r"tokens \(2,\); expected \(1,\), one for every row"
+    for tokens, says in (([-1], "embedding: got"), ([9], "embedding: got"), ([4, 4], several)):
+        with pytest.raises(ValueError, match=says):
+            decoder.step(np.array(tokens))
+    assert np.isfinite(decoder.step(np.array([4]))).all()
+
+
+def test_evaluating_leaves_every_mode_as_it_was():
+    model = GPT(GPTConfig(vocab_size=9, block_size=8, n_layer=1, n_head=2, n_embd=16, dropout=0.5))
+    drop = next(module for module in model.modules() if isinstance(module, Dropout))
+    for whole, part in ((True, False), (False, True)):
+        model.train(whole)
+        drop.train(part)
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+        assert (model.training, drop.training) == (whole, part)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from minigrad import Tensor, backend, no_grad, using
+from minigrad.fused.dropout import dropout
 from minigrad.fused.embedding import embedding
 from minigrad.fused.linear import linear
 from minigrad.fused.relu import relu
@@ -567,3 +568,22 @@ def test_numpy_does_not_swallow_a_history():
     assert np.asarray(x.detach()) is not None and x.numpy() is x.data
     np.testing.assert_array_equal(np.asarray(Tensor(np.ones(2)), dtype="float32"), np.ones(2))
     assert not x.detach().requires_grad and x.detach().data is x.data
+
+
+def test_a_gradient_that_cannot_be_set_is_none():
+    w = Tensor(np.zeros(3, np.float32), requires_grad=True)
+    w.grad = Tensor(np.ones(3, np.float32))
+    np.testing.assert_array_equal(w.grad, np.ones(3))
+    w.grad = None
+    with pytest.raises(ValueError):
+        w.grad = np.array(["a", "b", "c"])
+    assert w.grad is None
+
+
+@pytest.mark.parametrize("mode", ["auto", "reference"])
+def test_integers_are_refused_where_bits_would_be_taken_for_floats(mode):
+    with using(mode):
+        for f in (relu, lambda x: dropout(x, p=0.5, key=(0, 0, 0, 0))):
+            for dtype in (np.uint16, np.int64):
+                with pytest.raises(ValueError, match="got an array of u?int.*; expected floats"):
+                    f(np.array([40000, 5], dtype))

@@ -65,7 +65,7 @@ def test_a_wrong_mode_is_refused():
 
 
 def test_without_numba_the_references_run():
-    code = ("import sys; sys.modules['numba'] = None\n"
+    code = ("import sys; sys.modules['numba'] = sys.modules['llvmlite'] = None\n"
             "from gpt import GPT, GPTConfig\n"
             "from nn import AdamW\n"
             "model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))\n"

@@ -1,4 +1,5 @@
 """Modules, initial values, optimisers on flat buffers, schedules."""
+import copy
 import math
 
 import numpy as np
@@ -355,6 +356,28 @@ def test_a_second_optimiser_ends_the_first():
     second.step()
     with pytest.raises(ValueError, match="SGD.step: got parameters that another optimiser has laid out since"):
         first.step()
+
+
+def test_parameters_that_lie_elsewhere_are_not_updated_in_silence():
+    w = leaf(2, 2)
+    opt = SGD([w])
+    for copied in (copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"SGD: got a copy or a pickle .*; expected state\(\) and load_state\(\)"):
+            copied(opt)
+    w.data = np.ones((2, 2))
+    w.grad = np.ones((2, 2))
+    with pytest.raises(ValueError, match=r"got parameters whose .data is another array now; .* p.data\[...\] ="):
+        opt.step()
+
+
+def test_an_optimiser_that_is_refused_has_taken_nothing():
+    w = leaf(2, 2)
+    opt = AdamW([w])
+    for make in (lambda: AdamW([w], betas=(0.9, 1.5)), lambda: SGD([w], momentum=2)):
+        with pytest.raises(ValueError, match="betas|momentum"):
+            make()
+    w.grad = np.ones((2, 2))
+    opt.step()
 
 
 def test_an_optimiser_wants_parameters():

@@ -7,6 +7,7 @@ from minigrad.fused.dropout import dropout
 from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.linear import linear
 from minigrad.ops.shape import split
+from minigrad.profile import profile
 from minigrad.tensor import Op, is_recording, probe
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
@@ -304,3 +305,22 @@ def test_programs_drawn_at_random_keep_every_bit(seed, mode):
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5 * np.abs(a).max())
+
+
+def test_ops_that_give_one_number_run_again_as_they_ran():
+    """NumPy's sum is no array, so the next op saved another object than the one that was noted."""
+    for fn in (lambda x: x * x.sum(), lambda x: x * x.mean(), lambda x: x * x[0], lambda x: (x * x.max()) @ x):
+        found = []
+        for run in (fn, lambda x, fn=fn: recompute(fn, x)):
+            x = Tensor(np.arange(1.0, 6, dtype="f4"), requires_grad=True)
+            (run(x) ** 2).sum().backward()
+            found.append(x.grad)
+        np.testing.assert_array_equal(*found)
+
+
+def test_a_profile_sees_what_is_left_out():
+    x, w = (Tensor(np.ones((3, 3)), requires_grad=True) for _ in range(2))
+    with profile() as seen:
+        recompute(lambda x: x @ w, x).sum().backward()
+    assert "matmul" in seen.table()
+    np.testing.assert_array_equal(w.grad, np.full((3, 3), 3.0))

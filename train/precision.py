@@ -3,7 +3,7 @@ r"""float16: what is too small for it is scaled up, and a step in which somethin
 float16 has numbers from 6e-8 to 65504, and gradients of activations are often smaller. Micikevicius et al. 2018
 (arXiv:1710.03740): the backward pass begins with S instead of 1, so every gradient is S times what it is, and the
 optimiser divides by S as it reads,
-    dS/dx = S dL/dx,   g = (1 / S) dS/dw                                                   [LS1]
+    d(S L)/dx = S dL/dx,   g = (1 / S) d(S L)/dw                                           [LS1]
 With S a power of two nothing is rounded by that. S is not known beforehand: it begins at 2^16 and
     halves where a gradient is infinite or NaN, and that step changes neither weights nor moments,
     doubles after 2000 steps in a row without that.                                        [LS2]

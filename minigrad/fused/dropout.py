@@ -28,7 +28,7 @@ import math
 import numpy as np
 
 from minigrad.backend import wide, xp_of
-from minigrad.check import expect
+from minigrad.check import expect, expect_floats
 from minigrad.tensor import op
 
 MULTIPLY = 0xD2511F53, 0xCD9E8D57
@@ -39,6 +39,7 @@ LOW = 0xFFFFFFFF
 @op(kernels=("cpu", "gpu"))
 def dropout(x, *, p, key):
     """y = x m / (1 - p), m_i = 0 with probability p. key = (seed, step, micro, site) decides m. p = 0 returns x."""
+    expect_floats("dropout", x)
     check(p, key, x.size)
     if p == 0:
         return x, (p, key)

@@ -6,6 +6,7 @@ Their arguments come from masks(p, key).
 import numpy as np
 
 from minigrad import pool
+from minigrad.check import expect_floats
 from minigrad.fused.dropout import ADVANCE, LOW, MULTIPLY, check, counter_and_keys, threshold
 from minigrad.jit_cpu import inline, jit
 from minigrad.math_cpu import bits, floats, narrow, real, wide
@@ -15,6 +16,7 @@ BLOCK = 2048     # entries, a multiple of four: their mask is used while it is i
 
 
 def forward(x, *, p, key):
+    expect_floats("dropout", x)
     check(p, key, x.size)
     return (x if p == 0 else _masked(x, p, key)), (p, key)                               # [DR1]
 

@@ -9,12 +9,14 @@ y and passes dy on, as there.
 Saved: y, from which [RE2] can be read as well as from x, and which the op that follows keeps anyway.
 """
 from minigrad.backend import xp_of
+from minigrad.check import expect_floats
 from minigrad.tensor import op
 
 
 @op(kernels=("cpu", "gpu"))
 def relu(x):
     """y = max(x, 0)"""
+    expect_floats("relu", x)
     y = xp_of(x).maximum(x, 0)                                                           # [RE1]
     return y, (y,)
 

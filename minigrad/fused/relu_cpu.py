@@ -2,11 +2,13 @@
 import numpy as np
 
 from minigrad import pool
+from minigrad.check import expect_floats
 from minigrad.jit_cpu import jit
 from minigrad.math_cpu import bits, floats, narrow, wide
 
 
 def forward(x):
+    expect_floats("relu", x)
     flat = bits(x).ravel()
     y = np.empty(x.shape, flat.dtype)
     pool.each(_forward, flat.size, flat.size, flat, y.ravel())
