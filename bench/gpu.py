@@ -5,9 +5,9 @@
     generate    new tokens at batch 1 and 32; milliseconds until the logits of a prompt are there
 
 Results are kept in FOLDER/gpu-CARD-DATE.json, and as tables beside it, after every entry: a crash or the end of the
-time costs one entry. Another part on the same day goes into the same files, and the same part takes the place of its
-last run. What an entry cannot do is written down, and the run goes on; the exit status is 1 if anything was wrong or
-failed, and 2 without a GPU.
+time costs one entry. Another part on the same day goes into the same files, and the same part with the same --only
+takes the place of its last run. What an entry cannot do is written down, and the run goes on; the exit status is 1 if
+anything was wrong or failed, and 2 without a GPU.
 
 --rehearse goes through all of it on a CPU, with models of a few thousand parameters, the CUDA kernels in the emulator
 and a stand-in for CuPy. It shows that everything runs; its times mean nothing.
@@ -310,9 +310,11 @@ class Results:
         if self.json.exists():
             self.data = json.loads(self.json.read_text(encoding="utf-8"))
 
-    def begin(self, part, **about):
+    def begin(self, part, only="", **about):
         self.entries = []
-        self.data["parts"][part] = {"began": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about, "entries": self.entries}
+        began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self.data["parts"][f"{part}, only {only}" if only else part] = {"began": began, **about,
+                                                                        "entries": self.entries}
 
     def add(self, entry):
         self.entries.append(entry)
@@ -402,7 +404,8 @@ def main(argv):
     results, known = Results(folder, about), {}
     for name in args.part or PARTS:
         part = Part(plan, about, args.seconds, PARTS[name][1], args.rehearse, known)
-        results.begin(name, commit=commit(), command=" ".join(["python -m bench gpu", *argv]), about=about)
+        results.begin(name, args.only and args.only.pattern, commit=commit(), about=about,
+                      command=" ".join(["python -m bench gpu", *argv]))
         good &= measure(name, part, results, args.only)
     print(f"\n{results.json.with_suffix('.md')} and {results.json.name}")
     return 0 if good else 1

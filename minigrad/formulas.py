@@ -9,13 +9,13 @@ import argparse
 import difflib
 import importlib
 import inspect
-import os
 import pkgutil
 import sys
 import textwrap
 from pathlib import Path
 
 from minigrad import book
+from minigrad.check import exit_status, expect
 from minigrad.tensor import Op
 
 HERE = Path(__file__).parent
@@ -78,8 +78,8 @@ def page(name):
                 return "\n\n".join(parts)
     names = [f.__name__ for functions in found.values() for f in functions]
     near = difflib.get_close_matches(name, names, 3, 0.5)
-    raise SystemExit(f"formulas: got {name!r}; expected an op. Hint: "
-                     + (f"{' or '.join(near)}?" if near else "without a name, the contents come first"))
+    expect(False, "formulas", repr(name), "an op",
+           f"{' or '.join(near)}?" if near else "without a name, the contents come first")
 
 
 def whole_book():
@@ -95,20 +95,21 @@ def main(argv=None):
     parser.add_argument("--no-speed", action="store_true", help="with --html: leave out the times")
     args = parser.parse_args(argv)
     if args.html:
-        from bench.facts import collect  # measures for a page what bench/ knows how to measure
+        return exit_status(lambda: write(args.html, not args.no_speed))
+    return exit_status(lambda: print(page(args.op) if args.op else whole_book()))
 
-        args.html.mkdir(parents=True, exist_ok=True)
-        measured = collect(not args.no_speed)
-        (args.html / "index.html").write_text(book.page(chapters(), measured), encoding="utf-8")
-        wrong = book.not_right(measured)
-        print(f"{args.html / 'index.html'}: "
-              + (f"wrong gradients: {', '.join(wrong)}" if wrong else "every gradient is right"))
-        return 1 if wrong else 0
-    try:
-        print(page(args.op) if args.op else whole_book(), flush=True)
-    except BrokenPipeError:                               # the reader, head or less, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+
+def write(folder, speed):
+    """The book as a page, every gradient checked on it. Returns 1 if one is wrong."""
+    from bench.facts import collect  # measures for a page what bench/ knows how to measure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = collect(speed)
+    (folder / "index.html").write_text(book.page(chapters(), measured), encoding="utf-8")
+    wrong = book.not_right(measured)
+    print(f"{folder / 'index.html'}: "
+          + (f"wrong gradients: {', '.join(wrong)}" if wrong else "every gradient is right"))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ an attribute is a buffer, which moves and is saved with the model but is not tra
 order of assignment, and a Tensor that two places share (a tied embedding) appears once, under the first.
 """
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -17,8 +18,9 @@ class Module:
     training = True      # a new model trains
     around: Callable | None = None       # around(forward, *args), from outside: recompute, say; names stay as they are
 
-    def __call__(self, *args):
-        return self.around(self.forward, *args) if self.around else self.forward(*args)
+    def __call__(self, *args, **settings):
+        forward = partial(self.forward, **settings) if settings else self.forward
+        return self.around(forward, *args) if self.around else forward(*args)
 
     def named_parameters(self):
         """(dotted name, Tensor), each Tensor once."""

@@ -219,15 +219,17 @@ ABOUT = {"card": "NVIDIA H100 80GB HBM3", "memory": 80 << 30, "free": 79 << 30}
 def test_results_of_a_day_go_into_one_file(tmp_path):
     for part, entry in (("kernels", {"name": "a", "status": "failed", "failed": {"ours": {"kind": "failed",
                                                                                      "text": "x | y"}}}),
-                        ("train", {"name": "b", "status": "left out"}), ("train", {"name": "c", "status": "ok"})):
+                        ("train", {"name": "b", "status": "left out"}), ("train", {"name": "c", "status": "ok"}),
+                        ("train", {"name": "d", "status": "ok"})):
         results = gpu.Results(tmp_path, ABOUT)
-        results.begin(part, commit="abc", command="command", about=ABOUT)
+        results.begin(part, "d" if entry["name"] == "d" else "", commit="abc", command="command", about=ABOUT)
         results.add(entry)
     file, = tmp_path.glob("*.json")
     assert file.name == f"gpu-h100-80gb-hbm3-{time.strftime('%Y-%m-%d')}.json" and len(list(tmp_path.iterdir())) == 2
     parts = json.loads(file.read_text())["parts"]
     assert [e["name"] for e in parts["kernels"]["entries"]] == ["a"]
     assert [e["name"] for e in parts["train"]["entries"]] == ["c"]
+    assert [e["name"] for e in parts["train, only d"]["entries"]] == ["d"]       # which cost the other one nothing
     text = file.with_suffix(".md").read_text()
     assert "| a | failed | ours: x / y |" in text and "Nothing failed" in text and "80.0 GiB" in text
 
@@ -340,7 +342,7 @@ def test_a_rehearsal(part, only, entries, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "A rehearsal: no GPU" in said and "PyTorch is left out" in said
     file, = tmp_path.glob("*.json")
-    found = json.loads(file.read_text())["parts"][part]["entries"]
+    found = json.loads(file.read_text())["parts"][f"{part}, only {only}"]["entries"]
     assert len(found) == 1 + entries and {e["status"] for e in found} == {"ok"}
     assert "Nothing failed" in file.with_suffix(".md").read_text()
 

@@ -1,4 +1,5 @@
 """How commands end: what a user reads, and the exit status."""
+import os
 import subprocess
 import sys
 
@@ -25,6 +26,13 @@ def test_no_command_ends_because_a_stream_is_closed_or_knows_no_hindi():
         assert done.returncode == 0 and done.stdout.startswith(out), done
     done = subprocess.run(f'{sys.executable} -c "{code}" <&- >&-', shell=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["train.sample --help", "tok stats --help"])
+def test_help_in_a_terminal_that_knows_ascii_only(command):
+    done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and done.stdout.startswith("usage:") and not done.stderr
 
 
 def test_a_sample_that_nobody_reads_on_is_no_error(monkeypatch, capsys):

@@ -21,7 +21,8 @@ from tok import BPETokenizer, bpe_cpu, corpus, split_cpu
 from tok.corpus import Files, Part
 from tok.split import SPLITS, WHITE
 
-TEXT = st.text(st.sampled_from("aZ'1яக \t\r\u0085\u00a0\u2003\u2028\u3000कि्।\u200d!🙂") | st.just("\n"), max_size=60)
+LETTERS = "aZ'1яக \t\r\u0085\u00a0\u2003\u2028\u3000कि्।\u200d!🙂中鿿。，"
+TEXT = st.text(st.sampled_from(LETTERS) | st.just("\n"), max_size=60)
 every_split = pytest.mark.parametrize("split", SPLITS)
 PROSE = "राम घर गया।\nसीता ने कहा, 'वह 12 दिन बाद आएगा!'\n\n  I'd say so. \n" * 30
 
@@ -46,6 +47,8 @@ def test_white_space_is_that_of_the_patterns():
         c for c in every if regex.fullmatch(corpus.SPACE, c.encode())}
     letters = [c for c in every if regex.fullmatch(corpus.LETTER, c.encode())]
     assert len(letters) == 386 and all(regex.fullmatch(r"\p{L}", c) for c in letters)
+    chinese, stops = ([c for c in every if regex.fullmatch(what, c.encode())] for what in (corpus.CHINESE, corpus.STOP))
+    assert chinese == [chr(c) for c in range(0x4e00, 0xa000)] and stops == list("、。，")
 
 
 @given(TEXT, st.integers(1, 9))
@@ -89,7 +92,8 @@ def test_a_text_comes_in_pieces(tmp_path):
         assert len(sizes) > 5 and max(sizes) <= 2 * 500
         path = write(tmp_path / "b.txt", "घर कर " * 1000)                              # without a line break
         assert max(len(piece.encode()) for piece in Files(path)) <= 2 * 500
-        for text in ("слово и дело\r\n" * 500, "அம்ம வர\n\n" * 500):         # no other cuts
+        for text in ("слово и дело\r\n", "அம்ம வர\n\n", "床前明月光，疑是地上霜。\r\n"):     # no other cuts
+            text *= 500
             assert max(len(piece.encode()) for piece in Files(write(tmp_path / "c.txt", text))) <= 2 * 500
 
 

@@ -253,6 +253,7 @@ def test_the_story_of_three_starts(file, capsys):
     (["--model", "mlp", "--save", "nowhere/x"], "--save: got 'nowhere/x'; expected the name of a file in a folder"),
     (["--model", "all", "--save", "x"], "--save: got --model all; expected one model"),
     (["--load", "nothing"], "--load: got nothing"),
+    (["--load", "nothing", "--steps", "9", "--save", "x"], "got --steps and --save beside it"),
 ])
 def test_what_cannot_be_is_refused(file, flags, says, capsys):
     assert makemore.main([file, *flags]) == 2

@@ -43,6 +43,21 @@ class Tied(Module):
 # modules
 
 
+def test_a_module_takes_what_its_forward_takes_by_name():
+    class Scaled(Module):
+        def __init__(self):
+            self.w = leaf(3)
+
+        def forward(self, x, by=1.0):
+            return self.w * x * by
+
+    for around in (None, recompute):
+        m, x = Scaled(), leaf(3)
+        m.around = around
+        m(x, by=2.0).sum().backward()
+        np.testing.assert_array_equal(m.w.grad, 2 * x.data)
+
+
 def test_names_in_order_of_assignment_and_tied_once():
     model = Tied()
     assert [name for name, _ in model.named_parameters()] == [

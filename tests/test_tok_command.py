@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -92,6 +93,7 @@ def test_the_numbers_by_hand():
     (["analyse", "{text}", "--tokenizers", "bpe", "--held_out", "0.3"], "tokenizer bpe: got no vocabulary size"),
     (["analyse", "{text}", "--tokenizers", "bpe:x", "--held_out", "0.3"], "neither a file nor KIND:SIZE:SPLIT"),
     (["analyse", "{text}", "--tokenizers", "unigram:9", "--held_out", "0.3"], "got 'unigram'; expected one of"),
+    (["analyse", "{text}", "--out", "{text}"], "a file; expected a folder"),
     (["analyse", "{text}", "--held_out", "0"], "0 held out; expected some held out"),
     (["scan", "{latin}"], "scan: got no word in Devanagari; expected verse"),
 ])
@@ -109,6 +111,11 @@ def test_ids_that_are_none(tmp_path, capsys, monkeypatch):
     (tmp_path / "ids.txt").write_bytes(b"1 2 \xff")
     assert main(["decode", str(tmp_path / "t.json"), str(tmp_path / "ids.txt")]) == 2
     assert "ids.txt: got '\ufffd'; expected ids" in capsys.readouterr().err
+
+
+def test_a_closed_stdin_is_an_empty_one():
+    done = subprocess.run(f"{sys.executable} -m tok stats - <&-", shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_full_disk_says_what_found_no_room(tmp_path, text, capsys, monkeypatch):

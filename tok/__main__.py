@@ -86,6 +86,8 @@ def stats(args: argparse.Namespace) -> None:
 
 def analyse(args: argparse.Namespace) -> None:
     """Tokens per word and per akshara, unknown words, compression, round trip and speed, as a table and a plot."""
+    if os.path.exists(args.out) and not os.path.isdir(args.out):
+        raise refusal("--out", f"{args.out!r}, a file", "a folder, or a name for one")
     rows = []
     print(analysis.heading())
     with tqdm(total=2 * len(args.tokenizers), desc="measure") as bar:
@@ -151,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("files", nargs="*", default=["-"], metavar="IDS",
                    help="files of numbers, or .npy arrays; - is stdin")
     p = command(stats)
-    p.add_argument("text", nargs="?", default=SENTENCE, help="the sentence; - is stdin [%(default)s]")
+    p.add_argument("text", nargs="?", default=SENTENCE, help="the sentence; - is stdin [one in Hindi and in English]")
     p.add_argument("--tokenizers", nargs="+", default=[], metavar="TOKENIZER", help="show their tokens too")
     p = command(analyse)
     p.add_argument("files", nargs="+", metavar="FILES", help="texts, which must fit into memory")
@@ -173,6 +175,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")      # closed by whoever began this process
     try:
         args.run(args)
     except BrokenPipeError:                         # `| head` has seen enough

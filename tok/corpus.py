@@ -6,7 +6,8 @@ order mark with which some editors begin a file is no part of its text.
 
 A text comes in pieces of about a megabyte, and a large file is shared out among processes. No word may notice. So a
 piece ends where every pattern of split.py cuts, whatever else stands there: after a line break that has no white space
-on either side, or before the space between two letters, Latin, Cyrillic, Devanagari or of India's other scripts.
+on either side, before the space between two letters, Latin, Cyrillic, Devanagari or of India's other scripts, or
+between a Chinese character and the comma or full stop behind it.
 """
 import bz2
 import gzip
@@ -34,7 +35,9 @@ SUFFIXES = (".txt", ".jsonl", ".xml", ".parquet", *(a + b for a in (".txt", ".js
 SPACE = b"|".join(regex.escape(c.encode()) for c in WHITE)
 LETTER = (rb"(?:[A-Za-z]|[\xd0\xd1][\x80-\xbf]|\xe0(?:\xa4[\x84-\xb9]|[\xa6\xa8\xaa\xac\xb0\xb2\xb4][\x95-\xa8]"
           rb"|\xae[\xae-\xb9]))")      # ka to na of India's other scripts, Tamil's ma to ha
-CUT = rb"(?<!^|%b)\n(?!%b)(?=[\x00-\x7f]|(?s:...))|(?<=%b)(?= %b)" % (SPACE, SPACE, LETTER, LETTER)
+CHINESE, STOP = rb"(?:\xe4[\xb8-\xbf]|[\xe5-\xe9][\x80-\xbf])[\x80-\xbf]", rb"(?:\xef\xbc\x8c|\xe3\x80[\x81\x82])"
+CUT = (rb"(?<!^|%b)\n(?!%b)(?=[\x00-\x7f]|(?s:...))|(?<=%b)(?= %b)|(?<=%b)(?=%b)"
+       % (SPACE, SPACE, LETTER, LETTER, CHINESE, STOP))
 LONGEST = 8                                             # bytes on either side that a cut depends on
 FIRST_CUT, LAST_CUT = regex.compile(CUT), regex.compile(b"(?r)" + CUT)
 

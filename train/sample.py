@@ -36,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="above 1, what was there is less likely [%(default)s]")
     parser.add_argument("--int8", action="store_true", help="a byte for each weight: faster if the model is large")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another text [%(default)s]")
-    args = parser.parse_args(argv)
-    return exit_status(lambda: parallel.run(lambda group: go(args, group)))
+
+    def work() -> int:
+        args = parser.parse_args(argv)
+        return parallel.run(lambda group: go(args, group))
+    return exit_status(work)                                 # --help too: it has letters that not every stream has
 
 
 def go(args: argparse.Namespace, group: Group) -> int:
