@@ -113,24 +113,29 @@ class Later:
         return self.value
 
 
-def upload(arrays):
-    """A function that gives copies of NumPy arrays on the GPU. They are sent off here, on a stream of their own, and so
-    beside whatever is computed there: that stream waits for them when the function is called, the host never does.
+def uploads():
+    """upload(arrays), for another thread to call: a function that gives copies of NumPy arrays on the GPU of the thread
+    that called this, as every other thread has GPU 0 at first.
 
-    One thread may call this, and another what it returns; both compute on the default stream, if they do.
+    They are sent off by upload(), on a stream of their own, and so beside whatever is computed there: the stream that
+    computes waits for them when the function is called, the host never does.
     """
-    compute, copies = cupy().cuda.get_current_stream(), _copies()
-    with copies:
-        copied = tuple(map(cupy().empty, (a.shape for a in arrays), (a.dtype for a in arrays)))
-        copies.wait_event(compute.record())          # the memory may be that of an array which is still in use there
-        for there, here in zip(copied, arrays, strict=True):
-            there[...] = cupy().asarray(here)        # by way of pinned memory, which CuPy keeps until it has arrived
-        arrived = copies.record()
+    cuda = cupy().cuda
+    device, compute, copies = cuda.Device(), cuda.get_current_stream(), cuda.Stream(non_blocking=True)
 
-    def take():
-        cupy().cuda.get_current_stream().wait_event(arrived)
-        return copied
-    return take
+    def upload(arrays):
+        with device, copies:
+            copied = tuple(map(cupy().empty, (a.shape for a in arrays), (a.dtype for a in arrays)))
+            copies.wait_event(compute.record())      # the memory may be that of an array which is still in use there
+            for there, here in zip(copied, arrays, strict=True):
+                there[...] = cupy().asarray(here)    # by way of pinned memory, which CuPy keeps until it has arrived
+            arrived = copies.record()
+
+        def take():
+            cupy().cuda.get_current_stream().wait_event(arrived)
+            return copied
+        return take
+    return upload
 
 
 class Repeated:
@@ -207,12 +212,6 @@ def multiprocessors(xp):
     """How many the current GPU has; two for NumPy, whose kernels the emulator runs."""
     runtime = None if xp is np else xp.cuda.runtime
     return 2 if runtime is None else runtime.getDeviceProperties(runtime.getDevice())["multiProcessorCount"]
-
-
-@kept
-def _copies():
-    """The stream that copies from the host."""
-    return cupy().cuda.Stream(non_blocking=True)
 
 
 def cuda_module(text, defines, arch=None):

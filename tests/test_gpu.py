@@ -196,7 +196,7 @@ def test_steps_that_are_sent_ahead_heard_of_late_and_launched_as_a_graph_are_the
         model, opt, scale = begin("gpu", dtype)
         graph, seen = backend.Repeated() if how == "graph" else None, []
         pairs = [(d[:, :-1], d[:, 1:]) for step in data for d in step]
-        ahead = iter(pairs) if how == "plain" else Ahead(pairs, 4, backend.upload)
+        ahead = iter(pairs) if how == "plain" else Ahead(pairs, 4, backend.uploads())
         for step in range(len(data)):
             seen.append(train_step(model, opt, [next(ahead), next(ahead)], 1e-2 / (1 + step), step, Config(), scale,
                                    None, how != "plain", graph))

@@ -264,12 +264,26 @@ def test_later_is_what_was(cp):
 def test_batches_come_to_the_device_in_order(cp):
     items = [(np.full((2, 3), n), np.full((2, 3), -n)[:, ::-1]) for n in range(7)]
     with fake_cupy.waits() as seen:
-        ahead = Ahead(items, 3, backend.upload)
+        ahead = Ahead(items, 3, backend.uploads())
         found = list(ahead)
         ahead.close()
     assert not seen and all(isinstance(a, cp.ndarray) and a.flags.c_contiguous for pair in found for a in pair)
     for (a, b), (c, d) in zip(items, found, strict=True):
         assert (c.get() == a).all() and (d.get() == b).all()
+
+
+def test_batches_come_to_the_device_of_the_rank(cp):
+    """The thread that sends them would take device 0."""
+    with cp.cuda.Device(3):
+        ahead = Ahead([(np.ones(2),)], 0, backend.uploads())
+        (a,), one = next(ahead), cp.ones(2)
+        ahead.close()
+        assert a.device.id == 3 and (a + one).get().tolist() == [2, 2]
+    with pytest.raises(fake_cupy.CUDARuntimeError, match="an array on device 3, used on device 0"):
+        a + cp.ones(2)
+    stream = cp.cuda.Stream()
+    with pytest.raises(RuntimeError, match="a stream of device 0, used on device 1"), cp.cuda.Device(1), stream:
+        pass
 
 
 # ------------------------------------------------------------------------------------------------ a run

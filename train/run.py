@@ -368,7 +368,7 @@ def train(run: Run, interrupt: "Interrupt") -> None:
     profiled = range(settled, settled + config.profile)
     micro, begun = run.windows.batches(run.position, run.rows, group.rank, group.size), deque()
     if device_of(config) == "gpu":                       # on a CPU it saves nothing: a batch is 0.3 % of a step
-        micro = Ahead(micro, run.micros, backend.upload)
+        micro = Ahead(micro, run.micros, backend.uploads())
     with log.progress(config.steps, run.step) as bar, closing(micro):
         while (run.step < config.steps and not out_of_patience(run.best, config)
                and not group.stops(interrupt.asked)):

@@ -11,7 +11,8 @@ refused, a reduction's result is an array of no dimensions and takes no `initial
 device array. Python code waits for a device where it asks for a value: float, int, bool, item, get, tolist, a boolean
 mask as an index, an event or a stream that is synchronised. What is copied to the host without waiting is garbage there
 until then. In a captured graph nothing runs before it is launched, host values are what they were at the capture, and
-to wait, or to copy from the host, is an error.
+to wait, or to copy from the host, is an error. There are eight devices of which each thread has one,
+0 at first; arrays and streams of another are refused, as if no device could reach the memory of another.
 
 Everything runs at once and in the caller's thread. So an order that only streams and events could keep is not checked,
 and no time means anything.
@@ -77,7 +78,7 @@ class ndarray:
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         expect(memptr is None and strides is None, "fake_cupy.ndarray", "a pointer", "a shape and a dtype")
-        self._a = np.empty(shape, dtype, order)
+        self._a, self.device = np.empty(shape, dtype, order), Device()
         state.pool.take(self._a)
 
     shape = property(lambda self: self._a.shape, lambda self, shape: setattr(self._a, "shape", shape))
@@ -85,8 +86,7 @@ class ndarray:
     nbytes, itemsize, strides, flags = (property(lambda self, n=n: getattr(self._a, n))
                                         for n in ("nbytes", "itemsize", "strides", "flags"))
     T = property(lambda self: call(np.transpose, self))
-    data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data, device=Device()))
-    device = property(lambda self: Device())
+    data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data, device=self.device))
     __array_priority__ = 100
     __hash__ = None
 
@@ -180,6 +180,7 @@ def wrapped(x, given=()):
         return x
     found = object.__new__(ndarray)
     found._a = owner = np.asarray(x)
+    found.device = Device()
     if fresh(found._a, given):
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
@@ -194,6 +195,8 @@ def fresh(a, given):
 def unwrapped(x, index=False):
     """The NumPy arrays inside. Of the host's arrays only an index is accepted."""
     if isinstance(x, ndarray):
+        if x.device.id != state.device:
+            raise CUDARuntimeError(f"an array on device {x.device.id}, used on device {state.device}")
         return x._a
     if isinstance(x, np.ndarray) and not index:
         raise TypeError(f"Unsupported type {type(x)}")
@@ -349,20 +352,22 @@ def may_share_memory(a, b, max_work=None):
 # ------------------------------------------------------------------------------------------------ the device
 
 class Device:
-    id, compute_capability = 0, "80"          # a Hopper takes tensor maps, which the driver makes
+    compute_capability = "80"                 # a Hopper takes tensor maps, which the driver makes
     mem_info = property(lambda self: runtime.memGetInfo())
 
-    def __init__(self, _number=0):
-        pass
+    def __init__(self, number=None):
+        self.id, self.before = state.device if number is None else number, []
 
     def __enter__(self):
+        self.before.append(state.device)
+        state.device = self.id
         return self
 
     def __exit__(self, *_):
-        pass
+        state.device = self.before.pop()
 
     def use(self):
-        pass
+        state.device = self.id
 
     def synchronize(self):
         for stream in Stream.all:
@@ -375,10 +380,12 @@ class Stream:
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
         self.pending, self.graph, self.kept = [], None, []
-        self.ptr, self.before = 0 if null else id(self), []
+        self.ptr, self.before, self.device_id = 0 if null else id(self), [], -1 if null else state.device
         Stream.all.add(self)
 
     def __enter__(self):
+        if self.device_id not in (-1, state.device):
+            raise RuntimeError(f"a stream of device {self.device_id}, used on device {state.device}")
         self.before.append(state.stream)
         state.stream = self
         return self
@@ -502,10 +509,10 @@ def using_allocator(allocator=None):
 
 
 class State(threading.local):
-    """What each thread has of its own: the current stream and the pool."""
+    """What each thread has of its own: the current device and stream, and the pool."""
 
     def __init__(self):
-        self.stream, self.pool = NULL, POOL
+        self.stream, self.pool, self.device = NULL, POOL, 0
 
 
 NULL, POOL = Stream(null=True), MemoryPool()
@@ -588,8 +595,8 @@ def _module(name, **content):
     return module
 
 
-runtime = _module("cuda.runtime", getDeviceCount=lambda: 1, getDevice=lambda: 0, CUDARuntimeError=CUDARuntimeError,
-                  runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 12090,
+runtime = _module("cuda.runtime", getDeviceCount=lambda: 8, getDevice=lambda: state.device,
+                  CUDARuntimeError=CUDARuntimeError, runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 12090,
                   memGetInfo=lambda: (POOL.limit - POOL.used if POOL.limit else 1 << 40, POOL.limit or 1 << 40),
                   cudaDevAttrMaxSharedMemoryPerBlockOptin=97, deviceGetAttribute=lambda *_: emulator.MOST_SHARED,
                   deviceSynchronize=lambda: Device().synchronize(), streamCaptureModeRelaxed=2,
