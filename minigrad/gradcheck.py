@@ -17,12 +17,13 @@ def gradcheck(op, *arrays, rtol=1e-6, mode="reference", seed=0, **params):
     question. With d(k) = L(x + k h e_i) - L(x - k h e_i), Taylor's series gives
         dL/dx_i = (8 d(1) - d(2)) / 12h + O(h^4).
     Errors are relative to the largest gradient of the whole case, down to the rounding floor of the difference.
-    Integers, Python numbers and None are held fixed. Returns the largest relative error; raises AssertionError above
-    rtol.
+    Integers, Python numbers and None are held fixed. mode: "reference" asks the formula, "auto" the kernel in its
+    place. Returns the largest relative error; raises AssertionError above rtol.
     """
     expect(isinstance(op, Op), "gradcheck", repr(op), "an op", "@op on its forward makes one: see minigrad/tensor.py")
     rng = np.random.default_rng(seed)
-    arrays = [a.data if isinstance(a, Tensor) else a for a in arrays]
+    arrays = [a.data if isinstance(a, Tensor) else np.asarray(a) if isinstance(a, (list, np.generic)) else a
+              for a in arrays]
     arrays = [a.astype("float64") if _floats(a) else a for a in arrays]
     with kernels.using(mode):
         forward, backward = kernels.choose(op, arrays)

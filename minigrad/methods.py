@@ -11,7 +11,7 @@ from minigrad.check import expect
 from minigrad.ops import elementwise as e
 from minigrad.ops import index, reduce, shape
 from minigrad.ops.matmul import matmul
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, reader
 
 METHODS = {
     "__add__": e.add, "__sub__": e.sub, "__mul__": e.mul, "__truediv__": e.div, "__pow__": e.pow, "__matmul__": matmul,
@@ -25,7 +25,7 @@ METHODS = {
     "tril": shape.tril, "split": shape.split, "take_along_axis": index.take_along_axis,
 }
 REFLECTED = ("add", "sub", "mul", "truediv", "pow", "matmul")       # 2 - x arrives as x.__rsub__(2)
-COMPARED = ("lt", "le", "gt", "ge")     # x > 0 is an array: a boolean has no gradient. == stays identity, as dicts want
+COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")      # x > 0 is an array: a boolean has no gradient
 SPREAD = {"reshape": (shape.reshape, "shape"), "transpose": (shape.transpose, "axes"),
           "broadcast_to": (shape.broadcast_to, "shape")}            # x.reshape(2, 3) and x.reshape((2, 3))
 
@@ -37,7 +37,10 @@ def _method(op):
 
     def method(*args, **params):
         expect(len(args) <= n + len(names), op.name, f"{len(args)} arguments", f"at most {n + len(names)}")
-        return op(*args[:n], **dict(zip(names, args[n:])), **params)
+        params = {**dict(zip(names, args[n:])), **params}
+        expect(type(params.get("keepdims", False)) is bool, op.name, f"keepdims {params.get('keepdims')!r}",
+               "True or False", "several axes are a tuple: axis=(0, 1)")
+        return op(*args[:n], **params)
     return method
 
 
@@ -52,7 +55,7 @@ def _spread(op, name):
 
 def _compared(name):
     compare = getattr(operator, name)
-    return lambda self, other: compare(self.data, other.data if isinstance(other, Tensor) else other)
+    return lambda self, other: compare(_data(self), _data(other))
 
 
 def _getitem(self, places):
@@ -62,7 +65,12 @@ def _getitem(self, places):
 
 
 def _data(x):
-    return x.data if isinstance(x, Tensor) else x
+    """The array of a Tensor, for Python to look into."""
+    if not isinstance(x, Tensor):
+        return x
+    if look := reader.get():
+        look(x.data)
+    return x.data
 
 
 def _len(self):
@@ -75,19 +83,19 @@ def _array(self, dtype=None, copy=None):
     """What NumPy calls on a Tensor that it meets. A copy of a Tensor with a history would lose that, silently."""
     if self.requires_grad:
         raise TypeError("NumPy got a Tensor that requires grad; expected an array. Hint: x.numpy() for its values, "
-                        "stack(a, b) or concatenate(a, b) for a list of Tensors")
-    return backend.asnumpy(self.data).astype(dtype or self.dtype, copy=bool(copy))
+                        "minigrad.ops.shape.stack(a, b) for a list of Tensors")
+    return backend.asnumpy(_data(self)).astype(dtype or self.dtype, copy=bool(copy))
 
 
 def _item(self):
     """The one number that this tensor holds, as a Python number."""
     expect(self.size == 1, "item", f"a tensor of shape {self.shape}", "one entry", "index it, or sum it first")
-    return self.data.item()
+    return _data(self).item()
 
 
 def _argmax(self, axis=None):
     """Where the largest entry is, as an array of integers."""
-    return self.data.argmax(axis)
+    return _data(self).argmax(axis)
 
 
 PLAIN = {
@@ -100,8 +108,9 @@ PLAIN = {
     "__array__": _array,
     "item": _item,
     "argmax": _argmax,
-    "numpy": lambda self: backend.asnumpy(self.data),
-    "detach": lambda self: Tensor(self.data),
+    "numpy": lambda self: backend.asnumpy(_data(self)),
+    "detach": lambda self: Tensor(_data(self)),
+    "__hash__": object.__hash__,                             # by identity, as == is not asked for that
     "T": property(lambda self: shape.transpose(self)),
 }
 

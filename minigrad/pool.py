@@ -14,6 +14,8 @@ import os
 import sys
 import threading
 
+from minigrad.check import expect
+
 SMALL = 10_000       # work below this many operations is not worth a helper (half a microsecond, and cold caches)
 _lock, _size, _native = threading.Lock(), None, None
 
@@ -23,7 +25,9 @@ def size():
     global _size
     if _size is None:
         have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        _size = max(1, int(os.environ.get("MINIGRAD_THREADS", have)))
+        asked = os.environ.get("MINIGRAD_THREADS", str(have))
+        expect(asked.isdecimal(), "MINIGRAD_THREADS", repr(asked), "a number of threads")
+        _size = max(1, int(asked))
     return _size
 
 

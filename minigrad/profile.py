@@ -150,7 +150,7 @@ def _costs(name, phase, args, params, out, costs):
     else:
         wanted = [slot is not SKIP for slot in into] or [True] * len(costs["gradients"])
         flops, moved = sum(f for f, want in zip(costs["gradients"], wanted) if want), costs["bytes"]
-        made = _arrays((out, [slot.array for slot, g in zip(into, out) if g is DONE]))
+        made = _arrays((out, [slot.array for slot, g in zip(into, out) if g is DONE and slot is not SKIP]))
     return flops, _moved(_arrays(args), made) if moved is None else moved
 
 

@@ -5,11 +5,25 @@ sum on the residual path, whose gradient is dy and dy, and the product before it
 not what came out. In a Transformer's block that product is a third of all. So the first run notes, call by call, where
 an op's saved arrays come from, and the second leaves out every call that is wanted by none.
 """
+from contextlib import contextmanager
+
 import numpy as np
 
 from minigrad import backend, kernels
 from minigrad.check import expect
-from minigrad.tensor import DONE, NOBODY, Node, Tensor, _parent, _result, _set, is_recording, propagate, recording
+from minigrad.tensor import (
+    DONE,
+    NOBODY,
+    Node,
+    Tensor,
+    _parent,
+    _result,
+    _set,
+    is_recording,
+    propagate,
+    reader,
+    recording,
+)
 
 
 def recompute(fn, *inputs):
@@ -19,17 +33,17 @@ def recompute(fn, *inputs):
     draws the dropout masks of the first, adds into the gradients of the parameters that fn uses, and hands on the
     gradients of the inputs. Under no_grad it is a plain call. Chen et al. 2016, arXiv:1604.06174.
 
-    What fn does may depend on its inputs, but not on the .data of what it computes: where the second run leaves a call
-    out, that is NaN.
+    What fn does may depend on what it computes, if it looks there by x > 0, argmax, item(), numpy() or detach(). It may
+    not depend on .data: where the second run leaves a call out, that is NaN.
 
-    To the bit: unless an input has two or more consumers inside fn and another outside (or is itself a 16-bit leaf).
-    Then the same terms are added up in another order.
+    To the bit: unless an input has two or more consumers inside fn and another outside, comes in twice, or is itself
+    a 16-bit leaf. Then the same terms are added up in another order.
     """
     if not is_recording():
         return fn(*inputs)
     leaves, moment, calls = {}, backend.now(), Calls()
     with recording(leaves), calls.noted():
-        y = fn(*(Tensor(t) if isinstance(t, Tensor) else t for t in inputs))
+        y = fn(*(Tensor(t.data) if isinstance(t, Tensor) else t for t in inputs))
     outputs = y if isinstance(y, tuple) else (y,)
     expect(all(isinstance(t, Tensor) for t in outputs), "recompute", f"a function that returns {type(y).__name__}",
            "one that returns a Tensor or a tuple of Tensors")
@@ -76,9 +90,11 @@ class Calls:
         # of each: (shape and dtype of its result, or None if that is no float array; the numbers of the calls that its
         # arguments came from, None where from none; _origins of what it saved; its backward)
         self.made = []
+        self.read = set()    # the numbers of the calls into whose result Python looked
 
+    @contextmanager
     def noted(self):
-        """A context that looks at every op's call."""
+        """A context that looks at every op's call, and at what is looked into."""
         producers = {}       # id of an array -> number of the call that gave it, the latest with this id
 
         def watch(forward, backward):
@@ -91,14 +107,21 @@ class Calls:
                 self.made.append(((y.shape, y.dtype) if one else None, sources, _origins(saved, arrays), backward))
                 return y, saved
             return call, backward
-        return _watching(watch)
+
+        def look(array):
+            if id(array) in producers:
+                self.read.add(producers[id(array)])
+        with _watching(watch), _set(reader, look):
+            yield
 
     def left_out(self):
         """A context in which calls that nobody wants give NaN for their result, and save what they saved before."""
         wanted, again = self.wanted(), iter(range(len(self.made)))
 
         def watch(forward, backward):
-            number = next(again)
+            number = next(again, None)
+            expect(number is not None, "recompute", "a function that calls more ops in its second run",
+                   "one that does both times the same", "let it look at what it computes by item(), not by .data")
             result, _, origins, first = self.made[number]
             if number in wanted:
                 return forward, backward
@@ -111,9 +134,9 @@ class Calls:
         return _watching(watch)
 
     def wanted(self):
-        """The numbers of the calls that are to run again: those that saved what they computed, and those whose result
-        such a call, or a saved argument, is made from."""
-        found = set()
+        """The numbers of the calls that are to run again: those that saved what they computed, those into whose result
+        Python looked, and those whose result such a call, or a saved argument, is made from."""
+        found = set(self.read)
         for number in reversed(range(len(self.made))):
             result, sources, origins, _ = self.made[number]
             if result is None or origins is None:

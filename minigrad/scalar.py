@@ -118,7 +118,7 @@ class Value:
 
     def relu(self):
         y = 0.0 if self.data < 0 else self.data                  # this way round a NaN stays visible
-        return Value(y, (self,), "ReLU", (1.0 if y > 0 else 0.0,))
+        return Value(y, (self,), "ReLU", (0.0 if y <= 0 else 1.0,))
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -183,7 +183,7 @@ def _uses(root):
 # drawings; the names are optional: draw_tree(L, a=a, b=b)
 
 
-def draw_tree(root, **names):
+def draw_tree(root, /, **names):
     """The graph as indented text. A value used in several places gets a number and is drawn once."""
     names, uses, numbers = {v: k for k, v in names.items()}, _uses(root), {}
     lines, stack = [], [(root, "", "")]

@@ -32,7 +32,9 @@ array. A GPU has more memory than time, and keeps it.
 others a number is an array without axes.
 
 Ownership: dy and saved are borrowed, returned gradients may alias dy, and only arrays that forward itself
-allocated and saved may be overwritten by backward. The engine copies before it adds in place.
+allocated and saved may be overwritten by backward. The engine copies before it adds in place. Arrays that a graph was
+recorded from must stay as they are until its backward; an optimiser that has stepped in between is noticed, an
+assignment to x.data[...] is not.
 
 What is deliberately absent: gradients of gradients, and gradients kept on interior tensors.
 """
@@ -52,6 +54,7 @@ from minigrad.check import expect
 from minigrad.sums import plus, sum_to
 
 _recording = ContextVar("recording", default=True)      # True, False, or a dict: only note leaves in it
+reader = ContextVar("reader", default=None)             # or a function that is told which arrays Python looks into
 _serial = count()
 
 
@@ -189,6 +192,8 @@ class Promise:
         return self.node.again()[0]
 
 
+STEPPED = ("backward: an optimiser has stepped since {!r} ran on its parameters, which are others now. Hint: call "
+           "backward() before step(), or run the forward pass again")
 USED = ("backward: the graph through {!r} was already used. Hint: run the forward pass again; to add two losses, add "
         "the tensors")
 
@@ -200,10 +205,15 @@ class Tensor:
 
     def __init__(self, data, requires_grad=False):
         if isinstance(data, Tensor):
+            if data.requires_grad:                      # its history would be lost, silently
+                raise TypeError("Tensor: got a Tensor that requires grad; expected an array or numbers. Hint: "
+                                "x.detach() for its values")
             data = data.data
-        self.data = data if isinstance(data, np.ndarray) or backend.on_gpu(data) else np.asarray(data)
-        if self.data.dtype.kind in "OSUMm":             # None and words become arrays of them, and fail much later
-            expect(False, "Tensor", f"{type(data).__name__}, as an array of {self.dtype}", "numbers")
+        self.data = data if type(data) is np.ndarray or backend.on_gpu(data) else np.asarray(data)
+        if self.data.dtype.kind in "OSUMmc" or self.data.dtype == np.longdouble:
+            # None and words become arrays of them, and fail much later
+            expect(False, "Tensor", f"{type(data).__name__}, as an array of {self.dtype}",
+                   "numbers: real ones, of at most 64 bits")
         if not self.data.dtype.isnative:                # kernels would read its bytes from the wrong end
             self.data = self.data.astype(self.dtype.newbyteorder("="))
         if requires_grad and not backend.is_float(self.data.dtype):
@@ -217,15 +227,20 @@ class Tensor:
 
     @property
     def grad(self):
-        """dL/d(this leaf) as an array, float32 or wider; None if no gradient has arrived."""
+        """dL/d(this leaf) as an array, float32 or wider; None if no gradient has arrived. The next backward adds to it;
+        under an optimiser it is always the same array, so copy() what is to stay."""
         return None if self.slot is None or self.slot.empty else self.slot.array
 
     @grad.setter
     def grad(self, value):
         if value is None:
-            if self.slot is not None:
+            if self.slot is not None and self.slot.owner is None:
+                self.slot = None                        # whoever has taken the array may keep it
+            elif self.slot is not None:
                 self.slot.empty = True
         else:
+            expect(self.node is None, "grad", "the result of an op", "a leaf, which alone keeps a gradient",
+                   "start from it by y.backward(dy)")
             shape = value.shape if hasattr(value, "shape") else np.shape(value)
             expect(shape == self.shape, "grad", f"shape {shape}", f"{self.shape}, the tensor's own")
             value = value.data if isinstance(value, Tensor) else value
@@ -236,6 +251,7 @@ class Tensor:
     def grad_slot(self):
         """The Slot of this leaf; made at first use if no optimiser has laid one out."""
         if self.slot is None:
+            expect(backend.is_float(self.dtype), "backward", f"a leaf of dtype {self.dtype}", "a floating dtype")
             xp = backend.xp_of(self.data)
             self.slot = Slot(xp.empty(self.shape, backend.wide_dtype(self.dtype)))
         return self.slot
@@ -303,6 +319,8 @@ def propagate(seeds, done=None):
         node = heapq.heappop(waiting)[1]
         if node.backward is None:
             raise RuntimeError(USED.format(node.name))
+        if any(updates is not None and updates != p.slot.owner.updates for p, *_, updates in node.parents):
+            raise RuntimeError(STEPPED.format(node.name))
         dys, slots = [g for g, _ in arrived.pop(node)], into(node.parents)
         saved, more = [s.keep() if type(s) is Promise else s for s in node.saved], {}
         if hasattr(node.backward, "adds_up") and slots[0] is None and node.parents[0][0] in arrived:
@@ -311,7 +329,7 @@ def propagate(seeds, done=None):
         gradients = node.backward(tuple(dys) if node.outputs else dys[0], *saved, into=slots, **more)
         parents, node.parents, saved = node.parents, (), None
         node.backward = node.saved = node.again = None  # activations are freed as soon as they are spent
-        for (parent, index, shape, dtype), slot, g in zip(parents, slots, gradients, strict=True):
+        for (parent, index, shape, dtype, _), slot, g in zip(parents, slots, gradients, strict=True):
             if slot is SKIP or g is DONE or g is None:
                 continue
             if g.shape != shape:
@@ -344,6 +362,8 @@ class Op:
         parameters = inspect.signature(forward).parameters
         self.looks_ahead = "into" in parameters
         arguments = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.names = tuple(p.name for p in arguments)
+        self.settings = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY} - {"into"}
         self.arguments = len(arguments)                 # 0: as many arrays as one likes
         self.required = sum(p.default is p.empty for p in arguments)
         Op.table[self.name] = self
@@ -359,6 +379,8 @@ class Op:
         return self
 
     def __call__(self, *args, **params):
+        if not self.settings.issuperset(params):
+            args = self._placed(args, params)
         if len(args) != self.arguments or not args:
             args = self._completed(args)
         mode, arrays, parents, promised, wanted = _recording.get(), [], [], {}, False
@@ -391,6 +413,15 @@ class Op:
             mode.update((id(a), a) for a, parent in zip(args, parents) if parent is not NOBODY)
         return tuple(_result(a, node, i) for i, a in enumerate(y)) if isinstance(y, tuple) else _result(y, node)
 
+    def _placed(self, args, params):
+        """The arguments, those among them that were given by name."""
+        free = self.names[len(args):]
+        wrong = [name for name in params if name not in self.settings and name not in free]
+        expect(not wrong, self.name, f"{', '.join(wrong)}= beside {len(args)} arrays",
+               f"{', '.join([*free, *sorted(self.settings)]) or 'nothing'} by name")
+        last = max(free.index(name) for name in params if name in free)
+        return args + tuple(params.pop(name, None) for name in free[:last + 1])
+
     def _completed(self, args):
         """The arguments, with None for those that may be left out, such as a bias."""
         if not self.arguments:
@@ -406,22 +437,24 @@ class Op:
         return f"<op {self.name}>"
 
 
-NOBODY = (None, 0, (), None)
+NOBODY = (None, 0, (), None, None)
 
 
 def _parent(t):
-    """Where the gradient of argument t goes: (leaf or node, which output, shape, dtype)."""
-    return (t if t.node is None else t.node), t.index, t.data.shape, t.data.dtype
+    """Where the gradient of argument t goes: (leaf or node, which output, shape, dtype, and of an optimiser's leaf how
+    many updates it has seen)."""
+    updates = None if t.slot is None or t.slot.owner is None else t.slot.owner.updates
+    return (t if t.node is None else t.node), t.index, t.data.shape, t.data.dtype, updates
 
 
 def into(parents):
     """What a forward or a backward is told about the gradients of its arguments."""
-    return [SKIP if p is None else p.grad_slot() if isinstance(p, Tensor) else None for p, _, _, _ in parents]
+    return [SKIP if p is None else p.grad_slot() if isinstance(p, Tensor) else None for p, *_ in parents]
 
 
 def _operand(a, numbers):
     """Arrays, None and, where they are wanted, Python's numbers as they are; the rest as arrays."""
-    if isinstance(a, np.ndarray) and a.dtype.isnative or a is None or backend.on_gpu(a):
+    if type(a) is np.ndarray and a.dtype.isnative or a is None or backend.on_gpu(a):
         return a
     if numbers and type(a) in (int, float, bool):
         return a

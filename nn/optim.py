@@ -99,7 +99,7 @@ class Optimizer:
         params = list({id(p): p for p in params if leaves and p.requires_grad}.values())
         expect(params, who, "no parameters", "leaves that require grad", "pass model.parameters()")
         expect(lr >= 0 and weight_decay >= 0, who, f"lr {lr}, weight_decay {weight_decay}", "numbers from 0 up")
-        self.lr, self.weight_decay = lr, weight_decay
+        self.lr, self.weight_decay, self.updates = lr, weight_decay, 0       # updates: calls of step() in this process
         dtypes = sorted({p.dtype for p in params}, key=str)
         self.flats = [Flat([p for p in params if p.dtype == d], d, self, rank, ranks) for d in dtypes]
         self.control = backend.xp_of(self.flats[0].data).zeros(SIZE, "float64")
@@ -138,6 +138,7 @@ class Optimizer:
                "one optimiser per parameter", "make the optimiser once, or drop this one")
         expect(all(p.data is v for p, _, v in laid_out), who, "parameters whose .data is another array now",
                "that of the optimiser, which updates it in place", "p.data[...] = array")
+        self.updates += 1                                    # what was recorded before it is of other parameters
         c = self.control
         c[STEPS] += c[FACTOR] == c[FACTOR]
         for flat in self.flats:

@@ -13,10 +13,13 @@ from minigrad.fused.dropout import dropout
 from minigrad.fused.embedding import embedding
 from minigrad.fused.linear import linear
 from minigrad.fused.relu import relu
+from minigrad.fused.softmax import softmax
+from minigrad.ops import elementwise as e
 from minigrad.ops.elementwise import add, mul
 from minigrad.ops.matmul import matmul
 from minigrad.ops.shape import concatenate, split
 from minigrad.tensor import SKIP, Op, Slot, adds_up, is_recording, probe, propagate
+from nn import SGD
 
 rng = np.random.default_rng(0)
 
@@ -85,11 +88,11 @@ def test_leaves_accumulate_until_they_are_reset():
     for times in (1, 2, 3):
         (x @ w).sum().backward()
         np.testing.assert_allclose(w.grad, times * np.repeat(x.sum(0)[:, None], 4, 1), rtol=1e-13)
-    array = w.grad
+    array, before = w.grad, w.grad.copy()
     w.grad = None
     assert w.grad is None
     (x @ w).sum().backward()
-    assert w.grad is array                                # the memory is used again, its old contents are not
+    np.testing.assert_array_equal(array, before)          # whoever has taken it may keep it
     np.testing.assert_allclose(w.grad, np.repeat(x.sum(0)[:, None], 4, 1), rtol=1e-13)
 
 
@@ -587,3 +590,69 @@ def test_integers_are_refused_where_bits_would_be_taken_for_floats(mode):
             for dtype in (np.uint16, np.int64):
                 with pytest.raises(ValueError, match="got an array of u?int.*; expected floats"):
                     f(np.array([40000, 5], dtype))
+
+
+def test_equal_is_asked_entry_by_entry():
+    """As > is; a dict still finds a Tensor by what it is."""
+    x, y = leaf(3), Tensor(np.zeros(3))
+    assert ((x - x) == 0).all() and (y != x).all() and (y == np.zeros(3)).all() and {x: 1}[x] == 1
+    np.testing.assert_array_equal(e.where(y == 0, 1.0, y).data, 1)
+
+
+def test_a_history_is_not_dropped_by_a_second_tensor():
+    x = leaf(2)
+    for t in (x, x * 2.0):
+        with pytest.raises(TypeError, match="requires grad; .* Hint: x.detach"):
+            Tensor(t)
+    assert not Tensor((x * 2.0).detach()).requires_grad
+
+
+def test_a_gradient_goes_to_leaves_of_floats_only():
+    x = Tensor(np.arange(3))
+    x.requires_grad = True                                # past the check
+    with pytest.raises(ValueError, match="a leaf of dtype int64; expected a floating dtype"):
+        (x * 2.5).sum().backward()
+    y = leaf(2) * 2.0
+    with pytest.raises(ValueError, match="grad: got the result of an op"):
+        y.grad = np.ones(2)
+
+
+@pytest.mark.parametrize("other", [2, np.float64(2), np.array(2.0), np.array([2, 2]), np.array(2), True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_has_no_say_in_the_dtype(other, dtype):
+    """Numbers, arrays without axes and integers, as an array or a Tensor, on either side."""
+    x = leaf(2).data.astype(backend.dtype_of(dtype))
+    for made in (other, Tensor(other)):
+        for y in (Tensor(x) * made, made - Tensor(x), Tensor(x) / made, e.maximum(Tensor(x), made)):
+            assert y.dtype == x.dtype
+    assert (Tensor(x).sum() / Tensor([1, 0]).sum()).dtype == x.dtype
+    assert (Tensor(x) + np.ones(2)).dtype == np.result_type(x, np.ones(2)) == "float64"
+
+
+def test_arrays_by_name():
+    x, w, b = leaf(2, 3), leaf(3, 4), leaf(4)
+    np.testing.assert_array_equal(linear(x, w, b=b).data, linear(x, w, b).data)
+    np.testing.assert_array_equal(linear(w=w, x=x).data, linear(x, w).data)
+    for call, says in ((lambda: linear(x, w, x=x), "linear: got x= beside 2 arrays; expected b by name"),
+                       (lambda: linear(x, b=b), "linear: got None for argument 2"),
+                       (lambda: softmax(x, dim=0), "softmax: got dim= beside 1 arrays; expected axis, causal by name")):
+        with pytest.raises(ValueError, match=says):
+            call()
+    with pytest.raises(ValueError, match="sum: got keepdims 1; .* Hint: several axes are a tuple"):
+        x.sum(0, 1)
+
+
+def test_a_step_between_forward_and_backward_is_noticed():
+    """The second loss was computed from weights that are others now."""
+    w, v = leaf(3), leaf(3)
+    opt = SGD([w, v], lr=0.1)
+    first, second = (w * v).sum(), (w * v * 2.0).sum()
+    first.backward()
+    opt.step()
+    with pytest.raises(RuntimeError, match="an optimiser has stepped since 'mul' ran on its parameters"):
+        second.backward()
+
+
+def test_subclasses_of_arrays_are_arrays():
+    m = Tensor(np.matrix([[1.0, 2.0], [3.0, 4.0]]))
+    np.testing.assert_array_equal((m * m).data, [[1, 4], [9, 16]])

@@ -346,3 +346,10 @@ def test_a_resumed_run_is_profiled_after_its_own_first_steps(train):
 def test_a_negative_number_of_steps_is_refused(capsys):
     assert run.main(["--profile", "-1"]) == 2
     assert "--profile: got -1; expected at least 0" in capsys.readouterr().err
+
+
+def test_weights_that_need_no_gradient():
+    x = Tensor(np.ones((4, 4), "f4"), requires_grad=True)
+    with profile() as p:
+        linear(x, np.ones((4, 4), "f4")).sum().backward()
+    assert "linear" in p.table()

@@ -6,6 +6,7 @@ from minigrad import Tensor, backend, no_grad, recompute, using
 from minigrad.fused.dropout import dropout
 from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.linear import linear
+from minigrad.ops.elementwise import where
 from minigrad.ops.shape import split
 from minigrad.profile import profile
 from minigrad.tensor import Op, is_recording, probe
@@ -324,3 +325,33 @@ def test_a_profile_sees_what_is_left_out():
         recompute(lambda x: x @ w, x).sum().backward()
     assert "matmul" in seen.table()
     np.testing.assert_array_equal(w.grad, np.full((3, 3), 3.0))
+
+
+@pytest.mark.parametrize("fn", [
+    lambda x, w: x + where((h := linear(x, w)) > 0, h, 0.0), lambda x, w: (x * x)[np.arange(4), (x @ w).argmax(-1)],
+    lambda x, w: x * x if (x + 1.0).sum() > 0 else x * 3.0, lambda x, w: x * float((x @ w).sum()),
+    lambda x, w: x * (x @ w).detach(), lambda x, w: x * (x @ w).numpy(), lambda x, w: x[((x @ w) > 0).argmax(0)] * x,
+    lambda x, w: where((x @ w) == 0, x, x * x), lambda x, w: x[(x @ w).astype("float32").detach()[:, 0] > 0] * 2.0],
+    ids=range(9))
+def test_what_python_looks_into_runs_again(fn):
+    rng, found = np.random.default_rng(0), []
+    values = [rng.standard_normal((4, 4)) for _ in range(2)]
+    for around in (plain, recompute):
+        x, w = (Tensor(v, requires_grad=True) for v in values)
+        y = around(lambda x, w=w: fn(x, w), x)
+        (y * y).sum().backward()
+        found.append([y.data, x.grad, np.zeros(1) if w.grad is None else w.grad])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_a_second_run_that_goes_on_longer_is_refused():
+    runs = []
+
+    def grows(x):
+        runs.append(1)
+        for _ in runs:
+            x = x * x
+        return x
+    with pytest.raises(ValueError, match="a function that calls more ops in its second run"):
+        recompute(grows, Tensor(np.ones(2), requires_grad=True)).sum().backward()

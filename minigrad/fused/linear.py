@@ -43,5 +43,6 @@ def check_shapes(x, w, b):
     if not (x.ndim > 0 and w.ndim == 2 and x.shape[-1] == w.shape[0]):
         expect(False, "linear", f"x {x.shape} and w {w.shape}", "the last axis of x to be the first of w (in, out)",
                "is the weight stored as (out, in)? transpose it")
+    expect(w.size, "linear", f"w {w.shape}", "at least one input and one output")
     if b is not None and b.shape != w.shape[1:]:
         expect(False, "linear", f"b {b.shape}", f"{w.shape[1:]}, the second axis of w {w.shape}")

@@ -9,24 +9,31 @@ import math
 import numpy as np
 
 from minigrad import special
-from minigrad.backend import dtype_of, rounded, wide, xp_of
+from minigrad.backend import dtype_of, is_float, rounded, wide, xp_of
 from minigrad.check import expect
 from minigrad.tensor import SKIP, op
 
 
 def _together(who, *arrays):
-    """The arrays, if their shapes broadcast. A float beside bfloat16 joins it: NumPy sees to its own dtypes only."""
-    shapes = [a.shape for a in arrays if hasattr(a, "shape")]
-    if len(set(shapes)) > 1:
+    """The arrays, if their shapes broadcast, in dtypes that go together: beside floats of one dtype integers take it,
+    and floats without axes, as Python's numbers do. NumPy would widen float32 to float64 for them."""
+    given = [a for a in arrays if hasattr(a, "dtype")]
+    if len({a.shape for a in given}) > 1:
+        shapes = [a.shape for a in given]
         try:
             np.broadcast_shapes(*shapes)
         except ValueError:
             expect(False, who, "shapes " + " and ".join(map(str, shapes)),
                    "axes that are equal, or 1, counted from the last", "insert axes of 1 with expand_dims")
-    if float in map(type, arrays):
-        dtype = next((a.dtype for a in arrays if hasattr(a, "dtype") and a.dtype.name == "bfloat16"), None)
-        if dtype is not None:
-            return [xp_of(*arrays).asarray(a, dtype) if type(a) is float else a for a in arrays]
+    if len({a.dtype for a in given}) > 1:
+        floats = [a for a in given if is_float(a.dtype)]
+        theirs = {a.dtype for a in floats if a.ndim} or {a.dtype for a in floats}
+        if len(theirs) == 1:
+            dtype, = theirs
+            weak = [hasattr(a, "dtype") and (a.dtype.kind in "iu" or not a.ndim and is_float(a.dtype)) for a in arrays]
+            return [a.astype(dtype, copy=False) if joins else a for a, joins in zip(arrays, weak)]
+    elif float in map(type, arrays) and given[0].dtype.kind == "V":      # bfloat16: NumPy sees to its own dtypes only
+        return [xp_of(*arrays).asarray(a, given[0].dtype) if type(a) is float else a for a in arrays]
     return arrays
 
 
@@ -333,7 +340,8 @@ def _(dy, x, low, high):
 @op(numbers=True)
 def where(mask, a, b):
     """y = a where mask, else b"""
-    mask, a, b = _together("where", mask, a, b)
+    _together("where", mask, a, b)                           # their shapes; a mask has no say in the dtype
+    a, b = _together("where", a, b)
     return xp_of(mask, a, b).where(mask, a, b), (mask,)
 
 

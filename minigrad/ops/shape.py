@@ -121,8 +121,8 @@ def _(dy, axis):
 @op
 def pad(x, *, widths, value=0.0):
     """y = x with widths[k] = (before, after) entries of value around axis k"""
-    expect(np.shape(widths) == (x.ndim, 2) and np.min(widths) >= 0, "pad", f"widths {widths} for shape {x.shape}",
-           "a pair for every axis, from 0 up")
+    right = np.shape(widths) == ((x.ndim, 2) if x.ndim else (0,)) and np.min(widths, initial=0) >= 0
+    expect(right, "pad", f"widths {widths} for shape {x.shape}", "a pair for every axis, from 0 up")
     inside = tuple(slice(lo, lo + n) for (lo, _), n in zip(widths, x.shape))
     y = xp_of(x).full(tuple(lo + n + hi for (lo, hi), n in zip(widths, x.shape)), value, x.dtype)
     y[inside] = x
