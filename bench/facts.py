@@ -6,6 +6,7 @@ Gradients are compared with central differences in float64, over the cases that 
 are the formulas of bench/costs.py, at the size of GPT-2: one row of 1024 tokens through a single layer. The times there
 are quick ones, the best of a few calls in float32; python -m bench ops takes more care.
 """
+import importlib
 import sys
 import time
 from pathlib import Path
@@ -113,19 +114,24 @@ def speeds(sizes, threads):
     return found, copy, product
 
 
-def errors():
-    """{op: [(case, {"reference" or "cpu": largest relative error of its gradients})]}, from the cases of the tests."""
+def cases():
+    """The module of the cases that the tests walk."""
     tests = Path(__file__).resolve().parents[1] / "tests"
-    expect((tests / "opcases.py").exists(), "formulas --html", "no tests/opcases.py", "a clone of the project",
+    expect((tests / "opcases.py").exists(), "gradients", "no tests/opcases.py", "a clone of the project",
            "its cases are what gradients are checked with")
     sys.path.append(str(tests))
-    from opcases import CASES, gradient_errors
-    smooth, found = [case for case in CASES if case.smooth], {}
+    return importlib.import_module("opcases")
+
+
+def errors():
+    """{op: [(case, {"reference" or "cpu": largest relative error of its gradients})]}, from the cases of the tests."""
+    opcases = cases()
+    smooth, found = [case for case in opcases.CASES if case.smooth], {}
     with progress(len(smooth), 0) as bar:
         bar.unit = "gradient"
         for case in smooth:
             try:
-                checked = {who: error for _, who, error in gradient_errors([case])}
+                checked = {who: error for _, who, error in opcases.gradient_errors([case])}
             except AssertionError as e:                      # not even of the shape of its argument
                 checked = {str(e): float("nan")}
             found.setdefault(case.op.name, []).append((str(case), checked))

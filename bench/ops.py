@@ -13,7 +13,6 @@ import functools
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -351,9 +350,9 @@ def line(row, i, least, minigrad, PyTorch=None):
 
 def gradients(op):
     """Print how exact every gradient is; return the exit status."""
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-    from opcases import CASES, gradient_errors
-    return errors_table(gradient_errors([c for c in CASES if op in (None, c.op.name)]))
+    from bench import facts  # which imports this file
+    opcases = facts.cases()
+    return errors_table(opcases.gradient_errors([c for c in opcases.CASES if op in (None, c.op.name)]))
 
 
 def errors_table(errors):

@@ -108,10 +108,11 @@ def scan(args: argparse.Namespace) -> None:
         for stanza in filter(scansion.WORD.search, map(normalize, stanzas)):
             found += 1
             try:
-                print(scan_view.in_text(stanza, args.rules, terminal), end="\n\n")
+                said = scan_view.in_text(stanza, args.rules, terminal)
                 good.append(stanza)
             except ValueError as e:                 # a word in Latin letters, say: the next stanza may be verse
-                print(e, end="\n\n")
+                said = str(e)
+            print(said, end="\n\n")
     if not found:
         raise refusal("scan", "no word in Devanagari", "verse, with an empty line between stanzas")
     if args.html:

@@ -24,6 +24,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from minigrad.check import exit_status
 from tok.base import refusal
 from train.checkpoint import one_at_a_time, to_disk, write_json
 from train.config import Config
@@ -218,15 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", choices=SOURCES, help="the one to download; without it: list all")
     parser.add_argument("--downloads", default=Config.downloads, metavar="FOLDER", help="where to [%(default)s]")
     args = parser.parse_args(argv)
-    try:
-        print(fetch(args.name, args.downloads) if args.name else "\n".join(table(args.downloads)))
-    except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the next try goes on from what has come", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: print(fetch(args.name, args.downloads) if args.name
+                                     else "\n".join(table(args.downloads))))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
     except ImportError:
-        raise ValueError("serve: got no uvicorn; expected it and Starlette. Hint: pip install '.[serve]'") from None
+        raise ValueError("serve: got no uvicorn; expected it and Starlette. Hint: pip install -e '.[serve]'") from None
     expect(0 < args.port < 65536, "--port", args.port, "1 to 65535")
     app = application(Poet(poems.model_of(args.folder)))
     print(f"http://127.0.0.1:{args.port} writes verse until Ctrl-C", flush=True)

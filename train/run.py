@@ -118,6 +118,9 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
         return 1 if failed else 130 if interrupt.asked == signal.SIGINT else 0
     try:
         report(run)
+    except KeyboardInterrupt:                                # at the samples, which are not all of a run
+        print(f"\nstopped; all but the samples is in {out}", file=sys.stderr)
+        return 130
     except OSError as e:                                     # a full disk does not take samples.txt either
         failed = failed or f"samples.txt could not be written ({e.strerror})"
     if failed:
@@ -230,7 +233,7 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
     why = ended(state, config) if config.resume else ""
     expect(not why, "--resume", f"a run that has made {why}", "steps to go",
            f"--patience {2 * config.patience}" if state["step"] < config.steps else
-           f"--epochs {2 * config.epochs:g}" if config.epochs else f"--steps {2 * config.steps}")
+           f"--epochs {2 * config.epochs:g}" if config.epochs else f"--steps {2 * state['step']}")
     if model is not None and not config.resume:
         before = model.config.vocab_size
         model, known = adapted(model, config.dropout, theirs, data.tokenizer, config.seed)
@@ -283,7 +286,7 @@ def out_of_patience(best: tuple, config: Config) -> bool:
 def ended(state: dict, config: Config) -> str:
     """What a run has made that ends it, or "" if it has not ended."""
     if state["step"] >= config.steps:
-        return f"all its {config.steps} steps"
+        return f"all its {state['step']} steps"
     best = state.get("best", Run.best)
     return f"{best[1]} validations after its best one" if out_of_patience(best, config) else ""
 
@@ -525,7 +528,8 @@ def report(run: Run) -> None:
         print(f"{m['val_bits']:.2f} bits per couplet; the source that composed them needs {run.entropy:.2f}: "
               f"a gap of {m['val_bits'] / run.entropy - 1:.1%}")
     if config.samples:
-        texts = SEPARATOR.join(write(run, config.samples))
+        with log.slow("writing samples, which compiles kernels the first time"):
+            texts = SEPARATOR.join(write(run, config.samples))
         run.group.first(lambda: (run.out / "samples.txt").write_text(texts + "\n", encoding="utf-8"))
         print(f"\n{texts}")
 

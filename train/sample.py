@@ -12,7 +12,7 @@ from train.text import GPT2, SEPARATOR
 EXAMPLES = """\
 examples:
   python -m train.sample runs/verse --prompt "#वर्षा" --n 3
-  python -m train.sample gpt2 --prompt "A framework is" --stream     released weights (pip install '.[hub]')"""
+  python -m train.sample gpt2 --prompt "A framework is" --stream     released weights (pip install -e '.[hub]')"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

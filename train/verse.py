@@ -51,6 +51,7 @@ import math
 import random
 import re
 import statistics
+import sys
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,6 +59,7 @@ from functools import cache
 from itertools import accumulate, product
 from typing import NamedTuple
 
+from minigrad.check import exit_status
 from tok.chhand import matras, pattern, scan, tuk
 from train import lexicon
 from train.lexicon import WORLD, agree, conjugate, decline, gender, let_us, numbers
@@ -383,26 +385,30 @@ def entropy(n: int = 20_000, seed: int = 0) -> tuple[float, float]:
     return statistics.fmean(surprise), statistics.stdev(surprise) / n ** 0.5
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="couplets with their matras and bits, and the grammar in numbers")
     parser.add_argument("--n", type=int, default=5, help="couplets to show")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    return exit_status(lambda: show(args.n, args.seed))
+
+
+def show(n: int, seed: int) -> None:
     bit = math.log(2)
-    for couplet in corpus(args.n, args.seed):
+    for couplet in corpus(n, seed):
         theme, *lines = couplet.splitlines()
         print(f"{theme}    {-logprob(couplet) / bit:.1f} bits")
         for line in lines:
             print(f"    {line}    {' + '.join(str(length(half)) for half in line.split(', '))}")
-    sample = corpus(5000, args.seed)
+    sample = corpus(5000, seed)
     words = {word for couplet in sample for word in re.sub("[#,।॥]", " ", couplet).split()}
     aksharas = statistics.fmean(len(scan(couplet)) for couplet in sample)
     padas = [pada for poem in grammar().poems.values() for pada in [*poem.opening, poem.closing]]
-    mean, error = (nats / bit for nats in entropy(len(sample), args.seed))
+    mean, error = (nats / bit for nats in entropy(len(sample), seed))
     print(f"\n{len(THEMES)} themes, {sum(len(meter.skeletons) for meter in METERS.values())} skeletons, "
           f"{sum(len(pada.patterns) for pada in padas):,} patterns; {len(words):,} words in {len(sample):,} couplets")
     print(f"{mean:.2f} +- {error:.2f} bits a couplet ({mean * bit:.3f} nats), {mean / aksharas:.3f} bits an akshara")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
