@@ -91,13 +91,13 @@ class Work:
     def __init__(self, step, cache):
         (_, B, H, positions, _), c, xp = cache.k.shape, step.config, xp_of(cache.k)
         self.k, self.steps = cache.k, 0
-        self.launch = cuda("decode", self.k.dtype).next_token.together
         self.logits, begins = xp.empty((B, c.vocab_size), "float32"), xp.array(cache.lengths)
         sent = xp.full((2, c.n_layer, 10, B, padded_to(c.n_embd, 4)), NOTHING, "uint32").view("float32")
         kept = xp.empty((B, padded_to(c.n_embd, 4)), "float32")
         most = max(n for n in range(1, min(B, 32 // self.k.itemsize) + 1) if shared(c, self.k, n) <= room(xp))
         rows = -(-B // -(-B // most))                        # as many at each time
         half = max(n for n in range(LEAST, MOST + 1) if shared(c, self.k, rows, n) <= room(xp))
+        self.launch = cuda("decode", self.k.dtype, WARPS=WARPS, ROWS=whole(rows)).next_token.together
         self.where = backend.multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows, half)
         self.before = begins, step.wte, step.wpe, *step.matrices, step.biases, step.norms
         self.after = self.k, cache.v, sent, kept, self.logits
@@ -126,8 +126,13 @@ def shared(c, like, rows, half=LEAST):
     chunk, C = 128 // like.itemsize, c.n_embd
     chunks, longest = -(-C // chunk), -(-4 * C // chunk)     # what is normalised lies beside what it was, in float
     width = 128 * max(longest, chunks * (1 + 4 // like.itemsize)) + 64
-    sums = 2 * TILES * (32 // like.itemsize) * 8 + C // c.n_head + 2                     # of a warp, in float
+    sums = 2 * TILES * whole(rows) * 8 + C // c.n_head + 2                               # of a warp, in float
     return WARPS * (half * 2 * UNIT + 4 * sums) + rows * (width + 16 * chunks)
+
+
+def whole(rows):
+    """For how many rows at one time the kernel is compiled, if it is to take so many."""
+    return next(n for n in (1, 8, 16) if n >= rows)
 
 
 def padded_to(n, to):

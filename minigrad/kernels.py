@@ -93,6 +93,7 @@ def kernel(*devices):
 REAL = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 SIZES = {"attention": tuple({"HEAD": size} for size in (16, 32, 64, 128)),       # beside the element types
          "attention_sm90": tuple({"HEAD": size} for size in (64, 128)),
+         "decode": tuple({"WARPS": 12, "ROWS": rows} for rows in (1, 8)),
          "layer_norm": tuple({"TEAM": size} for size in (32, 64, 128))}
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.M)
 FUSED = Path(__file__).parent / "fused"

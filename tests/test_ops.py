@@ -329,6 +329,7 @@ def test_drawn_cases(case, layout, dtype, seed):
 def test_a_number_without_axes_needs_no_widths():
     assert s.pad(Tensor(np.array(2.0)), widths=[]).data == 2
 
+
 def test_sigmoid_does_not_overflow():
     with np.errstate(all="raise", under="ignore"):
         x = np.array([-1000.0, 0.0, 1000.0])

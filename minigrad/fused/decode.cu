@@ -18,8 +18,9 @@
 #include "common.cuh"
 #include "gelu.cuh"
 
-constexpr int MOST = 384;                                   // threads of a block
-constexpr int ROWS = 32 / sizeof(T);                        // rows that meet a weight at one time, at most
+// WARPS of a block, and ROWS that meet a weight at one time, at most: 1, 8, or 16 of 16 bits. Loops over either are
+// walked once, and their loads go out together, because the compiler knows how long they are.
+constexpr int THREADS = 32 * WARPS;
 constexpr int CHUNK = 8 * PACK;                             // inputs of a unit: 128 bytes, of each output of a tile
 constexpr int TILES = 3;                                    // of eight outputs, between two barriers
 constexpr int TEAM = CHUNK / 4, TEAMS = 32 / TEAM;          // lanes that fetch a chunk, four entries each
@@ -128,7 +129,7 @@ struct Weights {
             return;
         }
         int tiles = output;
-        output = begin, chunk += blockDim.x / 32;
+        output = begin, chunk += WARPS;
         if (chunk * CHUNK >= K) begin = output = tiles, chunk = threadIdx.x / 32;
         if (output < end) aim();
         else pass(), enter();
@@ -174,7 +175,7 @@ __device__ void embedded(const Model& m, int row, int i, int n, float (&v)[4]) {
 // outputs begin.. end is kept.
 __device__ void stage(const Model& m, int q, int first, int rows, int n, int begin, int end, T* x, float4* parts) {
     int width = m.width(), chunks = m.chunks(n), stride = m.padded(n, 4), behind = chunks * CHUNK;
-    int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32, team = lane / TEAM;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, team = lane / TEAM;
     int place = lane % TEAM * 4, last = (1 << m.log) - 1, had = -1;
     bool norm = q % 2 == 0 && !(m.post_norm && q == 0), keeps = q % 2 == 0 && q < 4 * m.L;
     float* source = q == 0 ? nullptr : q % 4 == PROJECT ? m.attended(q / 4) : m.out(q - 1);
@@ -192,8 +193,8 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, int beg
         had = i;
     };
     // A team's pieces: a chunk of all rows, then the next chunk. While the first has one, all teams meet in shuffles.
-    auto any = [&](int piece) { return warp + (piece - team >> m.log) * warps < chunks; };
-    if (norm) load_norm((warp + (team >> m.log) * warps) * CHUNK + place);               // while numbers are on the way
+    auto any = [&](int piece) { return warp + (piece - team >> m.log) * WARPS < chunks; };
+    if (norm) load_norm((warp + (team >> m.log) * WARPS) * CHUNK + place);               // while numbers are on the way
     for (int k = team; any(k); k += FETCHED * TEAMS) {
         float v[FETCHED][4];
         bool all;
@@ -201,7 +202,7 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, int beg
             all = true;
 #pragma unroll
             for (int a = 0; a < FETCHED; a++) {
-                int piece = k + a * TEAMS, row = piece & last, i = (warp + (piece >> m.log) * warps) * CHUNK + place;
+                int piece = k + a * TEAMS, row = piece & last, i = (warp + (piece >> m.log) * WARPS) * CHUNK + place;
                 for (int j = 0; j < 4; j++) v[a][j] = 0.0f;
                 if (!any(piece)) break;
                 if (row >= rows || i >= n) continue;
@@ -220,7 +221,7 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, int beg
         } while (!all);
 #pragma unroll
         for (int a = 0; a < FETCHED; a++) {
-            int piece = k + a * TEAMS, row = piece & last, chunk = warp + (piece >> m.log) * warps;
+            int piece = k + a * TEAMS, row = piece & last, chunk = warp + (piece >> m.log) * WARPS;
             int i = chunk * CHUNK + place;
             if (!any(piece)) break;
             bool ours = row < rows && chunk < chunks;
@@ -241,7 +242,7 @@ __device__ void stage(const Model& m, int q, int first, int rows, int n, int beg
     if (norm) {
         __syncthreads();
         for (int k = team; any(k); k += TEAMS) {
-            int row = k & last, chunk = warp + (k >> m.log) * warps, i = chunk * CHUNK + place;
+            int row = k & last, chunk = warp + (k >> m.log) * WARPS, i = chunk * CHUNK + place;
             const float4* its = parts + min(row, rows - 1) * chunks;
             float mu = its[0].x, sum = 0.0f, squares = 0.0f, v[4], y[4];                 // relative to a mean of some
 #pragma unroll 1
@@ -344,7 +345,7 @@ template<> struct Sums<float> {
 __device__ void multiply(const Model& m, int q, const Product& p, const Product& later, int first, int rows,
                          Weights& weights, T* x, float4* parts, float* sums, int& side) {
     constexpr int OF_TILE = ROWS * 8, OF_WARP = TILES * OF_TILE;
-    int warp = threadIdx.x / 32, warps = blockDim.x / 32, kind = m.product(q), width = m.width(), n_in = p.n_in;
+    int warp = threadIdx.x / 32, kind = m.product(q), width = m.width(), n_in = p.n_in;
     const float* biases = m.biases + 9LL * (q / 4) * m.C + p.bias;
     bool adds = kind == PROJECT || kind == DOWN;
     auto output_of = [](unsigned i) { return int(i / OF_TILE * 8 + i % 8); };
@@ -359,9 +360,9 @@ __device__ void multiply(const Model& m, int q, const Product& p, const Product&
     wait_copies<1>();
     for (int output = p.begin; output < p.end; output += 8 * TILES, side ^= 1) {
         int tiles = min(TILES, (p.end - output + 7) / 8);
-        float* own = sums + (side * warps + warp) * OF_WARP;
+        float* own = sums + (side * WARPS + warp) * OF_WARP;
         Sums<T> found[TILES];
-        for (int chunk = warp; chunk * CHUNK < n_in; chunk += warps) {
+        for (int chunk = warp; chunk * CHUNK < n_in; chunk += WARPS) {
             Inputs<T> inputs(x + chunk * CHUNK, width, rows);
             weights.need(tiles);
 #pragma unroll
@@ -375,14 +376,14 @@ __device__ void multiply(const Model& m, int q, const Product& p, const Product&
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) if (tile < tiles) found[tile].leave(own + tile * OF_TILE, rows);
         __syncthreads();
-        for (int i = threadIdx.x; i < tiles * OF_TILE; i += blockDim.x) {
+        for (int i = threadIdx.x; i < tiles * OF_TILE; i += THREADS) {
             int row = row_of(i), j = output + output_of(i);
             if (row >= rows || j >= p.end) continue;
-            if (output > p.begin || i >= blockDim.x) more = added(row, j);
-            const float* its = sums + side * warps * OF_WARP + i;
+            if (output > p.begin || i >= THREADS) more = added(row, j);
+            const float* its = sums + side * WARPS * OF_WARP + i;
             float v = 0.0f;
 #pragma unroll
-            for (int w = 0; w < MOST / 32; w++) if (w < warps) v += its[w * OF_WARP];    // [LI1]
+            for (int w = 0; w < WARPS; w++) v += its[w * OF_WARP];                       // [LI1]
             v += more;
             if (kind == UP) v = m.what == GELU ? v * gate(v) : fmaxf(v, 0.0f);
             if (kind == HEAD) m.logits[(long long)(first + row) * p.n_out + j] = v;
@@ -414,7 +415,7 @@ template<bool WHOLE> __device__ __forceinline__ void look_pack(float (&v)[PACK],
 // WHOLE: D is a number of packs.
 template<bool WHOLE> __device__ __forceinline__ void attend(const Model& m, int layer, int head, float* met) {
     constexpr int AHEAD = WHOLE ? 4 : 1;                    // keys that a lane asks for at one time
-    int D = m.C / m.H, warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32, lanes = 1;
+    int D = m.C / m.H, warp = threadIdx.x / 32, lane = threadIdx.x % 32, lanes = 1;
     while (lanes * PACK < D) lanes *= 2;
     int groups = 32 / lanes, group = lane / lanes, c = lane % lanes * PACK, left = D - c;
     int row = head / m.H, last = m.at(row), of_head = head % m.H * D;
@@ -432,7 +433,7 @@ template<bool WHOLE> __device__ __forceinline__ void attend(const Model& m, int 
     };
     int j0 = warp * AHEAD * groups;
     fetch(j0);                                              // all but the new one: while its numbers are on their way
-    bool newest = warp == warps - 1;                        // has the new key and value
+    bool newest = warp == WARPS - 1;                        // has the new key and value
     float q[PACK], k[PACK], y[PACK], e[PACK], most = LOWEST, sum = 0.0f, scale = LOG2_E / sqrtf(float(D));
     bool all;
     do {
@@ -481,7 +482,7 @@ template<bool WHOLE> __device__ __forceinline__ void attend(const Model& m, int 
             unpack<T>(values[a], e);
             for (int i = 0; i < PACK; i++) y[i] += weight * e[i];
         }
-        most = highest, j0 += warps * AHEAD * groups;
+        most = highest, j0 += WARPS * AHEAD * groups;
         if (j0 < last) fetch(j0);
     }
     float highest = most;
@@ -497,13 +498,12 @@ template<bool WHOLE> __device__ __forceinline__ void attend(const Model& m, int 
     }
     if (lane == 0) own[D] = highest, own[D + 1] = sum;
     __syncthreads();
-    for (int d = threadIdx.x; d < D; d += blockDim.x) {
+    for (int d = threadIdx.x; d < D; d += THREADS) {
         float total = 0.0f, v = 0.0f;
 #pragma unroll
-        for (int w = 0; w < MOST / 32; w++) if (w < warps) highest = fmaxf(highest, met[w * (D + 2) + D]);
+        for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, met[w * (D + 2) + D]);
 #pragma unroll
-        for (int w = 0; w < MOST / 32; w++) {
-            if (w >= warps) break;
+        for (int w = 0; w < WARPS; w++) {
             const float* its = met + w * (D + 2);
             float part = exp2f(its[D] - highest);
             total += part * its[D + 1];                                                  // [AT2]
@@ -518,7 +518,7 @@ template<bool WHOLE> __device__ __forceinline__ void attend(const Model& m, int 
 __device__ void prefetch_keys(const Model& m, int layer, int head) {
     int D = m.C / m.H;
     long long start = ((long long)layer * m.B * m.H + head) * m.room * D;
-    for (int i = threadIdx.x * 128; i < m.at(head / m.H) * D * (int)sizeof(T); i += blockDim.x * 128) {
+    for (int i = threadIdx.x * 128; i < m.at(head / m.H) * D * (int)sizeof(T); i += THREADS * 128) {
         prefetch((const char*)(m.k + start) + i);
         prefetch((const char*)(m.v + start) + i);
     }
@@ -526,14 +526,14 @@ __device__ void prefetch_keys(const Model& m, int layer, int head) {
 
 // What a layer adds to its products and its norms multiply by, or what the last norm does.
 __device__ void prefetch_layer(const Model& m, int layer) {
-    int i = (blockIdx.x * blockDim.x + threadIdx.x) * 32, size = m.padded(m.C, 4);       // 128 bytes a thread
+    int i = (blockIdx.x * THREADS + threadIdx.x) * 32, size = m.padded(m.C, 4);       // 128 bytes a thread
     if (layer < m.L && i < 9 * m.C) prefetch(m.biases + 9LL * layer * m.C + i);
     if (i < (layer < m.L ? 4 : 2) * size) prefetch(m.norms + 4LL * layer * size + i);
 }
 
 // ------------------------------------------------------------------------------------------------ a step
 
-extern "C" __global__ void __launch_bounds__(MOST, 1) next_token(
+extern "C" __global__ void __launch_bounds__(THREADS, 1) next_token(
         const long long* tokens, const long long* begins, const T* wte, const T* wpe, const T* attn, const T* proj,
         const T* up, const T* down, const float* biases, const float* norms, T* k, T* v, float* sent, float* kept,
         float* logits, int more, int B, int C, int H, int L, int V, int room, int rows, int log, int half, int what,
@@ -542,12 +542,12 @@ extern "C" __global__ void __launch_bounds__(MOST, 1) next_token(
     long long set = 10LL * L * B * ((C + 3) / 4 * 4);
     const Model m{tokens, begins, wte, wpe, attn, proj, up, down, biases, norms, k, v, sent + more % 2 * set, kept,
                   logits, more % 2 ? -set : set, more, B, C, H, L, V, room, rows, log, half, what, post_norm, eps};
-    int warp = threadIdx.x / 32, warps = blockDim.x / 32, side = 0;
+    int warp = threadIdx.x / 32, side = 0;
     uint4* ring = (uint4*)dynamic_shared();                 // (warps, 2 half, 2, 32)
-    float4* parts = (float4*)(ring + warps * half * 128);   // (rows, chunks)
+    float4* parts = (float4*)(ring + WARPS * half * 128);   // (rows, chunks)
     T* x = (T*)(parts + rows * m.chunks(C));                // (rows, width)
     float* sums = (float*)(x + rows * m.width());           // (2, warps, TILES, ROWS, 8)
-    float* met = sums + 2 * warps * TILES * ROWS * 8;       // (warps, D + 2)
+    float* met = sums + 2 * WARPS * TILES * ROWS * 8;       // (warps, D + 2)
     if (threadIdx.x < PRODUCTS) describe(m, threadIdx.x, products[threadIdx.x]);
     __syncthreads();
     Weights weights(m, products, ring + warp * half * 128);
