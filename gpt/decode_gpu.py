@@ -15,9 +15,8 @@ import numpy as np
 
 from minigrad import backend
 from minigrad.backend import on_gpu, wide, xp_of
-from minigrad.emulator import emulator
 from minigrad.fused.embedding import check
-from minigrad.kernels import cuda, has_instance
+from minigrad.kernels import cuda, has_instance, shared_memory
 
 WARPS, TILES = 12, 3                        # of a block; of eight outputs between barriers
 UNIT, LEAST, MOST = 1024, TILES, 8          # bytes of a unit of weights; units in half a warp's ring
@@ -141,7 +140,4 @@ def padded_to(n, to):
 
 def room(xp):
     """Bytes of shared memory that a block may ask for beside what the kernel has anyway."""
-    if xp is np:
-        return emulator.MOST_SHARED - OWN
-    runtime = xp.cuda.runtime
-    return runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice()) - OWN
+    return shared_memory(xp) - OWN

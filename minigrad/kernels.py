@@ -125,6 +125,15 @@ def cuda(stem, dtype, **defines):
     return Program(stem, (("REAL", REAL[np.dtype(dtype).name]), *defines.items()))
 
 
+def shared_memory(xp):
+    """Bytes of shared memory that a block may have on the current GPU, or in the emulator."""
+    if xp is np:
+        from minigrad.emulator import emulator
+        return emulator.MOST_SHARED
+    runtime = xp.cuda.runtime
+    return runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, runtime.getDevice())
+
+
 class Program:
     def __init__(self, stem, defines):
         self.stem, self.defines = stem, defines

@@ -73,3 +73,15 @@ def test_a_larger_head_runs_its_reference():
     arrays = case.arrays("float32")
     for a, b in zip(*(run(attention, arrays, case.params, mode) for mode in ("emulated", "reference")), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", TOL)
+@pytest.mark.parametrize("D", [64, 128])
+def test_a_card_with_less_shared_memory(D, dtype, monkeypatch):
+    """99 KiB a block, as most cards have: what does not fit is for the formula."""
+    monkeypatch.setattr(emulator, "MOST_SHARED", 99 << 10)
+    case = Case(attention, [(1, 70, 3 * D)], dict(n_head=1))
+    arrays = case.arrays(dtype)
+    assert attention_gpu._takes(arrays[0], 1) == (dtype != "float32" or D == 64)
+    close(run(attention, arrays, case.params, "emulated"), run(attention, arrays, case.params, "reference"), TOL[dtype],
+          f"D = {D}")

@@ -117,7 +117,7 @@ def test_cublaslt_does_it_where_it_can(monkeypatch):
 def test_rows_that_do_not_fit_in_shared_memory_in_many_chunks(case, dtype, monkeypatch):
     arrays = [no_denormals(a) for a in case.arrays(dtype)]
     want = run(case.op, arrays, case.params, "reference")
-    monkeypatch.setattr(cross_entropy_gpu, "room", lambda xp, device: 0)
+    monkeypatch.setattr(cross_entropy_gpu, "shared_memory", lambda xp: 0)
     monkeypatch.setattr(cross_entropy_gpu, "CHUNK", 1)
     close(run(case.op, arrays, case.params, "emulated"), want, TOL[dtype], f"emulated {dtype}")
 
@@ -130,8 +130,8 @@ def test_rows_wider_than_the_vocabulary(dtype, V, width, e, monkeypatch):
     rng, got = np.random.default_rng(0), []
     z, y = rng.uniform(-9, 9, (4, width)).astype(dtype_of(dtype)), np.array([0, V - 1, -1, V])
     z[1, 8:60] = z[1, 8:60] if e else -np.inf                            # whole threads see nothing else
-    for room in (cross_entropy_gpu.room(np, 0), 0):
-        monkeypatch.setattr(cross_entropy_gpu, "room", lambda xp, device, room=room: room)
+    for room in (emulator.MOST_SHARED, 0):
+        monkeypatch.setattr(cross_entropy_gpu, "shared_memory", lambda xp, room=room: room)
         losses, g = np.ones(4, "f"), z.copy()
         cross_entropy_gpu.rows(g, y, V, e, g, losses)
         got.append((losses, g))

@@ -250,6 +250,20 @@ def test_sorting_by_as_many_blocks_as_there_may_be():
     np.testing.assert_array_equal(order[:, 1], np.argsort(ids, kind="stable"))
 
 
+@every_dtype
+@pytest.mark.parametrize("wrong", [-1, 50, 300, 2 ** 31, 2 ** 40, -2 ** 63])
+def test_an_id_that_is_no_row_gives_nan_and_touches_no_other_memory(dtype, wrong, monkeypatch):
+    """A GPU's host would have to wait to refuse it."""
+    monkeypatch.setattr(embedding_gpu.formula, "check", lambda ids, w: None)
+    ids, w = np.array([3, wrong, 49]), np.ones((50, 12), dtype_of(dtype))
+    slot = Slot(np.zeros((50, 12), "f"))
+    with using("emulated"):
+        y, _ = kernels.choose(embedding, [ids, w])[0](ids, w)
+        kernels.choose(embedding, [ids, w])[1](y, ids, w, into=(SKIP, slot))
+    np.testing.assert_array_equal(np.isnan(y.astype("f")).all(1), [False, True, False])
+    assert (slot.array[3] == 1).all() and np.isnan(slot.array[49]).all() and not slot.array[np.r_[:3, 4:49]].any()
+
+
 # ------------------------------------------------------------------------------------------------ sums of arrays
 
 @every_dtype

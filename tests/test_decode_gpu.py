@@ -195,7 +195,7 @@ def test_what_is_no_number_is_passed_on(dtype):
 
 
 def test_a_card_with_less_shared_memory(monkeypatch):
-    """99 KiB a block, as most cards have: GPT-2's token of one row is one launch there too, row by row if there are more."""
+    """99 KiB a block, as most cards have: a token of GPT-2 is one launch there too, row by row if there are more."""
     monkeypatch.setattr(emulator, "MOST_SHARED", 99 << 10)
     like, c = np.empty(0, backend.dtype_of("bfloat16")), GPTConfig(50257, 1024, 12, 12, 768)
     fits = [rows for rows in range(1, 17) if decode_gpu.shared(c, like, rows) <= decode_gpu.room(np)]

@@ -3,7 +3,7 @@ from minigrad.backend import address_of, xp_of
 from minigrad.fused import attention as formula
 from minigrad.fused import attention_sm90_gpu as sm90
 from minigrad.fused.attention_common_gpu import grid, told
-from minigrad.kernels import SIZES, cuda, has_instance
+from minigrad.kernels import SIZES, cuda, has_instance, shared_memory
 
 THREADS = 128
 HEADS = [size["HEAD"] for size in SIZES["attention"]]
@@ -12,10 +12,10 @@ HEADS = [size["HEAD"] for size in SIZES["attention"]]
 def forward(qkv, *, n_head, dropout=None):
     formula.check(qkv, n_head, dropout)
     (B, T, C3), xp = qkv.shape, xp_of(qkv)
-    if not has_instance(qkv) or C3 // 3 // n_head > HEADS[-1]:
-        return formula.attention.reference(qkv, n_head=n_head, dropout=dropout)
     if sm90.takes(qkv, n_head):
         return sm90.forward(qkv, n_head, dropout)
+    if not _takes(qkv, n_head):
+        return formula.attention.reference(qkv, n_head=n_head, dropout=dropout)
     x = packed(qkv, 3 * n_head)
     y, lse = xp.empty((*x.shape[:2], x.shape[2] // 3), x.dtype), xp.empty((B, n_head, T), "float32")
     program, blocks, shared, rows, columns, arguments = _how(qkv, n_head, dropout)
@@ -25,18 +25,32 @@ def forward(qkv, *, n_head, dropout=None):
 
 
 def backward(dy, qkv, y, lse, n_head, dropout, into=None):
-    if not has_instance(qkv) or qkv.shape[-1] // 3 // n_head > HEADS[-1]:
-        return formula.attention.reference_backward(dy, qkv, y, lse, n_head, dropout)
     if sm90.takes(qkv, n_head):
         return sm90.backward(dy, qkv, y, lse, n_head, dropout)
+    if not _takes(qkv, n_head):
+        return formula.attention.reference_backward(dy, qkv, y, lse, n_head, dropout)
     xp, x = xp_of(qkv), packed(qkv, 3 * n_head)
     y, dy = packed(y, n_head), packed(dy.astype(qkv.dtype, copy=False), n_head)
     delta, dx = xp.empty(lse.shape, "float32"), xp.empty(x.shape, x.dtype)
     program, blocks, shared, rows, columns, arguments = _how(qkv, n_head, dropout, backward=True)
-    program.backward_q[blocks, THREADS, shared(2 * rows + 2 * columns + max(2 * columns, rows))](
+    program.backward_q[blocks, THREADS, shared(_most(rows, columns))](
         x, dy, y, lse, *arguments, delta, dx)
     program.backward_kv[blocks, THREADS, shared(2 * rows + 4 * columns, 4 * columns)](x, dy, lse, delta, *arguments, dx)
     return (unpacked(dx, 3 * n_head, qkv.shape[-1]),)
+
+
+def _takes(qkv, n_head):
+    """Is there a kernel for such heads, and does backward, which wants the most, find room on this GPU? Where a block
+    may have 99 KiB, float32 heads of more than 64 do not."""
+    if not has_instance(qkv) or qkv.shape[-1] // 3 // n_head > HEADS[-1]:
+        return False
+    _, _, shared, rows, columns, _ = _how(qkv, n_head, None, backward=True)
+    return shared(_most(rows, columns)) <= shared_memory(xp_of(qkv))
+
+
+def _most(rows, columns):
+    """Rows of entries that a block of backward_q has in shared memory, and backward_kv has less."""
+    return 2 * rows + 2 * columns + max(2 * columns, rows)
 
 
 def packed(x, parts):

@@ -8,11 +8,10 @@ gigabytes). Their logits count for nothing, and their g is 0.
 """
 import numpy as np
 
-from minigrad.backend import kept, xp_of
+from minigrad.backend import xp_of
 from minigrad.blas_gpu import gemm, multiplies
-from minigrad.emulator import emulator
 from minigrad.fused import cross_entropy as formula
-from minigrad.kernels import REAL, cuda, has_instance
+from minigrad.kernels import REAL, cuda, has_instance, shared_memory
 from minigrad.tensor import DONE, SKIP
 
 BLOCK = 512
@@ -82,7 +81,7 @@ def rows(z, y, V, e, g, losses, stats=None):
     """Losses [CE1-3] of the rows of z, of which V columns are logits. g: z, to have its place taken by theirs, or None.
     stats (rows, 2): m and 1 / u of [CE7]."""
     xp, bytes = xp_of(z), V * z.itemsize // 16 * 16
-    keep = bytes <= room(xp, 0 if xp is np else xp.cuda.runtime.getDevice())
+    keep = bytes <= shared_memory(xp) - STATIC
     program = cuda("cross_entropy", z.dtype)
     kernel = program.rows_kept if keep else program.rows_read
     kernel[len(z), threads(V * z.itemsize), bytes * keep](z, y, V, z.shape[1], float(e), g, losses, stats)
@@ -96,14 +95,6 @@ def threads(bytes):
 def scalar(xp, value):
     """A number, where arrays lie, as kernels take it."""
     return xp.asarray(value, "float32").reshape(1)
-
-
-@kept
-def room(xp, device):
-    """Bytes of shared memory that a block may ask for."""
-    if xp is np:
-        return emulator.MOST_SHARED - STATIC
-    return xp.cuda.runtime.deviceGetAttribute(xp.cuda.runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, device) - STATIC
 
 
 def scaled(x, factor, dtype):

@@ -10,13 +10,16 @@ constexpr int STRETCHES = 64;                               // blocks that sort,
 constexpr int AHEAD = 4;                                    // rows asked for before the first is looked at
 constexpr int LOOKED_AT = 32;                               // ids that a block of clear() has
 
-// One block per id.
-extern "C" __global__ void forward(const long long* ids, const T* w, int C, T* y) {
-    w += ids[blockIdx.x] * C;
+// One block per id. What is no row of the table gives NaN: the host cannot look without waiting.
+extern "C" __global__ void forward(const long long* ids, const T* w, int V, int C, T* y) {
+    long long id = ids[blockIdx.x];
+    bool there = id >= 0 && id < V;
+    w += (there ? id : 0) * C;
     y += (long long)blockIdx.x * C;
     float v[PACK];
     for (PACKS(i, C)) {
         load(v, w + i, C - i);
+        for (int j = 0; j < PACK; j++) v[j] = there ? v[j] : NAN;
         store(y + i, v, C - i);                                                          // [EM1]
     }
 }
@@ -31,20 +34,21 @@ __device__ __forceinline__ unsigned lanes_like_this(int v, int bits) {
     return found;
 }
 
-// Entry n of what is sorted: an id, and its place. In the first pass they come from ids (N,).
-__device__ __forceinline__ int2 entry(const long long* ids, const int2* from, int pass, int n) {
-    return pass ? from[n] : int2{(int)ids[n], n};
+// Entry n of what is sorted: an id, and its place. In the first pass they come from ids (N,), where what is no row of the
+// table becomes the last one: its dy is NaN, as its y was, and no other memory is written to.
+__device__ __forceinline__ int2 entry(const long long* ids, const int2* from, int V, int pass, int n) {
+    return pass ? from[n] : int2{(int)min((unsigned long long)ids[n], (unsigned long long)(V - 1)), n};
 }
 __device__ __forceinline__ int digit_of(int2 e, int pass) { return e.x >> 8 * pass & DIGITS - 1; }
 
 // counts (WARPS, DIGITS): how often each digit comes in the stretch of `per` entries that each warp of the block has.
-__device__ __forceinline__ void count_digits(const long long* ids, const int2* from, int N, int pass, int per,
+__device__ __forceinline__ void count_digits(const long long* ids, const int2* from, int N, int V, int pass, int per,
                                              int* counts) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, begin = (blockIdx.x * WARPS + warp) * per;
     for (int k = threadIdx.x; k < WARPS * DIGITS; k += SORTERS) counts[k] = 0;
     __syncthreads();
     for (int n = begin + lane; n - lane < min(N, begin + per); n += 32) {
-        int digit = n < N ? digit_of(entry(ids, from, pass, n), pass) : DIGITS;
+        int digit = n < N ? digit_of(entry(ids, from, V, pass, n), pass) : DIGITS;
         unsigned equals = lanes_like_this(digit, 9);
         if (digit < DIGITS && !(equals & (1u << lane) - 1)) counts[warp * DIGITS + digit] += __popc(equals);
         __syncwarp();
@@ -53,10 +57,10 @@ __device__ __forceinline__ void count_digits(const long long* ids, const int2* f
 }
 
 // A pass of a radix sort by 8 bits begins with how often each digit comes in a block's entries: total (DIGITS, blocks).
-extern "C" __global__ void __launch_bounds__(SORTERS) count(const long long* ids, const int2* from, int N, int pass,
-                                                            int per, int* total) {
+extern "C" __global__ void __launch_bounds__(SORTERS) count(const long long* ids, const int2* from, int N, int V,
+                                                            int pass, int per, int* total) {
     int *counts = (int*)dynamic_shared(), sum = 0;
-    count_digits(ids, from, N, pass, per, counts);
+    count_digits(ids, from, N, V, pass, per, counts);
     if (threadIdx.x >= DIGITS) return;
     for (int k = 0; k < WARPS; k++) sum += counts[k * DIGITS + threadIdx.x];
     total[threadIdx.x * gridDim.x + blockIdx.x] = sum;
@@ -64,11 +68,11 @@ extern "C" __global__ void __launch_bounds__(SORTERS) count(const long long* ids
 
 // And ends with to (N,): the entries in the order of their digits, equal ones in their own. Before those with a digit
 // that a warp has come all with smaller ones, then those of earlier blocks, then those of the block's earlier warps.
-extern "C" __global__ void __launch_bounds__(SORTERS) place(const long long* ids, const int2* from, int N, int pass,
-                                                            int per, const int* total, int2* to) {
+extern "C" __global__ void __launch_bounds__(SORTERS) place(const long long* ids, const int2* from, int N, int V,
+                                                            int pass, int per, const int* total, int2* to) {
     __shared__ int all[DIGITS], ahead[DIGITS], of_warp[DIGITS / 32];
     int *counts = (int*)dynamic_shared(), lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = 0, before = 0;
-    count_digits(ids, from, N, pass, per, counts);
+    count_digits(ids, from, N, V, pass, per, counts);
 #pragma unroll
     for (int k = 0; k < STRETCHES / 4; k++) {               // four lanes for each digit
         int block = threadIdx.x % 4 + 4 * k, n = block < gridDim.x ? total[threadIdx.x / 4 * gridDim.x + block] : 0;
@@ -96,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(SORTERS) place(const long long* ids
     __syncthreads();
     int begin = (blockIdx.x * WARPS + warp) * per;
     for (int n = begin + lane; n - lane < min(N, begin + per); n += 32) {
-        int2 e = n < N ? entry(ids, from, pass, n) : int2{};
+        int2 e = n < N ? entry(ids, from, V, pass, n) : int2{};
         int digit = n < N ? digit_of(e, pass) : DIGITS;
         unsigned equals = lanes_like_this(digit, 9), earlier = equals & (1u << lane) - 1;
         int* at = counts + warp * DIGITS + digit;

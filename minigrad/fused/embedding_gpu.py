@@ -19,7 +19,7 @@ def forward(ids, w):
     if xp.__name__ == "numpy":                     # on a GPU this check would make the host wait
         formula.check(ids, w)
     y, flat = xp.empty((*ids.shape, C), w.dtype), _flat(ids)
-    cuda("embedding", w.dtype).forward[flat.size * bool(C), BLOCK](flat, xp.ascontiguousarray(w), C, y)
+    cuda("embedding", w.dtype).forward[flat.size * bool(C), BLOCK](flat, xp.ascontiguousarray(w), len(w), C, y)
     return y, (ids, w)
 
 
@@ -54,8 +54,8 @@ def in_order(ids, V, program):
     passes = -(-max(V - 1, 1).bit_length() // 8)
     for k in range(passes):
         begun, done = order[(k + 1) % 2], order[k % 2]
-        program.count[blocks, SORTERS, 4 * 256 * warps](ids, begun, N, k, per, total)
-        program.place[blocks, SORTERS, 4 * 256 * warps](ids, begun, N, k, per, total, done)
+        program.count[blocks, SORTERS, 4 * 256 * warps](ids, begun, N, V, k, per, total)
+        program.place[blocks, SORTERS, 4 * 256 * warps](ids, begun, N, V, k, per, total, done)
     return order[(passes - 1) % 2]
 
 
