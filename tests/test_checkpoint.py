@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -101,6 +102,34 @@ def test_a_save_cut_off_anywhere_leaves_the_old_or_the_new_checkpoint(tmp_path, 
         if not killed:
             break
     assert not killed and moment > 20
+
+
+def test_a_run_that_goes_on_does_not_write_again_what_it_came_from(home, tmp_path, monkeypatch):  # noqa: F811
+    """Stopped before its first step: had it to be replaced, a kill in between would leave no checkpoint at all."""
+    out = train(home, tmp_path / "run", keep=1, steps=4)
+    before = {path: path.stat().st_mtime_ns for path in [newest(out), *newest(out).iterdir()]}
+
+    def press(of, interrupt, real=run.train):
+        signal.raise_signal(signal.SIGTERM)
+        real(of, interrupt)
+    monkeypatch.setattr(run, "train", press)
+    assert run.main(["--resume", str(out), "--steps", "8"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before and list(checkpoint.steps(out)) == [4]
+
+
+def test_a_damaged_checkpoint_is_replaced_in_one_moment(tmp_path, monkeypatch):
+    """It goes out of the way by a rename, and the new one comes by the next: nothing is removed in between."""
+    run = Run(tmp_path)
+    run.save(1)
+    run.save(2)
+    (newest(tmp_path) / "model.safetensors").write_bytes(b"")
+    done = []
+    for real in os.rename, shutil.rmtree:
+        monkeypatch.setattr(os if real is os.rename else shutil, real.__name__, lambda *args, real=real, **how: (
+            done.append(real.__name__), real(*args, **how)))
+    again = Run(tmp_path, newest=1)
+    again.save(2)
+    assert done[-3:] == ["rename", "rename", "rmtree"] and step_of(tmp_path) == 2 and not hidden(tmp_path)
 
 
 def test_the_last_few_stay_and_the_best(tmp_path):

@@ -127,11 +127,11 @@ def steps(out: str | Path) -> dict[int, Path]:
 # -------------------------------------------------------------------------------------------------------------- writing
 
 class Writer:
-    """Writes the checkpoints of one run."""
+    """Writes the checkpoints of one run. newest: the step of the one that it goes on from, which is there already."""
 
-    def __init__(self, out: str | Path, keep: int = 2, background: bool = True) -> None:
+    def __init__(self, out: str | Path, keep: int = 2, background: bool = True, newest: int | None = None) -> None:
         self.out, self.keep, self.background = Path(out), keep, background
-        self.failed, self.newest = "", None
+        self.failed, self.newest = "", newest
         self.thread: threading.Thread | None = None
         tidy(out)
 
@@ -189,8 +189,11 @@ class Writer:
             for path in [*staging.iterdir(), staging]:
                 to_disk(path)
             target = self.out / FOLDER / name
-            shutil.rmtree(target, ignore_errors=True)        # of the same step, damaged: a run has come by again
+            aside = target.with_name(f".{name}.damaged")     # of the same step: a run has come by again
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(target, aside)                     # to remove it takes longer, and a kill may come meanwhile
             os.rename(staging, target)
+            shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

@@ -261,7 +261,8 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
     run = Run(config, out, data, model, opt, windows, validation,
               group.only_first(lambda: Log(out / "log.jsonl", state["step"],
                                                out / "tensorboard" if config.tensorboard else None)),
-              group.only_first(lambda: checkpoint.Writer(out, config.keep, config.background)), step=state["step"],
+              group.only_first(lambda: checkpoint.Writer(out, config.keep, config.background,
+                                                         state["step"] if saved else None)), step=state["step"],
               position=state["position"], scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"],
               picture=group.only_first(lambda: Picture(out)), best=tuple(state.get("best", Run.best)),
               spikes=Spikes(*state.get("spikes", [])),
@@ -470,6 +471,7 @@ def go_back(run: Run, leap: Leap) -> bool:
     run.log.write(step=state["step"], back_from=run.step, spike=number(leap.loss))
     tqdm.write(f"{leap}: back to step {state['step']}, and on with other text", file=sys.stderr)
     run.step, run.position = state["step"], run.position + run.per_step
+    run.writer.newest = run.step                             # a later one was damaged, and is written again
     run.scale, run.spikes = Scale.of(config.dtype, state["scale"]), Spikes(*state["spikes"])
     run.metrics, run.best = state["metrics"], tuple(state.get("best", Run.best))
     return True
