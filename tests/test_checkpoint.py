@@ -132,6 +132,21 @@ def test_a_damaged_checkpoint_is_replaced_in_one_moment(tmp_path, monkeypatch):
     assert done[-3:] == ["rename", "rename", "rmtree"] and step_of(tmp_path) == 2 and not hidden(tmp_path)
 
 
+def test_what_is_damaged_takes_nobodys_place(tmp_path):
+    """A run that goes on from before it keeps what it writes, until it has come by."""
+    run = Run(tmp_path, keep=1)
+    run.save(2, 3.0)
+    run.save(9, 1.0)
+    run.writer.newest = None
+    run.save(2, 3.0)
+    (tmp_path / "checkpoints" / "00000009" / "model.safetensors").write_bytes(b"")
+    again = Run(tmp_path, keep=1, newest=2)
+    again.save(4, 4.0)
+    assert list(checkpoint.steps(tmp_path)) == [9, 4, 2] and step_of(tmp_path) == 4
+    again.save(9, 2.0)
+    assert list(checkpoint.steps(tmp_path)) == [9] and step_of(tmp_path) == 9
+
+
 def test_the_last_few_stay_and_the_best(tmp_path):
     run = Run(tmp_path, keep=2)
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 2.5), (6, None)):

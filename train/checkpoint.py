@@ -200,11 +200,11 @@ class Writer:
         to_disk(self.out / FOLDER)
         for file in WEIGHTS:
             second_name(target / file, self.out / file)
-        self.prune()
+        self.prune(state["step"])
 
-    def prune(self) -> None:
-        """Remove all but the last few and the best."""
-        found = steps(self.out)
+    def prune(self, newest: int) -> None:
+        """Remove all but the last few and the best. Those beyond the newest are damaged, and stand for none."""
+        found = {step: folder for step, folder in steps(self.out).items() if step <= newest}
         scores = {step: score(folder) for step, folder in found.items()}
         best = best_of(scores)
         for step in [step for step in list(found)[self.keep:] if step != best]:
