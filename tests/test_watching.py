@@ -338,6 +338,26 @@ def test_a_checkpoint_that_cannot_be_written_stands_in_the_log(home, tmp_path, m
     assert len(failed) == 2 and all(f"step {n} could" in said for n, said in zip((4, 8), failed, strict=True))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_validation_that_is_no_number_is_not_the_best(home, tmp_path, monkeypatch, value):
+    """It stands in the log as null, counts for --patience, and the best checkpoint stays."""
+    def spoilt(*args, real=run.evaluate):
+        loss, share = real(*args)
+        return (value if len(seen) > 2 else loss), (seen.append(loss), share)[1]
+    seen = []
+    monkeypatch.setattr(run, "evaluate", spoilt)
+    entries = train(home, tmp_path / "run", steps=16, eval_every=2, keep=1, patience=3, lr=1e-2)
+    assert "NaN" not in (tmp_path / "run" / "log.jsonl").read_text() and len(seen) == 6
+    told = [e["val_loss"] for e in entries if "val_loss" in e]
+    assert told == [*seen[:3], None, None, None] and list(checkpoint.steps(tmp_path / "run")) == [10, 4]
+    assert checkpoint.best(tmp_path / "run").name == "00000004"
+    state = checkpoint.newest(tmp_path / "run")[1]
+    assert state["metrics"]["val_loss"] is None and state["best"] == [min(seen[:3]), 3]
+    assert report.main([str(tmp_path / "run"), "--epochs", "--plot", str(tmp_path / "a.png")]) == 0
+    (checkpoint.newest(tmp_path / "run")[0] / "run.json").write_text(json.dumps({"metrics": {"val_loss": value}}))
+    assert checkpoint.best(tmp_path / "run").name == "00000004"                           # as it was once written
+
+
 # ---------------------------------------------------------------------------------------------------- TensorBoard
 
 def events_in(folder):

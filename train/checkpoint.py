@@ -22,6 +22,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -214,11 +215,12 @@ class Writer:
 
 
 def score(folder: Path) -> float:
-    """The validation loss of a checkpoint; infinite if it has none."""
+    """The validation loss of a checkpoint; infinite if it has none, or one that is no number."""
     try:
-        return float(json.loads((folder / "run.json").read_text(encoding="utf-8"))["metrics"]["val_loss"])
+        loss = float(json.loads((folder / "run.json").read_text(encoding="utf-8"))["metrics"]["val_loss"])
     except (OSError, ValueError, KeyError, TypeError):
-        return float("inf")
+        return math.inf
+    return loss if math.isfinite(loss) else math.inf         # nothing is less than NaN, and so it would be the best
 
 
 def best_of(scores: Mapping[int, float]) -> int:

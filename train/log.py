@@ -23,8 +23,8 @@ class Log:
 
         {"loss", "lr", "norm", "tokens_per_s", "mfu"}        of every step; norm is null where it was infinite, "scale"
                                                              is there in float16, "skipped" where no update was made
-        {"epoch", "val_loss", "perplexity", "accuracy", "bits_per_byte"}     of a validation, and "gpu_bytes" that are
-                                                             held for arrays, where there is a GPU
+        {"epoch", "val_loss", "perplexity", "accuracy", "bits_per_byte"}     of a validation, null where they are no
+                                                             numbers; "gpu_bytes" held for arrays, where there is a GPU
         {"sample"}                                           what the model wrote then
         {"stats": {parameter: [weight, gradient, update]}}   of train/stats.py, if asked for
         {"back_from", "spike"}                               the run went back from that step to this one
@@ -147,7 +147,7 @@ def plot(file: str | Path, entries: list[dict], title: str = "") -> None:
     import matplotlib.pyplot as plt
 
     train = [(e["step"], e["loss"]) for e in entries if e.get("loss") is not None]
-    val = [e for e in entries if "val_loss" in e]
+    val = [e for e in entries if e.get("val_loss") is not None]
     figure, axes = plt.subplots(figsize=(8, 4.8), dpi=120, layout="constrained")
     if train:
         steps, losses = np.array(train).T

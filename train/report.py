@@ -14,11 +14,12 @@ COLUMNS = (("step", "step", "{:,}"), ("validation", "val_loss", "{:.4f}"), ("per
 def summary(folder: str | Path) -> dict[str, str]:
     """{column: text} of a run, from its log and its newest checkpoint."""
     entries = log.read(Path(folder, "log.jsonl"))
-    scored = [e for e in entries if "val_loss" in e]
+    validations = [e for e in entries if "val_loss" in e]
+    scored = [e for e in validations if e["val_loss"] is not None]
     expect(scored, folder, "a log without a validation", "a run that has come to one")
-    best, last = min(scored, key=lambda e: e["val_loss"]), scored[-1]
+    best, last = min(scored, key=lambda e: e["val_loss"]), validations[-1]
     speeds = sorted(e["tokens_per_s"] for e in entries if "tokens_per_s" in e)
-    found = {"run": Path(folder).name, **{title: form.format(last[key]) if key in last else "-"
+    found = {"run": Path(folder).name, **{title: form.format(last[key]) if last.get(key) is not None else "-"
                                           for title, key, form in COLUMNS}}
     found["best"] = f"{best['val_loss']:.4f} at {best['step']:,}"
     found["tokens/s"] = f"{speeds[len(speeds) // 2]:,}" if speeds else "-"
@@ -39,7 +40,8 @@ def epochs(folder: str | Path) -> list[dict[str, str]]:
         elif "val_loss" in e:
             rows.append({"epoch": f"{e['epoch']:.2f}", "step": f"{e['step']:,}",
                          "train loss": f"{sum(losses) / len(losses):.4f}" if losses else "-",
-                         "val loss": f"{e['val_loss']:.4f}", "perplexity": f"{e['perplexity']:.2f}",
+                         **{title: "-" if e[key] is None else form.format(e[key])
+                            for title, key, form in (("val loss", "val_loss", "{:.4f}"), COLUMNS[2])},
                          "minutes": f"{seconds / 60:.1f}"})
             losses, seconds = [], 0.0
     return rows
@@ -60,7 +62,7 @@ def plot(file: str | Path, folders: Iterable[str | Path]) -> None:
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(8, 4.8), dpi=120, layout="constrained")
     for folder in folders:
-        scored = [e for e in log.read(Path(folder, "log.jsonl")) if "val_loss" in e]
+        scored = [e for e in log.read(Path(folder, "log.jsonl")) if e.get("val_loss") is not None]
         axes.plot([e["step"] for e in scored], [e["val_loss"] for e in scored], "o-", markersize=3, linewidth=1.4,
                   label=f"{Path(folder).name}: {scored[-1]['val_loss']:.3f}")
     axes.set(xlabel="step", ylabel="validation loss (nats per token)")

@@ -202,7 +202,7 @@ class Run:
             self.log.write(step=self.step, failed=failed)
         scored = self.metrics if self.metrics and self.metrics["step"] == self.step else None    # of these weights
         self.writer.save(self.model, moments, self.data.tokenizer, {
-            "step": self.step, "position": self.position, "metrics": scored, "source": self.data.source,
+            "step": self.step, "position": self.position, "metrics": scored and numbers(scored), "source": self.data.source,
             "best": self.best,
             "scale": self.scale.state(), "spikes": self.spikes.state(),
             "config": asdict(self.config)})
@@ -447,6 +447,10 @@ def number(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
+def numbers(metrics: dict) -> dict:
+    return {name: number(x) for name, x in metrics.items()}
+
+
 def go_back(run: Run, leap: Leap) -> bool:
     """After a step that leapt: restore the newest checkpoint, to go on from there with the text behind this step
     (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1), and return True; or return False, if the step is just to be
@@ -484,7 +488,7 @@ def validate(run: Run) -> None:
     run.metrics = {"step": run.step, "epoch": round(run.position / run.windows.per_epoch, 3), "val_loss": loss,
                    "perplexity": math.exp(min(loss, 700)), "accuracy": accuracy,
                    "bits_per_byte": loss * run.validation.tokens / math.log(2) / max(1, run.bytes)}
-    better = run.best[0] is None or loss < run.best[0]
+    better = math.isfinite(loss) and (run.best[0] is None or loss < run.best[0])
     run.best = (loss, 0) if better else (run.best[0], run.best[1] + 1)
     if run.entropy is not None:
         couplets = sum(1 for _ in run.validation.documents())
@@ -492,7 +496,7 @@ def validate(run: Run) -> None:
         run.metrics |= {"val_bits": bits, "entropy_bits": run.entropy}
     if held := backend.memory()["held"]:
         run.metrics["gpu_bytes"] = held
-    run.log.write(**run.metrics)
+    run.log.write(**numbers(run.metrics))
     lines = [f"step {run.step:,}: validation loss {loss:.4f}, perplexity {run.metrics['perplexity']:.2f}"]
     if run.config.samples and 0 < run.step < run.config.steps:
         text, = write(run, 1)
