@@ -269,6 +269,16 @@ def test_auto_begins_and_goes_on_by_the_same_command(home, tmp_path, monkeypatch
     assert [e["step"] for e in log.read(out / "log.jsonl") if "loss" in e] == list(range(1, 10))
 
 
+def test_a_run_stopped_before_its_first_step_is_not_out_of_patience(home, tmp_path, monkeypatch):
+    """It validates step 0 again, which is no better than it was, and no worse."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as m:
+        m.setattr(run, "warm_up", lambda _: signal.raise_signal(signal.SIGTERM))
+        train(home, out, patience=1)
+    assert checkpoint.newest(out)[1]["step"] == 0
+    assert run.main(["--resume", str(out)]) == 0 and same_checkpoint(out, train(home, tmp_path / "whole", patience=1))
+
+
 def test_a_run_out_of_patience_ends_and_its_best_weights_are_there(home, tmp_path, monkeypatch, capsys):
     """At a rate that grows until it spoils the weights; stopped on the way and gone on it is the same run."""
     asked = dict(steps=40, eval_every=2, lr=0.4, warmup=40, patience=3)

@@ -367,6 +367,7 @@ def train(run: Run, interrupt: "Interrupt") -> None:
     """
     config, group = run.config, run.group
     if run.step == 0 < config.steps:
+        run.best = Run.best                              # of a run that was stopped here, and validates this step again
         validate(run)
     settled = min(run.step + 3, config.steps - 1)        # the first steps find memory and caches cold
     profiled = range(settled, settled + config.profile)
