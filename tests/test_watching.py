@@ -4,11 +4,12 @@ import json
 import math
 import re
 import struct
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from test_train import flags, home  # noqa: F401
+from test_train import ROOT, flags, home  # noqa: F401
 
 from gpt import GPT, GPTConfig, sizes
 from minigrad.backend import wide
@@ -392,6 +393,26 @@ def test_tensorboard_has_what_the_log_has(home, tmp_path):
                                                                            if "sample" in e]
     gradients = [v for n, tag, v in found if tag == "gradient/wte.weight"]
     assert gradients == pytest.approx([e["stats"]["wte.weight"][1] for e in entries if "stats" in e], rel=1e-6)
+
+
+EVENTS_ON_A_FULL_DISK = """if True:
+    import resource, signal, sys
+    from train import log
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    out = log.Log(sys.argv[1] + "/log.jsonl", 0, sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    for step in range(900):
+        out.write(step=step, loss=0.5, lr=1.0, norm=1.0)
+    out.close()"""
+
+
+def test_tensorboard_on_a_full_disk_ends_nothing(tmp_path):
+    """No file may grow beyond the log of all these steps, which is shorter than their events."""
+    pytest.importorskip("tensorboardX")
+    words = [sys.executable, "-c", EVENTS_ON_A_FULL_DISK, str(tmp_path)]
+    said = subprocess.run(words, cwd=ROOT, check=True, timeout=100, text=True, capture_output=True).stderr
+    assert said == "\nTensorBoard gets no more events (File too large); the log goes on\n"
+    assert len(log.read(tmp_path / "log.jsonl")) == 900
 
 
 def test_tensorboard_forgets_with_the_log(home, tmp_path):

@@ -1,6 +1,5 @@
 """Seeing a run: a progress bar, log.jsonl, TensorBoard's events, and a plot of the loss."""
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -16,6 +15,8 @@ from tqdm import tqdm
 
 from minigrad.check import expect
 from train import stats
+
+FLUSH = 10           # seconds, at least, between two moments at which TensorBoard can see what is new
 
 
 class Log:
@@ -60,7 +61,7 @@ class Log:
 
     def close(self) -> None:
         if self.events:
-            self.events.writer.close()
+            self.events.close()
 
 
 def read(file: str | Path) -> list[dict]:
@@ -78,31 +79,57 @@ def read(file: str | Path) -> list[dict]:
 
 
 class Events:
-    """TensorBoard's event files: numbers as scalars, statistics by kind and parameter, samples as text."""
+    """TensorBoard's event files: numbers as scalars, statistics by kind and parameter, samples as text.
+
+    They are written where they arise: the SummaryWriter of tensorboardX hands them to a thread, which a full disk ends,
+    and then whoever has more waits for it for ever. After a full disk there are no more of them: the log has them all.
+    """
 
     def __init__(self, folder: str | Path, step: int = 0) -> None:
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import summary
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
         except ImportError:
             expect(False, "--tensorboard", "no tensorboardX", "the package that writes event files",
                    "pip install tensorboardX; to look at them: pip install tensorboard")
-        self.open = functools.partial(SummaryWriter, str(folder), flush_secs=10)
-        self.writer = self.open(purge_step=step + 1) if step else self.open()
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.scalar, self.text, self.event = summary.scalar, summary.text, Event
+        self.begins = SessionLog(status=SessionLog.START)        # from this step on, what was told before is forgotten
+        self.writer, self.flushed, self.full = EventsWriter(str(Path(folder, "events"))), 0.0, False
+        if step:
+            self.add(step + 1, session_log=self.begins)
+
+    def add(self, step: int, **content: Any) -> None:
+        self.writer.write_event(self.event(wall_time=time.time(), step=step, **content))
 
     def write(self, entry: dict) -> None:
+        if self.full:
+            return
         step = entry["step"]
-        if "back_from" in entry:
+        try:
+            if "back_from" in entry:
+                self.add(step + 1, session_log=self.begins)
+            for name, value in entry.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self.add(step, summary=self.scalar(name, value))
+                elif isinstance(value, str):
+                    self.add(step, summary=self.text(name, value))
+            for name, values in entry.get("stats", {}).items():
+                for kind, value in zip(stats.KINDS, values, strict=True):
+                    if value is not None:
+                        self.add(step, summary=self.scalar(f"{kind}/{name}", value))
+            if time.monotonic() > self.flushed + FLUSH:
+                self.writer.flush()
+                self.flushed = time.monotonic()
+        except OSError as e:
+            self.full = True                                 # what was written last may be there in half
+            print(f"\nTensorBoard gets no more events ({e.strerror or e}); the log goes on", file=sys.stderr,
+                  flush=True)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
             self.writer.close()
-            self.writer = self.open(purge_step=step + 1)
-        for name, value in entry.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self.writer.add_scalar(name, value, step)
-            elif isinstance(value, str):
-                self.writer.add_text(name, value, step)
-        for name, values in entry.get("stats", {}).items():
-            for kind, value in zip(stats.KINDS, values, strict=True):
-                if value is not None:
-                    self.writer.add_scalar(f"{kind}/{name}", value, step)
 
 
 def progress(steps: int, done: int) -> tqdm:
