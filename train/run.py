@@ -44,7 +44,7 @@ from train import checkpoint, log, parallel, stats, utilisation, verse
 from train.adapt import adapted
 from train.config import Config, describe, parse, to_yaml
 from train.data import Ahead, Data, Validation, Windows, prepare
-from train.finite import bad_parameter
+from train.finite import NotFinite, bad_parameter
 from train.log import Log, Picture
 from train.parallel import Group
 from train.precision import Scale
@@ -94,11 +94,12 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
         try:
             train(run, interrupt)
         except Leap as e:
-            if not bad_parameter(run.model):             # the update that would have spoiled them was not made
+            if not isinstance(e, NotFinite):                 # else these weights may be what makes it so
                 run.save()
             run.writer.wait()
-            kept = "is in" if checkpoint.steps(out) else "has not been written yet to"
-            print(f"error: {e}\nthe last good checkpoint {kept} {out}", file=sys.stderr)
+            last = next(iter(checkpoint.steps(out)), None)
+            kept = f"the last checkpoint, of step {last}, is in" if last is not None else "no checkpoint is yet in"
+            print(f"error: {e}\n{kept} {out}", file=sys.stderr)
             return 1
         except (ValueError, OSError) as e:                   # a damaged shard, or nobody listens
             if group.size == 1:
@@ -202,8 +203,8 @@ class Run:
             self.log.write(step=self.step, failed=failed)
         scored = self.metrics if self.metrics and self.metrics["step"] == self.step else None    # of these weights
         self.writer.save(self.model, moments, self.data.tokenizer, {
-            "step": self.step, "position": self.position, "metrics": scored and numbers(scored), "source": self.data.source,
-            "best": self.best,
+            "step": self.step, "position": self.position, "metrics": scored and numbers(scored),
+            "source": self.data.source, "best": self.best,
             "scale": self.scale.state(), "spikes": self.spikes.state(),
             "config": asdict(self.config)})
 
@@ -470,7 +471,7 @@ def go_back(run: Run, leap: Leap) -> bool:
         saved, _ = checkpoint.load(folder)
         checkpoint.load_optimizer(folder, run.opt)
     except ValueError as e:
-        raise Leap(f"{leap}; there is no way back: {e}", leap.loss) from None
+        raise type(leap)(f"{leap}; there is no way back: {e}", leap.loss) from None
     for p, q in zip(run.model.parameters(), saved.parameters(), strict=True):
         p.data[...] = backend.to_device(q.data, device_of(config))
     run.log.write(step=state["step"], back_from=run.step, spike=number(leap.loss))
