@@ -347,6 +347,20 @@ def test_a_second_ctrl_c_stops_at_once():
     assert process.returncode == -signal.SIGINT and b"finishing the step" in process.stderr
 
 
+def test_a_signal_raises_nothing_where_nobody_listens():
+    """The step would end in the middle, and what is half made would be saved."""
+    code = """if True:
+        import os, signal, train.run
+        heard, said = os.pipe()
+        os.close(heard)
+        os.dup2(said, 2)
+        with train.run.Interrupt() as interrupt:
+            signal.raise_signal(15)
+        print(interrupt.asked)"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=50, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (0, "15\n")
+
+
 def test_ctrl_c_before_the_first_step_says_so(home, tmp_path, monkeypatch, capsys):
     def press(*args):
         raise KeyboardInterrupt

@@ -171,6 +171,18 @@ def test_going_back_restores_the_checkpoint_and_reads_other_text(home, tmp_path,
     assert state["spikes"][2] == 8                           # steps that were taken, of those that count
 
 
+def test_a_return_that_nobody_hears_of_is_whole(home, tmp_path, monkeypatch):
+    """The weights of step 4 are not saved as those of the step that leapt."""
+    def gone(line, file=None, real=run.tqdm.write):
+        if "back to" in line:
+            raise BrokenPipeError(32, "Broken pipe")
+        real(line, file)
+    leaping(monkeypatch, [6])
+    monkeypatch.setattr(run.tqdm, "write", gone)
+    train(home, tmp_path / "run", expected=2, spike="back")
+    assert list(checkpoint.steps(tmp_path / "run")) == [4]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_after_going_back_weights_and_moments_are_those_of_the_checkpoint(home, tmp_path, monkeypatch, dtype):
     found = {}

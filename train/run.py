@@ -23,7 +23,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -475,11 +475,12 @@ def go_back(run: Run, leap: Leap) -> bool:
     for p, q in zip(run.model.parameters(), saved.parameters(), strict=True):
         p.data[...] = backend.to_device(q.data, device_of(config))
     run.log.write(step=state["step"], back_from=run.step, spike=number(leap.loss))
-    tqdm.write(f"{leap}: back to step {state['step']}, and on with other text", file=sys.stderr)
     run.step, run.position = state["step"], run.position + run.per_step
     run.writer.newest = run.step                             # a later one was damaged, and is written again
     run.scale, run.spikes = Scale.of(config.dtype, state["scale"]), Spikes(*state["spikes"])
     run.metrics, run.best = state["metrics"], tuple(state.get("best", Run.best))
+    # last, because it raises if nobody listens any more, and then what there is here is saved
+    tqdm.write(f"{leap}: back to step {run.step}, and on with other text", file=sys.stderr)
     return True
 
 
@@ -557,8 +558,9 @@ class Interrupt:
         self.asked = number
         for each in self.signals:
             signal.signal(each, signal.SIG_DFL)
-        if self.loud:                                        # print may be in use just now
-            os.write(2, b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")
+        if self.loud:                                        # print may be in use just now, and a step half made
+            with suppress(OSError):
+                os.write(2, b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")
 
     def __exit__(self, *_):
         for number, handler in zip(self.signals, self.before):
