@@ -326,6 +326,22 @@ def test_nothing_is_left_over_of_a_run_killed_at_its_very_end(home, tmp_path, ca
     assert "has made all its 6 steps" in capsys.readouterr().out and hidden(out) == [out / ".mine"]
 
 
+def test_a_run_killed_behind_its_last_checkpoint_is_settled_by_the_same_command(home, tmp_path, monkeypatch,  # noqa: F811
+                                                                               capsys):
+    out = tmp_path / "run"
+    asked = flags(home, out=out, keep=1, eval_every=2, background="false", lr=1e-2)
+    with monkeypatch.context() as m:
+        m.setattr(checkpoint, "second_name", lambda path, other, real=checkpoint.second_name: (
+            cut(m, 0) if path.parent.name == "00000006" else real(path, other)))
+        with pytest.raises(Killed):
+            run.main(asked)
+    assert list(checkpoint.steps(out)) == [6, 4] and (out / "model.safetensors").samefile(
+        out / "checkpoints" / "00000004" / "model.safetensors")
+    assert run.main([*asked, "--resume", "auto"]) == 0 and "has made all its 6 steps" in capsys.readouterr().out
+    assert list(checkpoint.steps(out)) == [6]
+    assert all((out / name).samefile(newest(out) / name) for name in checkpoint.WEIGHTS)
+
+
 def test_a_checkpoint_says_which_code_wrote_it(tmp_path, monkeypatch):
     """The same for equal files; another one for any change in them, and for a file that has moved."""
     run = Run(tmp_path / "run")

@@ -161,8 +161,9 @@ class Writer:
 
     def write(self, arrays: dict, config: dict, tokenizer: Tokenizer, state: dict) -> None:
         try:
-            self.put(arrays, config, tokenizer, state)
+            target = self.put(arrays, config, tokenizer, state)
             self.failed, self.newest = "", state["step"]
+            self.settle(target)
         except OSError as e:
             last = next(iter(steps(self.out)), None)
             kept = "there is none yet" if last is None else f"the one of step {last} is whole"
@@ -173,8 +174,8 @@ class Writer:
             self.failed = repr(e)
             raise
 
-    def put(self, arrays: dict, config: dict, tokenizer: Tokenizer, state: dict) -> None:
-        """All files into a hidden folder, and then its rename."""
+    def put(self, arrays: dict, config: dict, tokenizer: Tokenizer, state: dict) -> Path:
+        """All files into a hidden folder, and then its rename. Returns the folder under its new name."""
         name = f"{state['step']:08}"
         staging = self.out / FOLDER / f".{name}"
         shutil.rmtree(staging, ignore_errors=True)
@@ -199,9 +200,13 @@ class Writer:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         to_disk(self.out / FOLDER)
+        return target
+
+    def settle(self, newest: Path) -> None:
+        """What follows on a new checkpoint, and can be done again if a kill comes before it."""
         for file in WEIGHTS:
-            second_name(target / file, self.out / file)
-        self.prune(state["step"])
+            second_name(newest / file, self.out / file)
+        self.prune(int(newest.name))
 
     def prune(self, newest: int) -> None:
         """Remove all but the last few and the best. Those beyond the newest are damaged, and stand for none."""
@@ -242,10 +247,13 @@ def second_name(path: Path, other: Path) -> None:
     temporary = other.with_name(f".{other.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, other)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, other)
+    finally:                                                 # no room for a copy; or other was this file already, and
+        temporary.unlink(missing_ok=True)                    # then a rename leaves both
 
 
 def write_json(path: Path, content: object) -> None:

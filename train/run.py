@@ -149,10 +149,10 @@ def begin(config: Config, held: ExitStack) -> tuple[str, str, str]:
         return str(out), config.resume, ""
     if not checkpoint.steps(out):
         return str(out), "", ""
-    state = checkpoint.newest(out)[1]
+    folder, state = checkpoint.newest(out)
     made = ended(state, config) if config.epochs == state["config"].get("epochs", 0.0) else ""   # set_up counts anew
     if made:
-        checkpoint.tidy(out)
+        checkpoint.Writer(out, config.keep).settle(folder)   # it may have been killed just before that
     return str(out), "auto", made
 
 
