@@ -104,6 +104,14 @@ def report(of, real=run.report):
         expect(max(a, b) < 0.7 * (a + b), name, (a, b), "about as much on each")
 run.report = report
 """
+NAN = """
+def spoilt(model, opt, batches, lr, n, *rest, real=run.train_step):
+    if n == 3 and rest[-1].rank == 1:
+        loss = model.loss
+        model.loss = lambda *args, **how: loss(*args, **how) * float("nan")
+    return real(model, opt, batches, lr, n, *rest)
+run.train_step = spoilt
+"""
 WRITES = "import sys; from train import sample; sys.exit(sample.main(sys.argv[1:]))"
 FULL = """
 def full(*args, real=run.train_step):
@@ -612,6 +620,15 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(home, tmp_path):
 def test_what_goes_wrong_on_one_rank_ends_all(home, tmp_path):
     said = finish(start(command(2, *flags(home, out=tmp_path / "run"), extra=FULL)), expected=2)
     assert "error: rank 1 of 2: out of memory: a test" in said and "2 rows of 16 tokens" in said
+
+
+@has_mpi
+def test_what_is_not_finite_on_one_rank_is_named_by_all(home, tmp_path):
+    """By the number that its micro-batch, rank 1's first, has in the step."""
+    said = finish(start(command(2, *flags(home, out=tmp_path / "run"), extra=NAN)), expected=1)
+    assert "step 4: got loss nan" in said
+    assert "First not finite: micro-batch 1: the output of op mul, on rank 1. Hint" in said
+    assert "no checkpoint is yet in" in said and "Traceback" not in said
 
 
 @has_mpi

@@ -9,6 +9,7 @@ from gpt import GPT
 from minigrad.backend import is_float, moment, xp_of
 from minigrad.tensor import probe
 from train.config import Config
+from train.parallel import ALONE, Group
 from train.spikes import Leap
 
 
@@ -35,23 +36,34 @@ def watched(model: GPT, where: str, backward: bool = True) -> Iterator[None]:
         yield
 
 
-def culprit(model: GPT, batches: list, step: int, config: Config, scale: float = 1.0) -> str:
+def culprit(model: GPT, batches: list, step: int, config: Config, scale: float = 1.0, group: Group = ALONE) -> str:
     """The first thing that is not finite: a parameter, else what an op made, forward or backward, else a gradient.
 
-    Goes through the step once more, and leaves gradients behind that count for nothing. Those of the step itself lie
-    where they were summed.
+    Each rank goes through its part of the step once more, tells the others what it has found, and leaves gradients
+    behind that count for nothing. Those of the step itself lie where they were summed.
     """
+    found = group.tell(own_culprit(model, batches, step, config, scale, group))
+    told = [(order, rank, what) for rank, (order, what) in enumerate(found) if what]
+    if not told:
+        return "nothing, on a second look"
+    _, rank, what = min(told)
+    return what if group.size == 1 else f"{what}, on rank {rank}"
+
+
+def own_culprit(model: GPT, batches: list, step: int, config: Config, scale: float, group: Group) -> tuple[int, str]:
+    """(a number that is lower the sooner it came in the step, what this rank has found, or "")"""
     if name := bad_parameter(model):
-        return f"parameter {name}"
+        return -1, f"parameter {name}"
     bad = [name for name, p in model.named_parameters() if p.slot is not None and not finite(p.slot.array)]
     model.zero_grad()
     try:
         for micro, (x, y) in enumerate(batches):
-            with moment(config.seed, step, micro), watched(model, f"micro-batch {micro}"):
+            number = group.number(micro)
+            with moment(config.seed, step, number), watched(model, f"micro-batch {number}"):
                 model.loss(x, y, label_smoothing=config.label_smoothing).backward(scale)
     except NotFinite as found:
-        return str(found)
-    return f"the gradient of {bad[0]}" if bad else "nothing, on a second look"
+        return number, str(found)
+    return len(batches) * group.size, f"the gradient of {bad[0]}" if bad else ""
 
 
 def bad_parameter(model: GPT) -> str | None:

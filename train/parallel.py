@@ -79,6 +79,10 @@ class Group:
 
     # what is computed together
 
+    def number(self, micro: int) -> int:
+        """Which of all micro-batches of a step this rank's micro-th is."""
+        return micro * self.size + self.rank
+
     def sum(self, *numbers: Any) -> Sequence:
         """The sum of each over the ranks, in float64, the same bits on all."""
         return numbers

@@ -59,7 +59,7 @@ def update(model: GPT, opt: AdamW, step: int, config: Config, scale: Scale, spik
         for micro, (x, y) in enumerate(zip(arrays[::2], arrays[1::2], strict=True)):
             where = f"step {step + 1}, micro-batch {micro}"
             # dropout masks are a function of these three; what overflows is found below, and needs no warning
-            number = micro * group.size + group.rank
+            number = group.number(micro)
             with (moment(config.seed, step, number), np.errstate(over="ignore", invalid="ignore"),
                   watched(model, where, not scale.moving) if config.check_finite else nullcontext()):
                 part = model.loss(x, y, label_smoothing=config.label_smoothing)
@@ -86,7 +86,7 @@ def judge(later: Callable, model: GPT, opt: AdamW, batches: list, step: int, con
         opt.control[HOPELESS] = 0.0
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                first = culprit(model, batches, step, config, scale.used / len(batches))
+                first = culprit(model, batches, step, config, scale.used / (len(batches) * group.size), group)
         finally:
             opt.zero_grad()
         raise NotFinite(f"step {step + 1}: got loss {loss}, gradient norm {norm}; expected finite numbers. First not "
