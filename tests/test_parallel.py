@@ -82,6 +82,14 @@ def step(*args, real=run.train_step):
     return real(*args)
 run.train_step = step
 """
+SLOW = """
+from train import checkpoint, parallel
+import time
+def slow(path, real=checkpoint.to_disk):
+    time.sleep(0.6)
+    real(path)
+checkpoint.to_disk = slow
+"""
 SHARES = """
 from minigrad.check import expect
 from train import data, parallel, step, text
@@ -587,6 +595,53 @@ def test_a_rank_that_hangs_ends_the_job(home, tmp_path):
         assert time.monotonic() - began < 10 and process.returncode != 0
         assert len(re.findall(r"rank 0 of 2: no word from another rank for 4 s, waiting for [\w ']+\. Hint", said)) == 1
         assert "Traceback" not in said
+
+
+@has_mpi
+@linux
+def test_a_job_that_was_suspended_goes_on(home, tmp_path):
+    """For longer than a rank waits for another: none was lost."""
+    out = tmp_path / "run"
+    with running(home, out, 2, "--lost_after", "2") as (process, ranks):
+        os.kill(ranks[1], signal.SIGSTOP)
+        time.sleep(0.3)                                      # so that rank 0 waits for it
+        os.kill(ranks[0], signal.SIGSTOP)
+        time.sleep(4)
+        before = len(losses(out))
+        for pid in ranks:
+            os.kill(pid, signal.SIGCONT)
+        deadline = time.monotonic() + 20
+        while len(losses(out)) < before + 20:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.1)
+        os.kill(ranks[0], signal.SIGTERM)
+        assert "no word" not in finish(process, limit=20)
+
+
+def test_only_time_that_was_waited_counts(monkeypatch):
+    clock = iter([0.0, 0.5, 1.25, 500.0, 500.5])
+    monkeypatch.setattr(parallel.time, "monotonic", lambda: next(clock))
+    patience = parallel.Patience()
+    assert [patience.spent() for _ in range(4)] == [0.5, 1.25, 2.25, 2.75]
+
+
+@has_mpi
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_ranks_wait_as_long_as_a_checkpoint_is_written(home, tmp_path, background):
+    """Longer than they would wait for a rank of which they hear nothing."""
+    small = dict(steps=3, eval_every=1, lost_after=2, samples=0, background=background)
+    finish(start(command(2, *flags(home, out=tmp_path / "run", **small), extra=SLOW)))
+    assert list(checkpoint.steps(tmp_path / "run")) == [3, 2]
+
+
+def test_a_rank_that_ends_all_has_its_checkpoint_written_first(capfd):
+    class Two(parallel.Ranks):
+        def abort(self, status):
+            done.append(status)
+    done, two = [], Two(0, 2)
+    two.limit, two.ending = 9, done.append
+    two.fail("a test", 1)
+    assert done == [9, 1] and "rank 0 of 2: a test" in capfd.readouterr().err
 
 
 @has_mpi

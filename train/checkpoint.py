@@ -130,8 +130,9 @@ def steps(out: str | Path) -> dict[int, Path]:
 class Writer:
     """Writes the checkpoints of one run. newest: the step of the one that it goes on from, which is there already."""
 
-    def __init__(self, out: str | Path, keep: int = 2, background: bool = True, newest: int | None = None) -> None:
-        self.out, self.keep, self.background = Path(out), keep, background
+    def __init__(self, out: str | Path, keep: int = 2, background: bool = True, newest: int | None = None,
+                 copies: bool = True) -> None:
+        self.out, self.keep, self.background, self.copies = Path(out), keep, background, copies
         self.failed, self.newest = "", newest
         self.thread: threading.Thread | None = None
         tidy(out)
@@ -142,7 +143,7 @@ class Writer:
         if self.newest == state["step"]:
             return
         arrays = {"model": pretrained.arrays_of(model), "optimizer": moments}
-        if self.background:                                  # the next step changes them in place
+        if self.background and self.copies:                  # the next step changes them in place
             arrays = {file: {name: a.copy() for name, a in some.items()} for file, some in arrays.items()}
         work = self.write, (arrays, pretrained.config_of(model, tokenizer.special.get("<|endoftext|>")), tokenizer,
                             {**state, "tokenizer": tokenizer.hash, "versions": versions()})
@@ -151,6 +152,12 @@ class Writer:
             self.thread.start()
         else:
             self.write(*work[1])
+
+    def busy(self, seconds: float) -> bool:
+        """Is a checkpoint still being written? Waits so long for it at most."""
+        if (thread := self.thread) is not None:
+            thread.join(seconds)
+        return thread is not None and thread.is_alive()
 
     def wait(self) -> str:
         """Until what was begun is written. Returns what went wrong with the last one, or ""."""

@@ -22,8 +22,9 @@ Texts are tokenized, validation batches scored and samples written by all: each 
 are those of one process, to the bit where as many rows go through the model at once. A tokenizer is learned by rank 0.
 
 A rank that waits for the others gives up after Group.limit seconds and ends the job; so does one in which anything goes
-wrong. mpiexec and torchrun end it themselves if a rank is killed. What all must know the same (settings, code, tokens)
-is compared in the beginning.
+wrong. Rank 0 lets a checkpoint be written first, and as long as it just waits for its disk it says so. mpiexec and
+torchrun end it themselves if a rank is killed. What all must know the same (settings, code, tokens) is compared in the
+beginning.
 
 Which rank adds what first is up to the engine: with 2 ranks there is one order only, with more the last bits of a sum
 may be others than one process's.
@@ -59,6 +60,19 @@ class Lost(Exception):
     """Another rank has not been heard of for too long."""
 
 
+class Patience:
+    """The seconds that this process has waited, as far as it was there to wait. While it was suspended, others may have
+    been too: what was longer than a second between two looks counts as one."""
+
+    def __init__(self) -> None:
+        self.seconds, self.looked = 0.0, time.monotonic()
+
+    def spent(self) -> float:
+        now = time.monotonic()
+        self.seconds, self.looked = self.seconds + min(now - self.looked, 1.0), now
+        return self.seconds
+
+
 class Group:
     """One rank alone, and what all groups can do. Arrays are NumPy's, or CuPy's in a group of GPUs."""
     rank, size, xp = 0, 1, np
@@ -66,6 +80,7 @@ class Group:
     asked = 0.0                      # is this rank to stop?
     stopped = False                  # has one been asked to?
     done = None                      # see summing()
+    ending: Callable | None = None   # ending(limit) waits for what this rank is to bring to an end before it ends all
 
     def __enter__(self):
         return self
@@ -209,6 +224,8 @@ class Ranks(Group):
 
     def fail(self, message: str, status: int) -> int:
         print(f"\nerror: rank {self.rank} of {self.size}: {message}", file=sys.__stderr__, flush=True)
+        if self.ending:
+            self.ending(self.limit)
         time.sleep(SAID)
         self.abort(status)
 
@@ -365,12 +382,12 @@ class MPI(Ranks):
 
     def wait(self, name: str, request: Any) -> None:
         """Look, then look less often: ranks may have to share a processor, with each other or with a thread."""
-        began, looks = time.monotonic(), 0
+        patience, looks = Patience(), 0
         while not request.Test():
             looks += 1
             if looks > SPIN:
                 time.sleep(min(NAP, 1e-5 * (looks - SPIN)))
-                if time.monotonic() - began > self.limit:
+                if patience.spent() > self.limit:
                     raise Lost(LOST.format(self.limit, name))
             elif hasattr(os, "sched_yield"):
                 os.sched_yield()
@@ -412,7 +429,7 @@ class MPI(Ranks):
 class Begun:
     """What NCCL was asked to do, and the event behind it, once the call has returned."""
     name: str
-    since: float
+    patience: "Patience"
     event: object = None
 
 
@@ -451,7 +468,7 @@ class NCCL(Ranks):
                     time.sleep(WATCH)
                     while self.begun and self.begun[0].event and self.begun[0].event.done:
                         self.begun.popleft()
-                    if self.begun and time.monotonic() - self.begun[0].since > self.limit:
+                    if self.begun and self.begun[0].patience.spent() > self.limit:
                         raise Lost(LOST.format(self.limit, self.begun[0].name))
         except Exception as e:                               # or the device has failed; nobody else would say so
             self.fail(str(e) or repr(e), 1)
@@ -459,7 +476,7 @@ class NCCL(Ranks):
     def issue(self, name: str, call: Callable, *args: Any) -> None:
         """Begin a call of NCCL behind what has been computed so far."""
         self.stream.wait_event(self.xp.cuda.get_current_stream().record())
-        begun = Begun(name, time.monotonic())
+        begun = Begun(name, Patience())
         self.begun.append(begun)                             # before the call: that may already wait for others
         call(*args, stream=self.stream)
         begun.event = self.stream.record()

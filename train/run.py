@@ -90,13 +90,13 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
             run.ceiling = utilisation.ceiling(config.dtype, device_of(config)) * group.size
         print(f"products run at {run.ceiling / 1e9:,.0f} GFLOP/s here, of which mfu is the share that training uses",
               flush=True)
-        group.limit = config.lost_after
+        group.limit, group.ending = config.lost_after, run.writer.busy
         try:
             train(run, interrupt)
         except Leap as e:
             if not isinstance(e, NotFinite):                 # else these weights may be what makes it so
                 run.save()
-            run.writer.wait()
+            run.written()
             last = next(iter(checkpoint.steps(out)), None)
             kept = f"the last checkpoint, of step {last}, is in" if last is not None else "no checkpoint is yet in"
             print(f"error: {e}\n{kept} {out}", file=sys.stderr)
@@ -199,7 +199,7 @@ class Run:
 
     def save(self) -> None:
         moments = self.opt.state(self.group.collect)
-        if failed := self.writer.wait():
+        if failed := self.written():
             self.log.write(step=self.step, failed=failed)
         scored = self.metrics if self.metrics and self.metrics["step"] == self.step else None    # of these weights
         self.writer.save(self.model, moments, self.data.tokenizer, {
@@ -207,6 +207,15 @@ class Run:
             "source": self.data.source, "best": self.best,
             "scale": self.scale.state(), "spikes": self.spikes.state(),
             "config": asdict(self.config)})
+        if not self.config.background:
+            self.written()
+
+    def written(self) -> str:
+        """Until no checkpoint is being written. Returns what went wrong with the last one, or "". However slow the disk
+        of rank 0 is, the others hear from it meanwhile."""
+        while self.group.first(lambda: self.writer.busy(0.5)):
+            pass
+        return self.writer.wait()
 
 
 def set_up(config: Config, out: Path, group: Group) -> Run:
@@ -262,8 +271,9 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
     run = Run(config, out, data, model, opt, windows, validation,
               group.only_first(lambda: Log(out / "log.jsonl", state["step"],
                                                out / "tensorboard" if config.tensorboard else None)),
-              group.only_first(lambda: checkpoint.Writer(out, config.keep, config.background,
-                                                         state["step"] if saved else None)), step=state["step"],
+              group.only_first(lambda: checkpoint.Writer(out, config.keep, config.background or group.size > 1,
+                                                         state["step"] if saved else None, config.background)),
+              step=state["step"],
               position=state["position"], scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"],
               picture=group.only_first(lambda: Picture(out)), best=tuple(state.get("best", Run.best)),
               spikes=Spikes(*state.get("spikes", [])),
@@ -408,6 +418,7 @@ def train(run: Run, interrupt: "Interrupt") -> None:
     if run.step == config.steps:
         validate(run)
     run.save()
+    run.written()
 
 
 def attempt(run: Run, batches: list, lr: float) -> Callable | None:
@@ -461,8 +472,7 @@ def go_back(run: Run, leap: Leap) -> bool:
     run.leaps.append(run.step)
     if config.spike == "off" or bad_parameter(run.model) or len(run.leaps) > IN_A_ROW:
         raise leap
-    run.writer.wait()
-    run.group.barrier()
+    run.written()
     if config.spike == "skip" or not checkpoint.steps(run.out):
         tqdm.write(f"{leap}: its update is skipped", file=sys.stderr)
         return False
