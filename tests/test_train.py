@@ -166,12 +166,15 @@ def test_the_number_of_threads_changes_no_bit_of_a_run(home, tmp_path, dtype):
     assert same_checkpoint(tmp_path / "1", tmp_path / "2") and same_checkpoint(tmp_path / "1", tmp_path / "3")
 
 
-def test_accumulation_changes_rounding_only(home, tmp_path):
+def test_accumulation_changes_rounding_only_but_with_dropout_the_masks(home, tmp_path):
     losses = {}
-    for rows in (8, 4, 1):
-        out = train(home, tmp_path / str(rows), tokens_per_step=128, device_batch=rows, dtype="float64")
-        losses[rows] = [e["loss"] for e in log.read(out / "log.jsonl") if "loss" in e]
-    assert losses[8] == pytest.approx(losses[4], rel=1e-12) and losses[8] == pytest.approx(losses[1], rel=1e-12)
+    for rows, drop in ((8, 0.0), (4, 0.0), (1, 0.0), (8, 0.2), (4, 0.2)):
+        out = train(home, tmp_path / f"{rows}-{drop}", tokens_per_step=128, device_batch=rows, dtype="float64",
+                    dropout=drop)
+        losses[rows, drop] = [e["loss"] for e in log.read(out / "log.jsonl") if "loss" in e]
+    assert losses[8, 0] == pytest.approx(losses[4, 0], rel=1e-12)
+    assert losses[8, 0] == pytest.approx(losses[1, 0], rel=1e-12)
+    assert losses[8, 0.2] != pytest.approx(losses[4, 0.2], rel=1e-6)
 
 
 # -------------------------------------------------------------------------------------------- stopping and resuming

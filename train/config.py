@@ -77,7 +77,8 @@ class Config:
     epochs: float = setting(0.0, "passes over the training text, which then give the steps (0: --steps does)", low=0)
     tokens_per_step: int = setting(2048, "tokens that one update sees: decides the result", low=1)
     device_batch: int = setting(32, "rows that go through the model at once: decides memory and speed only, because "
-                              "tokens_per_step / (device_batch * block_size) such micro-batches are accumulated", low=1)
+                              "tokens_per_step / (device_batch * block_size) such micro-batches are accumulated; with "
+                              "dropout also its masks, which depend on a micro-batch's number", low=1)
     lr: float = setting(1e-3, "highest learning rate", low=0)
     min_lr: float = setting(1e-4, "learning rate at the end of the cosine", low=0)
     warmup: int = setting(100, "steps in which the learning rate rises (all steps, if there are fewer)", low=0)
