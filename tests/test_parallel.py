@@ -672,6 +672,20 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(home, tmp_path):
 
 
 @has_mpi
+def test_ctrl_c_on_one_rank_before_the_first_step_ends_all(home, tmp_path):
+    """The others would wait for it for ever."""
+    extra = """
+def press(*args, real=run.prepare):
+    if args[-1].rank == 1:
+        raise KeyboardInterrupt
+    return real(*args)
+run.prepare = press
+"""
+    said = finish(start(command(2, *flags(home, out=tmp_path / "run"), extra=extra)), expected=130, limit=60)
+    assert said.count("error: ") == 1 and "rank 1 of 2: stopped before the first step: nothing to save" in said
+
+
+@has_mpi
 def test_what_goes_wrong_on_one_rank_ends_all(home, tmp_path):
     said = finish(start(command(2, *flags(home, out=tmp_path / "run"), extra=FULL)), expected=2)
     assert "error: rank 1 of 2: out of memory: a test" in said and "2 rows of 16 tokens" in said

@@ -81,8 +81,7 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
     except MemoryError as e:
         return group.fail(f"out of memory: {e}. Hint: a smaller model; python -m gpt.sizes says what one needs", 2)
     except KeyboardInterrupt:
-        print("stopped before the first step: nothing to save", file=sys.stderr)
-        return 130
+        return group.fail("stopped before the first step: nothing to save", 130)
 
     with Interrupt(loud=group.rank == 0) as interrupt:
         with log.slow("compiling kernels, once: later runs find them in a cache"):
