@@ -285,6 +285,41 @@ def test_a_full_disk_stops_no_training(home, tmp_path, monkeypatch, capsys):  # 
     assert list(checkpoint.steps(out)) == [12, 8]
 
 
+def test_a_checkpoint_without_second_names_is_one(tmp_path, monkeypatch, capsys):
+    """No hard links, and no room for copies: what was written is whole, and what need not stay goes."""
+    def none(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def full(_, target):
+        target.write_bytes(b"the beginning of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    run = Run(tmp_path, keep=1)
+    run.save(1, 2.0)
+    monkeypatch.setattr(os, "link", none)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    run.save(2, 1.0)
+    said = ("the checkpoint of step 2 is whole, but its weights could not be given a second name in "
+            f"{tmp_path} (No space left on device), and the run goes on")
+    assert run.writer.wait() == said and said in capsys.readouterr().err
+    assert step_of(tmp_path) == 2 and list(checkpoint.steps(tmp_path)) == [2] and not hidden(tmp_path)
+    assert load_file(tmp_path / "model.safetensors")["transformer.wte.weight"].flat[0] == 1
+    monkeypatch.undo()
+    run.save(3, 0.5)
+    assert run.writer.wait() == "" and load_file(tmp_path / "model.safetensors")["transformer.wte.weight"].flat[0] == 3
+
+
+def test_a_picture_that_finds_no_room_leaves_nothing(tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    def full(self, file, **_):
+        file.write_bytes(b"the beginning of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2}\n')
+    monkeypatch.setattr(pyplot.Figure, "savefig", full)
+    log.Picture(tmp_path).draw()
+    assert not hidden(tmp_path) and not pyplot.get_fignums()
+
+
 def test_a_writer_that_breaks_is_heard_of(tmp_path, monkeypatch):
     """Whatever it is: the thread's own traceback, and no silence at the end."""
     def broken(path, arrays):
@@ -331,8 +366,8 @@ def test_a_run_killed_behind_its_last_checkpoint_is_settled_by_the_same_command(
     out = tmp_path / "run"
     asked = flags(home, out=out, keep=1, eval_every=2, background="false", lr=1e-2)
     with monkeypatch.context() as m:
-        m.setattr(checkpoint, "second_name", lambda path, other, real=checkpoint.second_name: (
-            cut(m, 0) if path.parent.name == "00000006" else real(path, other)))
+        m.setattr(Writer, "settle", lambda self, new, real=Writer.settle: (
+            cut(m, 0) if new.name == "00000006" else None, real(self, new)))
         with pytest.raises(Killed):
             run.main(asked)
     assert list(checkpoint.steps(out)) == [6, 4] and (out / "model.safetensors").samefile(

@@ -172,10 +172,12 @@ class Writer:
             self.failed, self.newest = "", state["step"]
             self.settle(target)
         except OSError as e:
-            last = next(iter(steps(self.out)), None)
+            last, why = next(iter(steps(self.out)), None), e.strerror or e
             kept = "there is none yet" if last is None else f"the one of step {last} is whole"
-            self.failed = (f"the checkpoint of step {state['step']} could not be written ({e.strerror or e}); {kept}"
-                           + GOES_ON)
+            self.failed = f"the checkpoint of step {state['step']} could not be written ({why}); {kept}{GOES_ON}"
+            if self.newest == state["step"]:
+                self.failed = (f"the checkpoint of step {self.newest} is whole, but its weights could not be given a "
+                               f"second name in {self.out} ({why}){GOES_ON}")
             print(f"\n{self.failed}", file=sys.stderr, flush=True)
         except BaseException as e:                           # in a thread nobody else would hear of it
             self.failed = repr(e)
@@ -211,9 +213,9 @@ class Writer:
 
     def settle(self, newest: Path) -> None:
         """What follows on a new checkpoint, and can be done again if a kill comes before it."""
+        self.prune(int(newest.name))                         # first: it makes room
         for file in WEIGHTS:
             second_name(newest / file, self.out / file)
-        self.prune(int(newest.name))
 
     def prune(self, newest: int) -> None:
         """Remove all but the last few and the best. Those beyond the newest are damaged, and stand for none."""

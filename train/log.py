@@ -196,9 +196,12 @@ def plot(file: str | Path, entries: list[dict], title: str = "") -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     temporary = Path(file).with_name(f".{Path(file).name}.tmp")      # who looks meanwhile sees the old one
-    figure.savefig(temporary, format="png")
-    plt.close(figure)
-    os.replace(temporary, file)
+    try:
+        figure.savefig(temporary, format="png")
+        os.replace(temporary, file)
+    finally:
+        plt.close(figure)
+        temporary.unlink(missing_ok=True)
 
 
 def _smooth(values, share=0.01):
