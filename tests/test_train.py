@@ -580,6 +580,16 @@ def test_a_plot_of_nothing_and_of_everything(tmp_path):
     assert (tmp_path / "b.png").stat().st_size > (tmp_path / "a.png").stat().st_size > 1000
 
 
+def test_a_folder_may_have_dollars_in_its_name(tmp_path):
+    """They begin no formula, neither whole ones nor halves."""
+    folder = tmp_path / "a$b_$^$c$"
+    folder.mkdir()
+    (folder / "log.jsonl").write_text('{"step": 1, "val_loss": 2.0}\n')
+    log.plot(folder / "loss.png", log.read(folder / "log.jsonl"), folder.name)
+    report.plot(folder / "both.png", [folder])
+    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "loss.png", "both.png"}
+
+
 def test_the_smooth_curve_keeps_lines_and_has_no_lag():
     line = np.linspace(5.0, 1.0, 300)
     assert np.allclose(log._smooth(line), line) and log._smooth([2.0]).tolist() == [2.0]

@@ -190,7 +190,8 @@ def plot(file: str | Path, entries: list[dict], title: str = "") -> None:
         last = val[-1]                                  # bits per document -> nats per token, on the same documents
         floor = last["val_loss"] * last["entropy_bits"] / last["val_bits"]
         axes.axhline(floor, color="#238b45", linestyle="--", linewidth=1.4, label=f"entropy of the source: {floor:.3f}")
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.set_title(title, parse_math=False)             # the name of a folder: a $ is one
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:

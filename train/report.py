@@ -68,7 +68,8 @@ def plot(file: str | Path, folders: Iterable[str | Path]) -> None:
     axes.set(xlabel="step", ylabel="validation loss (nats per token)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)                           # the name of a folder: a $ is one
     figure.savefig(file)
     plt.close(figure)
 
