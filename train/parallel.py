@@ -26,8 +26,9 @@ wrong. Rank 0 lets a checkpoint be written first, and as long as it just waits f
 torchrun end it themselves if a rank is killed. What all must know the same (settings, code, tokens) is compared in the
 beginning.
 
-Which rank adds what first is up to the engine: with 2 ranks there is one order only, with more the last bits of a sum
-may be others than one process's.
+Which rank adds what first is up to the engine: with 2 ranks there is one order only, so that a run can be repeated to
+the bit; with more it is the engine that promises this or not. One process adds its micro-batches up in another order,
+and so its last bits are others on any number of ranks.
 """
 import contextlib
 import json
