@@ -95,7 +95,7 @@ class Config:
     patience: int = setting(0, "end the run after so many validations in a row that were no better than the best (0: "
                             "never)", low=0)
     save_every: int = setting(0, "steps between checkpoints (0: as between validations)", low=0)
-    keep: int = setting(2, "newest checkpoints that stay, beside the best", low=1)
+    keep: int = setting(2, "newest checkpoints that stay, beside the best of those saved", low=1)
     background: bool = setting(True, "write checkpoints while training goes on, from a copy of parameters and moments")
     eval_tokens: int = setting(32_768, "about how many validation tokens are scored", low=1)
     stats_every: int = setting(0, "steps between statistics of every parameter: size, gradient, update (0: none)",
