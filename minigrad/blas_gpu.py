@@ -6,7 +6,8 @@ references.
 
 A kind of product (shapes, leading dimensions, dtypes, alignment, epilogue) has one Plan. The first time that a large
 one runs on a GPU the library's best guesses are timed, and the fastest one's 64 bytes are kept on disk, under the names
-of GPU and library: a process that finds them there gets the same bits as the one before. Nothing is timed while a CUDA
+of GPU and library: a process that finds them there gets the same bits as the one before, and of several that time them
+at once the first decides for all. Nothing is timed while a CUDA
 graph is captured, so a step should have run before. NumPy arrays are multiplied by the emulator's cuBLASLt: the same
 descriptors, no times.
 
@@ -242,8 +243,7 @@ class Context:
         key = min(took, key=took.get)
         if took[key] == float("inf"):
             return None
-        self.fastest.put(name, key)
-        return key
+        return self.fastest.put(name, key)
 
     def by_time(self, name, ways, arguments=(), trial=None):
         chosen = self.fastest.get(name)
@@ -271,27 +271,34 @@ class Fastest:
     """Names of decisions and what was decided, in a file if there is a path for one."""
 
     def __init__(self, path):
-        self.path, self.known = path, {}
+        self.path = path
         self.known = self.read()
 
     def read(self):
         try:
-            return {**json.loads(Path(self.path).read_text()), **self.known} if self.path else self.known
+            return dict(json.loads(Path(self.path).read_text())) if self.path else {}
         except (OSError, ValueError, TypeError):           # not there, or not whole: decided again
-            return self.known
+            return {}
 
     def get(self, name):
         return self.known.get(str(name))
 
     def put(self, name, value):
-        self.known[str(name)] = value
-        if self.path:
-            self.known = self.read()                       # another process may have added to it
-            with contextlib.suppress(OSError):             # a full disk: found again next time
-                with tempfile.TemporaryDirectory(dir=Path(self.path).parent) as place:
-                    whole = Path(place, "whole.json")
-                    whole.write_text(json.dumps(self.known, indent=0))
-                    os.replace(whole, self.path)
+        """Decide, unless another process has since this one looked. Returns what was decided."""
+        name, seen = str(name), self.known.get(str(name))
+        if not self.path:
+            self.known[name] = value
+            return value
+        with contextlib.suppress(OSError), cache.one_at_a_time(Path(self.path).parent):
+            theirs = self.read()
+            self.known |= theirs if theirs.get(name, seen) != seen else {**theirs, name: value}
+            with tempfile.TemporaryDirectory(dir=Path(self.path).parent) as place:
+                whole = Path(place, "whole.json")
+                whole.write_text(json.dumps(self.known, indent=0))
+                os.replace(whole, self.path)
+        if self.known.get(name) == seen:                   # a full disk: found again next time
+            self.known[name] = value
+        return self.known[name]
 
 
 class Plan:

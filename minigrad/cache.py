@@ -1,7 +1,14 @@
-"""Where compiled kernels are kept from one process to the next."""
+"""Where compiled kernels are kept from one process to the next, and how processes keep out of each other's way."""
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:                                          # Windows: two runs should not begin at one time there
+    fcntl = None  # type: ignore[assignment]                 # where it is a module, mypy takes it for always one
 
 
 def folder(variable, name):
@@ -29,3 +36,23 @@ def temporary():
     if user != "user" and (about.st_uid != user or about.st_mode & 0o022):
         raise PermissionError(f"{path} belongs to others too")
     return path
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: str | Path, wait: bool = True) -> Iterator[None]:
+    """Other processes that want the same wait here, or get a BlockingIOError. The system ends it if this one is killed.
+    Where there are no locks, on Windows and on some file systems of networks, nobody is kept out."""
+    if not fcntl:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:                                      # NFS, for one, locks no folders
+            pass
+        yield
+    finally:
+        os.close(handle)

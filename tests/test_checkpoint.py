@@ -17,6 +17,8 @@ from test_train import ROOT, flags, home, newest, train  # noqa: F401
 
 import tok
 from gpt import GPT, GPTConfig, pretrained
+from minigrad import cache
+from minigrad.cache import one_at_a_time
 from nn import AdamW
 from train import checkpoint, log, run
 from train.checkpoint import Writer
@@ -252,8 +254,8 @@ def test_where_nothing_can_be_locked_nobody_is_kept_out(tmp_path, monkeypatch):
     """As on NFS, where flock of a folder is refused."""
     def refused(*_):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    monkeypatch.setattr(checkpoint, "fcntl", SimpleNamespace(flock=refused, LOCK_EX=2, LOCK_NB=4))
-    with checkpoint.one_at_a_time(tmp_path), checkpoint.one_at_a_time(tmp_path, wait=False):
+    monkeypatch.setattr(cache, "fcntl", SimpleNamespace(flock=refused, LOCK_EX=2, LOCK_NB=4))
+    with one_at_a_time(tmp_path), one_at_a_time(tmp_path, wait=False):
         pass
 
 

@@ -455,6 +455,13 @@ def test_two_processes_keep_what_both_found(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]
 
 
+def test_the_first_of_two_processes_decides_for_both(tmp_path):
+    """And for the next one, whose bits are those of the run before; what no longer will do is decided anew."""
+    one, other = (blas_gpu.Fastest(tmp_path / "gpu.json") for _ in range(2))
+    assert one.put("a", "x") == other.put("a", "y") == "x" == blas_gpu.Fastest(tmp_path / "gpu.json").get("a")
+    assert other.put("a", "z") == "z" == blas_gpu.Fastest(tmp_path / "gpu.json").get("a")
+
+
 def test_a_full_disk_is_no_reason_to_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     found = blas_gpu.Fastest(tmp_path / "gpu.json")

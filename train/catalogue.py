@@ -24,9 +24,10 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from minigrad.cache import one_at_a_time
 from minigrad.check import exit_status
 from tok.base import refusal
-from train.checkpoint import one_at_a_time, to_disk, write_json
+from train.checkpoint import to_disk, write_json
 from train.config import Config
 
 TIMEOUT = 30                          # seconds in which nothing comes

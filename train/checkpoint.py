@@ -28,7 +28,7 @@ import platform
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -39,17 +39,13 @@ from safetensors.numpy import load_file
 
 import tok
 from gpt import GPT, pretrained
+from minigrad.cache import one_at_a_time
 from minigrad.check import expect
 from nn import AdamW
 from tok.base import Tokenizer, refusal
 
 if TYPE_CHECKING:
     from train.config import Config  # which imports this file
-
-try:
-    import fcntl
-except ImportError:                                          # Windows: two runs should not begin at one time there
-    fcntl = None  # type: ignore[assignment]                 # where it is a module, mypy takes it for always one
 
 FOLDER, WEIGHTS = "checkpoints", ("model.safetensors", "config.json", "tokenizer.json")
 GOES_ON = ", and the run goes on"
@@ -302,26 +298,6 @@ def to_disk(path: str | Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def one_at_a_time(folder: str | Path, wait: bool = True) -> Iterator[None]:
-    """Other processes that want the same wait here, or get a BlockingIOError. The system ends it if this one is killed.
-    Where there are no locks, on Windows and on some file systems of networks, nobody is kept out."""
-    if not fcntl:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError:                                      # NFS, for one, locks no folders
-            pass
-        yield
-    finally:
-        os.close(handle)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

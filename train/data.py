@@ -37,11 +37,11 @@ from tqdm import tqdm
 
 import tok
 from minigrad.backend import stream
+from minigrad.cache import one_at_a_time
 from minigrad.check import expect
 from tok import corpus
 from tok.base import Tokenizer
 from train import catalogue, verse
-from train.checkpoint import one_at_a_time
 from train.config import Config
 from train.parallel import ALONE, Group
 
