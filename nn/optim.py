@@ -124,7 +124,8 @@ class Optimizer:
                         "Hint: a copy's parameters would lie in other memory than the one that it updates")
 
     def step(self, lr=None):
-        """Update every parameter from its gradient, with learning rate lr if given."""
+        """Update every parameter from its gradient, with learning rate lr if given. Where no gradient came it is 0, so
+        weights decay and coast on their moments there too; PyTorch's stand still."""
         lr = self.lr if lr is None else lr
         expect(lr >= 0, f"{type(self).__name__}.step", f"lr {lr}", "a number from 0 up")
         self.control[LR] = lr
@@ -136,6 +137,8 @@ class Optimizer:
             one for f in self.flats for one in zip(f.params, f.slots, f.views, strict=True)]
         expect(all(p.slot is s for p, s, _ in laid_out), who, "parameters that another optimiser has laid out since",
                "one optimiser per parameter", "make the optimiser once, or drop this one")
+        expect(all(p.requires_grad for p, *_ in laid_out), who, "parameters that have been frozen since",
+               "those that it was made of", "make the optimiser again after freezing")
         expect(all(p.data is v for p, _, v in laid_out), who, "parameters whose .data is another array now",
                "that of the optimiser, which updates it in place", "p.data[...] = array")
         self.updates += 1                                    # what was recorded before it is of other parameters

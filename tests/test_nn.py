@@ -385,6 +385,22 @@ def test_parameters_that_lie_elsewhere_are_not_updated_in_silence():
         opt.step()
 
 
+def test_parameters_frozen_later_are_not_moved_in_silence():
+    """By their momentum or their decay."""
+    a, b = leaf(2, 3), leaf(3)
+    opt = SGD([a, b], momentum=0.9)
+    ((a * b) ** 2).sum().backward()
+    opt.step()
+    opt.zero_grad()
+    a.requires_grad, before = False, a.data.copy()
+    with pytest.raises(ValueError, match="SGD.step: got parameters that have been frozen .* again after freezing"):
+        opt.step()
+    np.testing.assert_array_equal(a.data, before)
+    assert opt.steps == 1
+    SGD([a, b]).step()
+    np.testing.assert_array_equal(a.data, before)
+
+
 def test_an_optimiser_that_is_refused_has_taken_nothing():
     w = leaf(2, 2)
     opt = AdamW([w])
