@@ -34,7 +34,8 @@ ACTIVATION = {GPT1: ("afn", {"gelu": "gelu", "relu": "relu"}),
 RELEASED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": True}
 # Ours -> theirs, where GPT-1's names differ from GPT-2's, which are ours.
 GPT1_NAMES = {"wte.": "tokens_embed.", "wpe.": "positions_embed."}
-NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight", "position_ids")   # masks, and the tied head
+NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "position_ids")                     # masks, and numbers in a row
+HEAD = "lm_head.weight"                                                               # tied: the token embedding again
 NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int16": "I16"}
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}                                    # of safetensors, with their bytes
 
@@ -176,12 +177,15 @@ def from_folder(folder):
     headers = {path: header(path) for path in files}
     there, layers = sum(map(len, headers.values())), config.n_layer
     expect(layers <= there, "from_pretrained", f"n_layer {layers} in config.json for {there} tensors", "more tensors")
-    stored = {}                                              # our name: (file, its name there, dtype)
+    stored, heads = {}, []                                   # our name: (file, its name there, dtype)
     wanted = {their_name(name, kind): (name, shape) for name, shape in shapes(config).items()}
     for path, found in headers.items():
         for inside, (dtype, shape) in found.items():
             name = inside if inside.startswith("transformer.") else "transformer." + inside
             if name.endswith(NOT_WEIGHTS):
+                continue
+            if name.endswith(HEAD):
+                heads.append((path, inside))
                 continue
             ours, want = wanted.get(name, (None, None))
             expect(ours, "from_pretrained", f"{inside} {shape} in {path}", f"the {len(wanted)} tensors of config.json")
@@ -198,7 +202,11 @@ def from_folder(folder):
     try:
         with ExitStack() as stack:
             opened = {path: stack.enter_context(safe_open(path, "numpy")) for path in files}
-            return filled(config, lambda name: opened[stored[name][0]].get_tensor(stored[name][1]))
+            model = filled(config, lambda name: opened[stored[name][0]].get_tensor(stored[name][1]))
+            for path, inside in heads:
+                expect(np.array_equal(opened[path].get_tensor(inside), model.wte.weight.data), "from_pretrained",
+                       f"{inside} in {path}, which is not the token embedding", "the same numbers: the head is tied")
+            return model
     except SafetensorError as e:
         expect(False, "from_pretrained", f"{folder} ({e})", "whole safetensors files", DAMAGED)
 

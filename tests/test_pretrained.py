@@ -121,6 +121,8 @@ def cut(keep):
     (weights(lambda a: a.update({"transformer.wpe.weight": np.zeros((12, 8), np.int32)})), "wpe.weight of I32 in"),
     (weights(lambda a: a.update({"transformer.wpe.weight": np.zeros((12, 8))})), "of F64.*; expected one dtype"),
     (weights(lambda a: a.update(extra=np.zeros(3))), r"extra \(3,\) in .*; expected the 28 tensors of config.json"),
+    (weights(lambda a: a.update({"lm_head.weight": a["transformer.wte.weight"] * 2})), "lm_head.* not the token embed"),
+    (weights(lambda a: a.update({"lm_head.weight": np.zeros(3, "f4")})), "lm_head.weight in .*; expected the same"),
     (cut(lambda data: b""), "0 bytes; expected a header"),
     (cut(lambda data: b"\0" * 100), "100 bytes; expected a header of 0"),
     (cut(lambda data: b"\xff" * 100), "100 bytes; expected a header of 18,446,744"),
