@@ -7,6 +7,7 @@ here: they are applied from outside.
 """
 import functools
 import math
+import operator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,14 +41,18 @@ class GPTConfig:
     activation: str = "gelu"        # inside the MLPs: "gelu", as both were released, or the first Transformer's "relu"
 
     def __post_init__(self):
-        sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
+        names = "vocab_size", "block_size", "n_layer", "n_head", "n_embd"
+        sizes = tuple(getattr(self, name) for name in names)
         whole = all(hasattr(n, "__index__") for n in sizes)
         expect(whole and min(sizes) > 0 and self.n_embd % self.n_head == 0, "GPTConfig",
                f"sizes {sizes}", "whole numbers above 0, with n_embd a multiple of n_head")
+        for name, n in zip(names, sizes, strict=True):       # JSON knows Python's numbers, and not NumPy's
+            object.__setattr__(self, name, operator.index(n))
         for name, least, most in (("dropout", 0, 1), ("eps", 0, math.inf)):
             n = getattr(self, name)
             expect(hasattr(n, "__float__") and least <= n < most, "GPTConfig", f"{name} {n!r}",
                    f"a number in [{least}, {most})")
+            object.__setattr__(self, name, float(n))
         expect(self.activation in tuple(ACTIVATIONS), "GPTConfig", f"activation {self.activation!r}",
                f"one of {', '.join(ACTIVATIONS)}")
 

@@ -58,8 +58,8 @@ def save(model, path, end=None):
     path = Path(path)
     if path.suffix == ".bin":
         return replace(path, lambda temporary: llmc.write(model, temporary))
+    config = json.dumps(config_of(model, None if end is None else int(end)), indent=2) + "\n"
     path.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(config_of(model, end), indent=2) + "\n"
     replace(path / WEIGHTS, lambda temporary: write_tensors(temporary, arrays_of(model)))
     replace(path / "config.json", lambda temporary: temporary.write_text(config))
 

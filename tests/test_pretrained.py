@@ -80,6 +80,16 @@ def test_config_json_says_how_a_text_ends(tmp_path):
     assert config["eos_token_id"] == config["bos_token_id"] == 7 and config["dtype"] == "float32"
 
 
+def test_numbers_of_numpy_are_saved(tmp_path):
+    c = GPTConfig(**{name: np.int64(n) for name, n in SMALL.items()}, dropout=np.float32(0.5), eps=np.float64(1e-6))
+    GPT(c).save(tmp_path, end=np.int64(3))
+    assert GPT.from_pretrained(tmp_path).config == c == GPTConfig(**SMALL, dropout=0.5, eps=1e-6)
+    assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == 3
+    with pytest.raises(TypeError):
+        make().save(tmp_path / "new", end=[3])
+    assert not (tmp_path / "new").exists()
+
+
 def edit(old, new):
     def change(folder):
         config = folder / "config.json"
