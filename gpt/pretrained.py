@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -278,6 +279,10 @@ def read_config(path):
     odd = [f"{FIELDS[name]} {n!r}" for name, n in sizes.items() if isinstance(n, bool) or not isinstance(
         n, (int, float) if name in ("dropout", "eps") else int)]
     expect(not odd, "from_pretrained", f"{', '.join(odd)} in {path}", "numbers")
+    rates = {key: theirs.get(key, sizes["dropout"]) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+    if len(set(map(str, rates.values()))) > 1:               # it matters to further training alone
+        print(f"{path}: {', '.join(f'{key} {rate}' for key, rate in rates.items())}: dropout is resid_pdrop everywhere",
+              file=sys.stderr)
     return GPTConfig(**sizes, pre_norm=kind == GPT2, activation=names[theirs[ACTIVATION[kind][0]]]), kind
 
 

@@ -90,6 +90,14 @@ def test_numbers_of_numpy_are_saved(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_three_dropouts_that_differ_are_told(tmp_path, capsys):
+    make(dropout=0.1).save(tmp_path)
+    assert GPT.from_pretrained(tmp_path).config.dropout == 0.1 and not capsys.readouterr().err
+    edit('"attn_pdrop": 0.1', '"attn_pdrop": 0.3')(tmp_path)
+    assert GPT.from_pretrained(tmp_path).config.dropout == 0.1
+    assert "resid_pdrop 0.1, embd_pdrop 0.1, attn_pdrop 0.3: dropout is resid_pdrop" in capsys.readouterr().err
+
+
 def edit(old, new):
     def change(folder):
         config = folder / "config.json"
