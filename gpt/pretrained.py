@@ -296,18 +296,22 @@ def read_json(path):
 def from_nanogpt(checkpoint, folder):
     """Write what torch.load(path, weights_only=True) gives of a checkpoint of nanoGPT as a folder for from_pretrained.
 
-    Its matrices are (out, in); names may begin with torch.compile's _orig_mod; biases may be left out, and are 0 then.
-    nanoGPT takes GELU exactly and we by tanh, as OpenAI did: an activation differs by 5e-4 at most.
+    Its matrices are (out, in); names may begin with torch.compile's _orig_mod; where model_args say bias=False there
+    are none, and ours are 0. nanoGPT takes GELU exactly and we by tanh, as OpenAI did: an activation differs by 5e-4
+    at most.
     """
     from gpt.model import GPTConfig
     a = checkpoint["model_args"]
     c = GPTConfig(a["vocab_size"], a["block_size"], a["n_layer"], a["n_head"], a["n_embd"], a.get("dropout") or 0.0)
     theirs = {name.removeprefix("_orig_mod.").removeprefix("transformer."): w.detach().float().numpy()
               for name, w in checkpoint["model"].items()}
+    wanted = shapes(c)
+    others = [name for name in theirs if name not in wanted and not name.endswith((*NOT_WEIGHTS, HEAD))]
+    expect(not others, "from_nanogpt", f"{', '.join(others[:3])}", f"the {len(wanted)} tensors of model_args")
 
     def tensor(name):
-        shape = shapes(c)[name]
-        expect(name in theirs or name.endswith(".bias"), "from_nanogpt", f"no {name}", f"{name} {shape}")
+        shape, without = wanted[name], name.endswith(".bias") and not a.get("bias", True)
+        expect(name in theirs or without, "from_nanogpt", f"no {name}", f"{name} {shape}")
         w = theirs.get(name, np.zeros(shape, np.float32))
         w = w.T if name.startswith("h.") and w.ndim == 2 else w
         expect(w.shape == shape, "from_nanogpt", f"{name} {w.shape}", str(shape))

@@ -378,6 +378,13 @@ def test_nanogpt(biased, tmp_path):
     command = str(refused.value).split('python -c "')[1].split('" writes')[0].replace("FOLDER", str(tmp_path / "new"))
     exec(command, {})                                        # the line that the message gives
     same(GPT.from_pretrained(tmp_path / "new"), model)
+    args = {**vars(model.config), "bias": biased}
+    for more, says in ((dict(n_layer=1), r"from_nanogpt: got h.1.* expected the 16 tensors of model_args"),
+                       (dict(n_layer=3), r"from_nanogpt: got no h.2.ln_1.weight"),
+                       (dict() if biased else dict(bias=True), "from_nanogpt: got no h.0.ln_1.bias")):
+        part = {name: w for name, w in state.items() if more or not name.endswith("h.0.ln_1.bias")}
+        with pytest.raises(ValueError, match=says):
+            pretrained.from_nanogpt({"model": part, "model_args": {**args, **more}}, tmp_path / "other")
     del state["_orig_mod.transformer.wpe.weight"]
     with pytest.raises(ValueError, match=r"from_nanogpt: got no wpe.weight; expected wpe.weight \(12, 8\)"):
         pretrained.from_nanogpt({"model": state, "model_args": vars(model.config)}, tmp_path / "other")
