@@ -52,6 +52,11 @@ class Cache:
         self.k, self.v = (xp_of(a).zeros((L, len(self.lengths), H, room, D), a.dtype) for a in before)
         self.k[:, :, :, :seen], self.v[:, :, :, :seen] = (a[:, rows, :, :seen] for a in before)
 
+    def put(self, rows, part):
+        """Let these rows, for which there is room, hold what the rows of another cache do."""
+        for i, (b, n) in enumerate(zip(rows, part.lengths.tolist(), strict=True)):
+            self.k[:, b, :, :n], self.v[:, b, :, :n], self.lengths[b] = part.k[:, i, :, :n], part.v[:, i, :, :n], n
+
     def attend(self, layer, qkv):
         """[KV1] for T new positions of every row, whose keys and values are stored.  Tensor (B, T, 3C) -> (B, T, C)"""
         expect(not qkv.requires_grad, "Cache", "a pass that records gradients", "one inside no_grad()")

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpt.cache import Cache
 from minigrad import backend, kernels, no_grad
+from minigrad.backend import xp_of
 from minigrad.check import expect
 
 
@@ -18,7 +19,8 @@ class Decoder:
 
     Steps are taken by decode_cpu.py (in float32 or bfloat16) or decode_gpu.py, with copies of the weights that are made
     here: a model that is trained on needs another Decoder. On a CPU, with int8, those copies have a byte for each
-    weight, and prompts are read by them too; else by the model's own layers if they are longer than a few tokens.
+    weight, and prompts are read by them too; else only those of a few tokens, and longer ones by the model's own
+    layers. Each row goes its own way: in 16 bits the two round differently, and a row must not show who else was there.
     """
 
     def __init__(self, model, int8=False):
@@ -31,16 +33,35 @@ class Decoder:
 
     def read(self, prompts):
         """Begin anew with these prompts, lists of ids.  -> logits (B, V) after each one's last token"""
-        self.cache, lengths = Cache(self.model, len(prompts)), np.array([len(ids) for ids in prompts])
-        if self.compiled and (self.int8 or lengths.sum() <= self.compiled.SHORT):
-            return self.compiled.read(prompts, self.cache)
+        lengths = np.array([len(ids) for ids in prompts])
+        short = np.full(len(lengths), self.int8) | (lengths <= (self.compiled.SHORT if self.compiled else 0))
+        found = [(rows, *read([prompts[b] for b in rows])) for read, rows in
+                 ((self._by_steps, np.flatnonzero(short).tolist()), (self._by_layers, np.flatnonzero(~short).tolist()))
+                 if rows]
+        if len(found) == 1:
+            (_, self.cache, logits), = found
+            return logits
+        self.cache = Cache(self.model, len(prompts))
+        self.cache.make_room(lengths.max())
+        for rows, cache, _ in found:
+            self.cache.put(rows, cache)
+        rows, _, logits = zip(*found)
+        return xp_of(logits[0]).concatenate(logits)[np.argsort(np.concatenate(rows)).tolist()]
+
+    def _by_steps(self, prompts):
+        """(cache, logits) of prompts that are short: of one that is long, the layers make more at a time."""
+        cache = Cache(self.model, len(prompts))
+        return cache, self.compiled.read(prompts, cache)
+
+    def _by_layers(self, prompts):
+        cache, lengths = Cache(self.model, len(prompts)), np.array([len(ids) for ids in prompts])
         padded = np.zeros((len(prompts), lengths.max()), np.int64)
         for row, ids in zip(padded, prompts):
             row[:len(ids)] = ids
         with evaluating(self.model):
-            x = self.model.hidden(self.model.integers(padded), self.cache)               # (B, T, C)
-            self.cache.lengths = lengths
-            return self._head(x[np.arange(len(prompts)), lengths - 1])
+            x = self.model.hidden(self.model.integers(padded), cache)                    # (B, T, C)
+            cache.lengths = lengths
+            return cache, self._head(x[np.arange(len(prompts)), lengths - 1])
 
     def step(self, tokens):
         """One more token of every row.  (B,) -> logits (B, V) after it; on a GPU the next step writes them over.

@@ -49,7 +49,7 @@ NORMS = ("ln_1", "ln_2")
 class Step:
     """The weights of a model as a step wants them, and the step."""
 
-    SHORT = 32                  # tokens of prompts that a step takes sooner than the layers, which pack their matrices
+    SHORT = 32                  # tokens of a prompt that a step takes sooner than the layers, which pack their matrices
 
     @staticmethod
     def takes(model, int8):

@@ -31,7 +31,7 @@ NORMS = ("ln_1", "ln_2")
 class Step:
     """The weights of a model as a step wants them, and the step."""
 
-    SHORT = 32                              # tokens of prompts that take fewer steps than the layers take launches
+    SHORT = 32                              # tokens of a prompt, which takes fewer steps than the layers take launches
 
     @staticmethod
     def takes(model, int8):

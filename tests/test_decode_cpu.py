@@ -91,6 +91,22 @@ def test_bits_depend_on_neither_threads_nor_other_rows(n_embd, n_head, pre_norm)
     np.testing.assert_array_equal(found[1], found[3])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_who_else_is_there_does_not_decide_how_a_prompt_is_read(dtype):
+    """To the bit, with prompts of a few tokens and of more, whose sums lie on both sides of the limit."""
+    model = GPT(GPTConfig(vocab_size=50, block_size=80, n_layer=2, n_head=2, n_embd=48)).to(dtype=dtype)
+    rng, limit = np.random.default_rng(0), decode_cpu.Step.SHORT
+    rows = [rng.integers(0, 50, n).tolist() for n in (limit + 1, limit, 5, 2 * limit, 1)]
+    for some in (rows, rows[1:3], rows[::3], rows[:1]):
+        decoder, new = Decoder(model), rng.integers(0, 50, len(some))
+        logits, then = decoder.read(some), decoder.step(new)
+        np.testing.assert_array_equal(decoder.cache.lengths, [len(row) + 1 for row in some])
+        for b, row in enumerate(some):
+            alone = Decoder(model)
+            np.testing.assert_array_equal(alone.read([row])[0], logits[b])
+            np.testing.assert_array_equal(alone.step(new[b:b + 1])[0], then[b])
+
+
 # ------------------------------------------------------------------------------------------------------ a byte a weight
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 64), (70, 33), (3, 200)])

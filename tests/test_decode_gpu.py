@@ -21,11 +21,13 @@ def decoders(model, prompts):
     """(the kernels', the model's own), both with the prompts read by the model's layers."""
     with kernels.using("emulated"):
         ours = Decoder(model)
+    assert isinstance(ours.compiled, decode_gpu.Step)
+    ours.compiled.SHORT = 0
     with kernels.using("reference"):
         theirs = Decoder(model)
         for decoder in (ours, theirs):
             decoder.read(prompts)
-    assert isinstance(ours.compiled, decode_gpu.Step) and theirs.compiled is None
+    assert theirs.compiled is None
     return ours, theirs
 
 
@@ -181,6 +183,21 @@ def test_short_prompts_are_read_by_steps(dtype, prompts, monkeypatch):
     close(ours, theirs, np.arange(len(kept)), dtype)
     with kernels.using("emulated"), pytest.raises(ValueError, match="embedding: got id 50"):
         ours.read([[1], [2, 50]])
+
+
+def test_short_and_long_prompts_together(monkeypatch):
+    """A row is read as it is alone, whoever else is there."""
+    monkeypatch.setattr(decode_gpu, "WARPS", 4)
+    monkeypatch.setattr(decode_gpu.Step, "SHORT", 3)
+    model, rows = wide_model(24, 3).to(dtype="bfloat16"), [[1, 2, 3, 4, 5], [6, 7], [*range(9)], [8, 9, 3]]
+    with fake_cupy.installed() as cp:
+        decoder = Decoder(model.to(device="gpu"))
+        read = backend.asnumpy(decoder.read(rows))
+        step = backend.asnumpy(decoder.step(cp.asarray(np.arange(4))))
+        for b, row in enumerate(rows):
+            found = backend.asnumpy(decoder.read([row]))
+            np.testing.assert_allclose(found[0], read[b], rtol=0, atol=1e-5)
+            np.testing.assert_allclose(backend.asnumpy(decoder.step(np.array([b])))[0], step[b], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
