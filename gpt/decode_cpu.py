@@ -44,6 +44,7 @@ SET, ADD, GELU, RELU = range(4) # what is done with a product
 INNER = {"gelu": GELU, "relu": RELU}
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 NORMS = ("ln_1", "ln_2")
+FLOATS = np.dtype(np.float32)
 
 
 class Step:
@@ -59,16 +60,15 @@ class Step:
     def __init__(self, model, int8=False):
         c = self.config = model.config
         parameters = dict(model.named_parameters())
-        pack = functools.partial(packed, int8=int8)
         self.wte, self.wpe = parameters["wte.weight"].data, parameters["wpe.weight"].data
         layers = []
         for i in range(c.n_layer):
             of = {name.removeprefix(f"h.{i}."): p.data for name, p in parameters.items() if name.startswith(f"h.{i}.")}
-            layers.append([a for name in MATRICES for a in (*pack(of[name + ".weight"].T), vector(of[name + ".bias"]))])
-            layers[-1] += [vector(of[f"{name}.{part}"]) for name in NORMS for part in ("weight", "bias")]
-        head = [*pack(self.wte), vector(np.zeros(c.vocab_size))]                         # (V, C) is (out, in)
-        last = [vector(parameters[f"ln_f.{part}"].data if c.pre_norm else np.zeros(1)) for part in ("weight", "bias")]
-        self.block, (*self.layers, self.head, self.last) = together([*layers, head, last])
+            layers.append([a for name in MATRICES for a in (of[name + ".weight"].T, of[name + ".bias"])])
+            layers[-1] += [of[f"{name}.{part}"] for name in NORMS for part in ("weight", "bias")]
+        head = [self.wte, np.zeros(c.vocab_size, np.float32)]                            # (V, C) is (out, in)
+        last = [parameters[f"ln_f.{part}"].data if c.pre_norm else np.zeros(1) for part in ("weight", "bias")]
+        self.block, (*self.layers, self.head, self.last) = together([*layers, head, last], int8)
         self.addresses, self.ends = np.array([addresses(arrays) for arrays in self.layers]), addresses(self.head)
 
     def __call__(self, tokens, cache):                                                   # (B,) -> (B, V)
@@ -109,36 +109,42 @@ class Step:
 
 def packed(w, int8):
     """(matrix, scale): w (out, in), padded, as floats, as bfloat16's bits, or as int8 with scales by [DE1]."""
-    n_out, n_in = w.shape
-    scale = np.ones(n_out, np.float32)
-    if int8:
-        scale = wide(np.abs(w).max(1)) / np.float32(127)
-        scale[scale == 0] = 1
-        w = np.rint(wide(w) / scale[:, None]).astype(np.int8)                            # [DE1]
-    w = bits(w)
-    if n_in % STRIDE == 0:
-        return np.ascontiguousarray(w), scale
-    matrix = np.zeros((n_out, up(n_in)), w.dtype)
-    matrix[:, :n_in] = w
-    return matrix, scale
+    return together([[w]], int8)[1][0]
 
 
-def together(lists):
-    """(block, lists): the same arrays, one behind the other in one block, for which the system has large pages."""
-    block = np.empty(sum(a.nbytes + LINE for arrays in lists for a in arrays), np.uint8)
+def together(lists, int8):
+    """(block, lists): vectors as floats and matrices as packed() gives them, two arrays each, one behind the other in
+    one block, for which the system has large pages. None is packed elsewhere before: weights would be there thrice."""
+    kind = np.dtype(np.int8) if int8 else bits(lists[0][0]).dtype
+    sizes = [4 * len(a) + LINE + (a.ndim == 2) * (len(a) * up(a.shape[-1]) * kind.itemsize + LINE)
+             for arrays in lists for a in arrays]
+    block = np.empty(sum(sizes) + LINE, np.uint8)
     at, moved = -block.ctypes.data % LINE, []
+
+    def place(shape, dtype=FLOATS):
+        nonlocal at
+        there = block[at:at + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        at += -(-there.nbytes // LINE) * LINE
+        moved[-1].append(there)
+        return there
+
     for arrays in lists:
         moved.append([])
         for a in arrays:
-            there = block[at:at + a.nbytes].view(a.dtype).reshape(a.shape)
-            there[...] = a
-            moved[-1].append(there)
-            at += -(-a.nbytes // LINE) * LINE
+            if a.ndim == 1:
+                place(a.shape)[:] = wide(a)
+            else:
+                fill(place((len(a), up(a.shape[1])), kind), place(a.shape[:1]), a)
     return block, moved
 
 
-def vector(x):
-    return np.ascontiguousarray(wide(x), np.float32)
+def fill(matrix, scale, w):
+    scale[:] = 1
+    if matrix.dtype == np.int8:
+        scale[:] = wide(np.abs(w).max(1)) / np.float32(127)
+        scale[scale == 0] = 1
+        w = np.rint(wide(w) / scale[:, None]).astype(np.int8)                            # [DE1]
+    matrix[:, :w.shape[1]], matrix[:, w.shape[1]:] = bits(w), 0
 
 
 def addresses(arrays):

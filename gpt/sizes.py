@@ -33,8 +33,10 @@ of R rows of logits, with their gradient beside it if s = 2; on a GPU, where it 
 at most. In the last MLP on the way back: dy, GELU's output rebuilt (not on a GPU), its gradient and the gradient of its
 input:
     max(s N' C + w R V (+ s R V),  13 s N' C),   GPU: max(s N' C + min(s N' V, G),  9 s N' C)      [SZ6]
-In generation, keys and values of every position:
+In generation, keys and values of every position, and beside the parameters the matrices as a step of gpt.decode wants
+them (not in float64, nor in float16 on a CPU), the head among them on a CPU alone:
     Q = 2 L s C                                                                                    [SZ7]
+    W = s (P + 12 L C^2 + V C),   GPU: s (P + 12 L C^2)                                            [SZ8]
 """
 import argparse
 import os
@@ -113,9 +115,11 @@ def cache(c, dtype="float32"):
     return 2 * c.n_layer * entry(dtype) * c.n_embd                                                 # [SZ7]
 
 
-def generation(c, rows, T, dtype="float32"):
-    """Bytes of the weights and of the caches of so many rows of T tokens."""
-    return entry(dtype) * parameters(c) + rows * T * cache(c, dtype)
+def generation(c, rows, T, dtype="float32", device="cpu"):
+    """Bytes of the weights, with their copies, and of the caches of so many rows of T tokens."""
+    copied = 12 * c.n_layer * c.n_embd ** 2 + (c.vocab_size * c.n_embd if device == "cpu" else 0)
+    stays = dtype == "float64" or dtype == "float16" and device == "cpu"
+    return entry(dtype) * (parameters(c) + (0 if stays else copied)) + rows * T * cache(c, dtype)  # [SZ8]
 
 
 def largest(fits):
@@ -159,7 +163,7 @@ def describe(c, memory=None, dtype="float32", T=None, device="cpu"):
     lines.append(f"rows of {T} tokens that fit into {memory:g} GiB")
     for name, fits in (("training", lambda n: training(c, n, T, dtype, False, device) <= byte),
                        ("training with recompute", lambda n: training(c, n, T, dtype, True, device) <= byte),
-                       ("generation", lambda n: generation(c, n, T, dtype) <= byte)):
+                       ("generation", lambda n: generation(c, n, T, dtype, device) <= byte)):
         lines.append(f"    {name:30}{largest(fits):>15,}")
     return "\n".join(lines)
 

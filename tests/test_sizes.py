@@ -1,5 +1,7 @@
 """gpt.sizes against models that are there: their parameters, their products, what their graphs hold on to."""
 import math
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.memory import held
-from gpt import GPT, GPTConfig, sizes
+from gpt import GPT, GPTConfig, generate, sizes
 from gpt.cache import Cache
 from gpt.presets import PARAMETERS, PRESETS
 from minigrad import no_grad, using
@@ -111,6 +113,22 @@ def test_keys_and_values_are_what_the_cache_holds():
         cache = Cache(GPT(c).to(dtype=dtype), rows=3)
         cache.positions(64)
         assert cache.k.nbytes + cache.v.nbytes == 3 * 64 * sizes.cache(c, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_generation_takes_the_weights_and_a_copy(dtype):
+    """From the making of the decoder on, for a model of 10 M parameters."""
+    c = GPTConfig(vocab_size=4000, block_size=64, n_layer=7, n_head=5, n_embd=320)
+    generate(GPT(replace(c, n_layer=1)).to(dtype=dtype), [[1]], 2)                       # compiles
+    tracemalloc.start()
+    try:
+        model = GPT(c).to(dtype=dtype)
+        tracemalloc.reset_peak()
+        generate(model, [[1, 2], [3]], 9)
+        found = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.9 < found / sizes.generation(c, 2, 11, dtype) < 1.1
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
