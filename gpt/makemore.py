@@ -393,9 +393,14 @@ def run(args):
     expect(not (args.save and args.model == "all"), "--save", "--model all", "one model")
     expect(not args.save or Path(args.save).parent.is_dir() and not Path(args.save).is_dir(), "--save",
            repr(args.save), "the name of a file in a folder that exists")
-    alone = [f"--{name}" for name in ("steps", "batch", "lr", "decay", "save", "story") if getattr(args, name)]
+    beside = [f"--{name}" for name in ("steps", "batch", "lr", "decay", "save", "new", "story")
+              if getattr(args, name) is not None and getattr(args, name) is not False]
+    alone = [flag for flag in beside if flag != "--new"]
     expect(not (args.load and alone), "--load", f"{' and '.join(alone)} beside it", "a model that is trained already",
            "without --load one is trained")
+    alone = [flag for flag in beside if flag not in ("--steps", "--story")] + ["--model"] * (args.model != "mlp")
+    expect(not (args.story and alone), "--story", f"{' and '.join(alone)} beside it", "--steps and --seed at most",
+           "it tells of the mlp and its recipe")
     names = Names.read(args.names)
     if args.story:
         steps = 1000 if args.steps is None else args.steps

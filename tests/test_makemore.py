@@ -252,6 +252,8 @@ def test_the_story_of_three_starts(file, capsys):
     (["--samples", "-1"], "--samples: got -1"),
     (["--model", "mlp", "--save", "nowhere/x"], "--save: got 'nowhere/x'; expected the name of a file in a folder"),
     (["--model", "all", "--save", "x"], "--save: got --model all; expected one model"),
+    (["--story", "--model", "gru", "--lr", "1", "--decay", "0"], "--story: got --lr and --decay and --model beside it"),
+    (["--story", "--save", "x"], "--story: got --save beside it; expected --steps and --seed at most"),
     (["--load", "nothing"], "--load: got nothing"),
     (["--load", "nothing", "--steps", "9", "--save", "x"], "got --steps and --save beside it"),
 ])
