@@ -408,7 +408,7 @@ def run(args):
         return print(story(names, steps, args.seed))
     if args.load:
         model, name = load(args.load, names)
-        return show(model, name, names, args)
+        return show(model, name, names, args) if args.samples else None
     print(f"{len(names.all):,} names, {len(names.alphabet)} characters, the longest has {names.longest - 1}")
     rows = []
     for name in RECIPES if args.model == "all" else [args.model]:

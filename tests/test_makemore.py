@@ -237,6 +237,7 @@ def test_a_model_is_kept_to_the_bit(name, file, tmp_path, capsys):
     made = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
     assert makemore.main([file, "--load", kept, "--samples", "9"]) == 0
     assert capsys.readouterr().out.splitlines() == made
+    assert makemore.main([file, "--load", kept, "--samples", "0"]) == 0 and not capsys.readouterr().out
 
 
 def test_the_story_of_three_starts(file, capsys):
