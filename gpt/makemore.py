@@ -202,7 +202,7 @@ class Names:
         expect(Path(path).is_file(), "names", f"no file {str(path)!r}", "a text file with a name on each line",
                "names.txt of github.com/karpathy/makemore has 32,033")
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as e:
             expect(False, "names", f"{str(path)!r} ({e})", "UTF-8")
         return cls([line.strip() for line in lines if line.strip()])

@@ -30,6 +30,11 @@ def ids(name, rows=3):
     return np.random.default_rng(1).integers(0, V, shape)
 
 
+def test_a_mark_of_byte_order_is_no_letter(tmp_path):
+    (tmp_path / "names.txt").write_text("ab\n" * 10, "utf-8-sig")
+    assert Names.read(tmp_path / "names.txt").alphabet == [".", "a", "b"]
+
+
 def test_a_list_is_cut_in_three():
     some = names()
     assert sorted(some.train + some.test + some.dev) == sorted(LIST)
