@@ -230,7 +230,8 @@ def train(model, x, y, recipe, seed=0):
         for step in steps:
             rows = rng.integers(len(x), size=recipe.batch)
             loss(model, x[rows], y[rows]).backward()
-            clip_grad_norm(opt, 1.0)
+            expect(np.isfinite(clip_grad_norm(opt, 1.0)), "makemore", f"gradients that are no numbers in step {step}",
+                   "finite ones", "a lower --lr")
             opt.step(cosine_with_warmup(step, recipe.lr, 0.0, min(100, recipe.steps), recipe.steps))
             opt.zero_grad()
 
@@ -240,7 +241,9 @@ def score(model, x, y, rows=4096):
     with evaluating(model):
         parts = [(loss(model, x[i:i + rows], y[i:i + rows]).item(), int((y[i:i + rows] >= 0).sum()))
                  for i in range(0, len(x), rows)]
-    return sum(nats * n for nats, n in parts) / sum(n for _, n in parts)
+    mean = sum(nats * n for nats, n in parts) / sum(n for _, n in parts)
+    expect(np.isfinite(mean), "makemore", f"a loss of {mean}", "a number", "a lower --lr")
+    return mean
 
 
 def loss(model, x, y):
@@ -410,7 +413,7 @@ def run(args):
         model, name = load(args.load, names)
         return show(model, name, names, args) if args.samples else None
     print(f"{len(names.all):,} names, {len(names.alphabet)} characters, the longest has {names.longest - 1}")
-    rows = []
+    rows, status = [], 0
     for name in RECIPES if args.model == "all" else [args.model]:
         given = {key: getattr(args, key) for key in ("steps", "batch", "lr", "decay") if getattr(args, key) is not None}
         recipe = replace(RECIPES[name], **given)
@@ -423,11 +426,16 @@ def run(args):
         rows.append((name, sum(p.size for p in model.parameters()), found, minutes))
         if args.samples:
             print(f"\n{name}:")
-            show(model, name, names, args)
+            try:
+                show(model, name, names, args)
+            except ValueError as e:                          # the table is still to come
+                status = 2
+                print(f"error: {e}", file=sys.stderr)
     print(f"\n{'model':12} {'parameters':>10} {'train':>8} {'dev':>8} {'test':>8} {'published':>10} {'minutes':>8}")
     for name, parameters, found, minutes in rows:
         losses = " ".join(f"{found[part]:8.4f}" for part in ("train", "dev", "test"))
         print(f"{name:12} {parameters:10,} {losses} {PUBLISHED.get(name, ''):>10} {minutes:8.1f}")
+    return status
 
 
 def show(model, name, names, args):

@@ -245,6 +245,22 @@ def test_a_model_is_kept_to_the_bit(name, file, tmp_path, capsys):
     assert makemore.main([file, "--load", kept, "--samples", "0"]) == 0 and not capsys.readouterr().out
 
 
+def test_a_model_that_makes_up_nothing_new_leaves_the_table(tmp_path, capsys):
+    path = tmp_path / "names.txt"
+    path.write_text("a\n" * 40)
+    for name in ("bigram", "mlp"):
+        assert makemore.main([str(path), "--model", name, "--steps", "300", "--new", "--temperature", "0.05"]) == 2
+        out, err = capsys.readouterr()
+        assert "error: makemore: got 0 such names" in err and f"\n{name} " in out and "2 characters" in out
+
+
+def test_a_loss_that_is_no_number_is_refused():
+    some, model = names(), of("mlp")
+    model.head.bias.data[:] = np.nan
+    with pytest.raises(ValueError, match="makemore: got a loss of nan; expected a number. Hint: a lower --lr"):
+        makemore.losses_of(model, some, RECIPES["mlp"])
+
+
 def test_the_story_of_three_starts(file, capsys):
     assert makemore.main([file, "--story", "--steps", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -258,6 +274,7 @@ def test_the_story_of_three_starts(file, capsys):
     (["--samples", "-1"], "--samples: got -1"),
     (["--model", "mlp", "--save", "nowhere/x"], "--save: got 'nowhere/x'; expected the name of a file in a folder"),
     (["--model", "all", "--save", "x"], "--save: got --model all; expected one model"),
+    (["--steps", "5", "--lr", "1e30"], "makemore: got gradients that are no numbers in step 1; expected finite ones"),
     (["--story", "--model", "gru", "--lr", "1", "--decay", "0"], "--story: got --lr and --decay and --model beside it"),
     (["--story", "--save", "x"], "--story: got --save beside it; expected --steps and --seed at most"),
     (["--load", "nothing"], "--load: got nothing"),
