@@ -174,21 +174,29 @@ class Optimizer:
         """Continue from what state() gave, over the same parameters in the same order."""
         flats = {flat.data.dtype.name: flat for flat in self.flats}
         expect("steps" in arrays, "load_state", ", ".join(arrays) or "nothing", "what state() gave, steps included")
-        for dtype, flat in flats.items():
-            for name, moment in flat.moments.items():
-                if f"{dtype}.{name}" not in arrays:          # as before the first step
-                    moment[...] = 0
+        steps, found = int(arrays["steps"]), []
         for key, array in arrays.items():
             if key == "steps":
                 continue
             dtype, _, name = key.partition(".")
             flat = flats.get(dtype) if name in ("master", *self.kept) else None
             mine = None if flat is None else flat.master if name == "master" else flat.moment(name)
-            here = f"{', '.join(self.kept)} of {' and '.join(flats)}" if mine is None else f"{(flat.end,)} {mine.dtype}"
+            here = f"{(flat.end,)} {mine.dtype}" if mine is not None else \
+                f"{', '.join(self.kept) or 'no moment'} of {' and '.join(flats)}"
             expect(mine is not None and ((flat.end,), mine.dtype) == (array.shape, array.dtype), "load_state",
                    f"{key} {array.shape} {array.dtype}", here, "the checkpoint belongs to another model or dtype")
+            found.append((mine, flat, array))
+        missing = [f"{dtype}.{name}" for dtype, flat in flats.items() for name in (
+            *(self.kept if steps else ()), *(() if flat.master is None else ("master",)))
+            if f"{dtype}.{name}" not in arrays]
+        expect(not missing, "load_state", f"{steps} steps without {', '.join(missing)}", "all that state() gave",
+               "the checkpoint is not whole, or belongs to another optimiser")
+        for flat in flats.values():
+            for moment in flat.moments.values():             # what is not there is 0, as before the first step
+                moment[...] = 0
+        for mine, flat, array in found:
             mine[...] = backend.xp_of(mine).asarray(flat.cut(array))
-        self.steps = int(arrays["steps"])
+        self.steps = steps
 
 
 class AdamW(Optimizer):
@@ -214,7 +222,7 @@ class SGD(Optimizer):
     def __init__(self, params, lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0):
         expect(0 <= momentum < 1, "SGD", f"momentum {momentum}", "a number in [0, 1)")
         super().__init__(params, lr, weight_decay)
-        self.momentum, self.nesterov = momentum, nesterov
+        self.momentum, self.nesterov, self.kept = momentum, nesterov, self.kept if momentum else ()
 
     def update(self, flat, part, own, decay):
         master = None if flat.master is None else flat.master[own]

@@ -41,7 +41,8 @@ class Run:
     def set(self, step):
         for p in self.model.parameters():
             p.data[...] = step
-        self.opt.flats[0].moment("m")[...] = step
+        for name in self.opt.kept:
+            self.opt.flats[0].moment(name)[...] = step
         self.opt.steps = step
 
 

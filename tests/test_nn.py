@@ -486,6 +486,23 @@ def test_state_of_another_model_or_dtype_is_refused():
             AdamW([leaf(20, 2)]).load_state(other)
 
 
+@pytest.mark.parametrize("make", [AdamW, lambda p: SGD(p, momentum=0.9)], ids=["AdamW", "SGD"])
+def test_a_state_is_taken_as_a_whole_or_not_at_all(make):
+    opt = make([leaf(20, 2, dtype="bfloat16")])
+    opt.step()
+    state = {name: array.copy() for name, array in opt.state().items()}
+    for name in state:
+        part = {key: array for key, array in state.items() if key != name}
+        with pytest.raises(ValueError, match="load_state: got .* state"):
+            opt.load_state(part)
+    with pytest.raises(ValueError, match="load_state: got bfloat16.w .*; expected"):
+        opt.load_state({**state, "bfloat16.w": state["bfloat16.master"]})
+    with pytest.raises(ValueError, match="load_state: got bfloat16.(m|v|velocity) .*; expected"):
+        SGD([leaf(20, 2, dtype="bfloat16")]).load_state(state)                           # which keeps none
+    opt.load_state(state)
+    assert opt.steps == 1
+
+
 def test_the_state_of_before_the_first_step_forgets_the_moments():
     p = leaf(4)
     opt = AdamW([p], lr=0.1)
