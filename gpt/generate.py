@@ -63,8 +63,8 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
     ids: an integer array (B, T), or a list of lists of ids. stop: ids that end a row. allowed(b, ids) says which tokens
     may come next in row b, a list of ids: booleans (V,); allows(b, ids, token), if there is one too, says it of one
     token, and is asked first [SA3], but not with top_k, top_p, min_p or `sure`, which are ids. decoder: a
-    gpt.decode.Decoder to use instead of a new one. The other settings: see above. The same seed gives the same text.
-    The model's train or eval mode is left as found.
+    gpt.decode.Decoder of the model to use instead of a new one; it serves one stream at a time. The other settings: see
+    above. The same seed gives the same text. The model's train or eval mode is left as found.
     """
     rows = prompts_of(ids)
     expect(hasattr(max_new_tokens, "__index__") and max_new_tokens >= 0, "generate",
@@ -79,6 +79,8 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
     expect(not (sure and allows), "generate", "sure and allows", "one of them", "allowed alone forbids the same")
     expect(allowed or not allows, "generate", "allows without allowed", "both", "allowed says it of all tokens")
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    expect(decoder is None or decoder.model is model, "generate", "a decoder of another model", "one of this model",
+           "Decoder(model)")
     decoder, streams = decoder or Decoder(model), [backend.stream("generate", seed + b) for b in range(len(rows))]
     like = model.wte.weight.data
     on_device = kernels.compiled("gpt.generate", "gpu", "Chooser") if kernels.device_for([like], "generate") == "gpu" \

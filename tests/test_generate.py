@@ -202,6 +202,11 @@ def test_bad_settings_are_refused(model, how, says):
         generate(model, prompt(), 1, **how)
 
 
+def test_the_decoder_of_another_model_is_refused(model):
+    with pytest.raises(ValueError, match="generate: got a decoder of another model; expected one of this model"):
+        generate(model, [[1]], 1, decoder=Decoder(GPT(model.config)))
+
+
 def test_a_model_of_nan_says_so():
     model = GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=1, n_head=1, n_embd=4))
     for p in model.parameters():
