@@ -202,6 +202,14 @@ def test_bad_settings_are_refused(model, how, says):
         generate(model, prompt(), 1, **how)
 
 
+def test_infinite_logits_are_refused(model):
+    from gpt.generate import on_host
+    for wrong in (np.inf, np.nan):
+        with pytest.raises(ValueError, match="generate: got logits that are NaN or infinite"):
+            on_host(np.array([[0.0, wrong]]))
+    assert on_host(np.array([[0.0, -np.inf]])).shape == (1, 2)
+
+
 def test_the_decoder_of_another_model_is_refused(model):
     with pytest.raises(ValueError, match="generate: got a decoder of another model; expected one of this model"):
         generate(model, [[1]], 1, decoder=Decoder(GPT(model.config)))
@@ -212,7 +220,7 @@ def test_a_model_of_nan_says_so():
     for p in model.parameters():
         p.data = np.full_like(p.data, np.nan)
     for how in ({}, dict(temperature=0)):
-        with pytest.raises(ValueError, match="generate: got logits that are NaN; .* Hint: the weights"):
+        with pytest.raises(ValueError, match="generate: got logits that are NaN or infinite; .* Hint: the weights"):
             generate(model, prompt(), 1, **how)
     with pytest.raises(ValueError, match="got logits that are NaN"):
         beam_search(model, [1], 1)
