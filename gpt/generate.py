@@ -23,6 +23,7 @@ Row b of a batch draws from the stream of seed + b. So it is what its prompt giv
 On a GPU tokens are chosen there (generate_gpu.py), and the host hears of them one step late: the device has begun with
 the next by then. Only a row that begins anew waits for it, and `allowed`, which is asked on the host.
 """
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +76,8 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
     for name, value in (("top_p", top_p), ("min_p", min_p)):
         expect(value is None or 0 < value <= 1, "generate", f"{name} {value}", "None, or a number in (0, 1]")
     expect(repetition_penalty > 0, "generate", f"repetition_penalty {repetition_penalty}", "a number above 0")
-    expect(not isinstance(stop, (int, str)), "generate", f"stop {stop!r}", "ids, such as [50256]")
+    stop, sure, V = ids_of("generate", "stop", stop), ids_of("generate", "sure", sure), model.config.vocab_size
+    expect(all(0 <= i < V for i in sure), "generate", f"sure {sorted(sure)}", f"ids from 0 to {V - 1}")
     expect(not (sure and allows), "generate", "sure and allows", "one of them", "allowed alone forbids the same")
     expect(allowed or not allows, "generate", "allows without allowed", "both", "allowed says it of all tokens")
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
@@ -89,7 +91,7 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
         choose_all = on_device(rows, model.config.vocab_size, streams, like, repetition_penalty, **how)
     else:
         choose_all = Chooser(rows, streams, allowed, allows, sure, repetition_penalty, how)
-    return _stream(decoder, rows, max_new_tokens, set(stop), choose_all)
+    return _stream(decoder, rows, max_new_tokens, stop, choose_all)
 
 
 def _stream(decoder, rows, max_new_tokens, stop, choose_all):
@@ -183,6 +185,14 @@ def prompts_of(ids):
     return ids.tolist()
 
 
+def ids_of(who, name, ids):
+    """A set of ids."""
+    try:
+        return {*map(operator.index, ids)}
+    except TypeError:
+        expect(False, who, f"{name} {ids!r}", "ids, such as [50256]")
+
+
 def on_host(logits):
     """Logits as a NumPy array; an error where the model has none to give."""
     logits = backend.asnumpy(logits)
@@ -238,7 +248,7 @@ def beam_search(model, ids, max_new_tokens, beams=4, length_penalty=1.0, stop=()
     (row,), size = prompts_of([ids]), model.config.block_size
     expect(all(hasattr(n, "__index__") and n > 0 for n in (beams, max_new_tokens)), "beam_search",
            f"beams {beams}, max_new_tokens {max_new_tokens}", "whole numbers above 0")
-    expect(not isinstance(stop, (int, str)), "beam_search", f"stop {stop!r}", "ids, such as [50256]")
+    stop = ids_of("beam_search", "stop", stop)
     expect(len(row) + max_new_tokens - 1 <= size, "beam_search", f"{len(row)} tokens and {max_new_tokens} new ones",
            f"room for them in block_size = {size}")
     decoder, ended = Decoder(model), []

@@ -196,10 +196,21 @@ def test_forbidden_tokens_are_never_drawn():
     (dict(top_k=0), "top_k 0"), (dict(top_p=0.0), "top_p 0.0"), (dict(top_p=1.5), "top_p 1.5"),
     (dict(min_p=0.0), "min_p 0.0"), (dict(repetition_penalty=0), "repetition_penalty 0"),
     (dict(top_k=1.5), "top_k 1.5"), (dict(stop=5), "stop 5; expected ids, such as"),
+    (dict(stop=np.int64(3)), "stop np.int64.3.; expected ids"), (dict(stop=None), "stop None; expected ids"),
+    (dict(stop="5"), "stop '5'; expected ids"), (dict(sure=[V]), "sure .11.; expected ids from 0 to 10"),
+    (dict(sure=np.array([-1, 2])), "sure .-1, 2.; expected ids from"), (dict(sure=3), "sure 3; expected ids"),
 ])
 def test_bad_settings_are_refused(model, how, says):
     with pytest.raises(ValueError, match=f"generate: got {says}"):
         generate(model, prompt(), 1, **how)
+
+
+def test_ids_come_in_any_collection(model):
+    end = generate(model, prompt(), 5, temperature=0)[0, 4:]
+    for how in (dict(stop=end), dict(sure=end), dict(stop=(i for i in end))):
+        want = generate(model, prompt(), 9, temperature=0, **{name: end.tolist() for name in how})
+        np.testing.assert_array_equal(generate(model, prompt(), 9, temperature=0, **how), want)
+    assert beam_search(model, [1], 3, stop=(i for i in end)) == beam_search(model, [1], 3, stop=end.tolist())
 
 
 def test_infinite_logits_are_refused(model):
