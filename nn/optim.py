@@ -94,10 +94,16 @@ class Optimizer:
     kept = ()                # the names of the moments that it keeps of each parameter
 
     def __init__(self, params, lr, weight_decay, rank=0, ranks=1):
-        who, params = type(self).__name__, list(params) if hasattr(params, "__iter__") else []
-        leaves = all(isinstance(p, Tensor) and p.node is None for p in params)
-        params = list({id(p): p for p in params if leaves and p.requires_grad}.values())
-        expect(params, who, "no parameters", "leaves that require grad", "pass model.parameters()")
+        who, want = type(self).__name__, ("a list of leaves that require grad", "pass model.parameters()")
+        expect(hasattr(params, "__iter__") and not isinstance(params, (Tensor, dict)), who,
+               f"a {type(params).__name__} as parameters", *want)
+        params = list(params)
+        for i, p in enumerate(params):
+            expect(isinstance(p, Tensor) and p.node is None, who,
+                   f"{'the result of an op' if isinstance(p, Tensor) else f'a {type(p).__name__}'} as parameter {i}",
+                   *want[:1], want[1] + "; there are no groups, and vectors do not decay")
+        params = list({id(p): p for p in params if p.requires_grad}.values())
+        expect(params, who, "no parameters", *want)
         expect(lr >= 0 and weight_decay >= 0, who, f"lr {lr}, weight_decay {weight_decay}", "numbers from 0 up")
         self.lr, self.weight_decay, self.updates = lr, weight_decay, 0       # updates: calls of step() in this process
         dtypes = sorted({p.dtype for p in params}, key=str)

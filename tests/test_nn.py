@@ -414,8 +414,12 @@ def test_an_optimiser_that_is_refused_has_taken_nothing():
 def test_an_optimiser_wants_parameters():
     with pytest.raises(ValueError, match="AdamW: got no parameters; .* pass model.parameters()"):
         AdamW([Tensor(np.ones(3))])
-    for wrong in (Linear(2, 2), 3, [np.ones(3)], leaf(2) * 2, Linear(2, 2).named_parameters()):
-        with pytest.raises(ValueError, match="AdamW: got no parameters"):
+    for wrong, says in ((Linear(2, 2), "a Linear as parameters"), (3, "a int as parameters"),
+                        (leaf(2), "a Tensor as parameters"), ({"params": [leaf(2)]}, "a dict as parameters"),
+                        ([leaf(2), np.ones(3)], "a ndarray as parameter 1"), ([leaf(2) * 2], "the result of an op"),
+                        (Linear(2, 2).named_parameters(), "a tuple as parameter 0"), ([], "no parameters"),
+                        ([{"params": [leaf(2)]}], "a dict as parameter 0; .* there are no groups")):
+        with pytest.raises(ValueError, match=f"AdamW: got {says}"):
             AdamW(wrong)
 
 
