@@ -37,6 +37,7 @@ class Flat:
         for p in params:
             starts.append(end)
             end += -(-p.size // ALIGN) * ALIGN
+        end = end or ALIGN                                   # of parameters without an entry
         self.decayed = next((s for s, p in zip(starts, params, strict=True) if p.ndim < 2), end)
         self.end, self.ranks, unit = end, ranks, ALIGN * ranks
         size = end if ranks == 1 else min(max(LEAST, end // BUCKETS), MOST)

@@ -423,6 +423,13 @@ def test_an_optimiser_wants_parameters():
             AdamW(wrong)
 
 
+def test_parameters_without_an_entry():
+    opt = AdamW([leaf(0, 3)])
+    opt.step()
+    assert clip_grad_norm(opt, 1.0) == 0 and opt.steps == 1
+    AdamW([leaf(0, 3)]).load_state(opt.state())
+
+
 @pytest.mark.parametrize("make, wrong", [
     (AdamW, dict(lr=-1)), (AdamW, dict(lr=np.nan)), (AdamW, dict(betas=(1.0, 0.9))), (AdamW, dict(betas=0.9)),
     (AdamW, dict(eps=-1)), (AdamW, dict(weight_decay=-1)), (SGD, dict(momentum=1.0)), (SGD, dict(lr=-1))],
