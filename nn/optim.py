@@ -228,6 +228,7 @@ class SGD(Optimizer):
 
     def __init__(self, params, lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0):
         expect(0 <= momentum < 1, "SGD", f"momentum {momentum}", "a number in [0, 1)")
+        expect(momentum or not nesterov, "SGD", "nesterov without momentum", "momentum above 0")
         super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov, self.kept = momentum, nesterov, self.kept if momentum else ()
 

@@ -432,7 +432,8 @@ def test_parameters_without_an_entry():
 
 @pytest.mark.parametrize("make, wrong", [
     (AdamW, dict(lr=-1)), (AdamW, dict(lr=np.nan)), (AdamW, dict(betas=(1.0, 0.9))), (AdamW, dict(betas=0.9)),
-    (AdamW, dict(eps=-1)), (AdamW, dict(weight_decay=-1)), (SGD, dict(momentum=1.0)), (SGD, dict(lr=-1))],
+    (AdamW, dict(eps=-1)), (AdamW, dict(weight_decay=-1)), (SGD, dict(momentum=1.0)), (SGD, dict(lr=-1)),
+    (SGD, dict(nesterov=True))],
     ids=lambda v: str(v))
 def test_an_optimiser_refuses_numbers_that_make_no_sense(make, wrong):
     with pytest.raises(ValueError, match=f"{make.__name__}: got .*{next(iter(wrong))}"):
