@@ -72,9 +72,9 @@ def read(path):
 def write(model, path):
     """Write a GPT-2 in float32 or bfloat16."""
     c, like = model.config, model.wte.weight.dtype.name
-    expect(c.pre_norm and c.activation == "gelu" and c.eps == 1e-5, "save", f"{path} of {c}", "a GPT-2 as released",
+    expect(c.pre_norm and c.activation == "gelu" and c.eps == 1e-5, "save", f"a .bin of {c}", "a GPT-2 as released",
            "llm.c knows no other; save(folder) writes a folder")
-    expect(like in VERSIONS.values(), "save", f"{path} in {like}", " or ".join(VERSIONS.values()), "model.to(dtype=)")
+    expect(like in VERSIONS.values(), "save", f"a .bin in {like}", " or ".join(VERSIONS.values()), "model.to(dtype=)")
     version = next(v for v, dtype in VERSIONS.items() if dtype == like)
     padded = -(-c.vocab_size // PAD) * PAD
     head = np.zeros(HEADER, "<i4")

@@ -343,9 +343,9 @@ def test_a_damaged_file_of_llmc_is_refused(change, says, tmp_path):
 
 
 @pytest.mark.parametrize("changes, dtype, says", [
-    (dict(pre_norm=False), "float32", "expected a GPT-2 as released"),
+    (dict(pre_norm=False), "float32", "save: got a .bin of GPTConfig.*; expected a GPT-2 as released"),
     (dict(activation="relu"), "float32", "expected a GPT-2 as released"),
-    ({}, "float16", "in float16; expected float32 or bfloat16"),
+    ({}, "float16", "save: got a .bin in float16; expected float32 or bfloat16"),
 ])
 def test_what_llmc_does_not_know(changes, dtype, says, tmp_path):
     with pytest.raises(ValueError, match=says):
