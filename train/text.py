@@ -19,7 +19,8 @@ SEPARATOR = "\n" + "-" * 40 + "\n"       # between texts
 
 
 class GPT2:
-    """A GPT that reads and writes text. settings, wherever they are taken, are those of gpt.stream."""
+    """A GPT that reads and writes text. settings, wherever they are taken, are those of gpt.stream, but for `stop`: a
+    text ends where its tokenizer says."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer, end = model, tokenizer, tokenizer.special.get(END)
