@@ -112,9 +112,9 @@ def _grown(first, text, char, rules):
     aksharas, weights = scansion.scan_word(text + char), scansion.word_readings(text + char, rules)
     if char == HALANT and aksharas[-1].text.count(HALANT) == LONGEST:
         return None
-    waits = len(aksharas) > 1 and _open(aksharas[-1]) and _bends(aksharas[-2])
-    firm = len(aksharas) - 1 - waits
-    return (first and len(aksharas) == 1, "त" * waits + _typical(aksharas[-1])), weights[:firm]
+    waits = _waiting(aksharas[-2], rules) if len(aksharas) > 1 and _open(aksharas[-1]) else ""
+    firm = len(aksharas) - 1 - bool(waits)
+    return (first and len(aksharas) == 1, waits + _typical(aksharas[-1])), weights[:firm]
 
 
 def _open(akshara):
@@ -122,9 +122,10 @@ def _open(akshara):
     return akshara.text.endswith(HALANT) or akshara.vowel == "अ" and akshara.text != "अ" and not akshara.marks
 
 
-def _bends(akshara):
-    """Does its weight depend on the consonants behind it?"""
-    return akshara.vowel in SHORT and not {ANUSVARA, VISARGA} & {*akshara.marks}
+def _waiting(akshara, rules):
+    """What stands for it until the consonants behind it are known; "" if its weight does not depend on them."""
+    weights = scansion.open_weights(akshara, rules)
+    return "" if not weights else "त" if weights == (1,) else "ते"           # as a short vowel, or one a licence bends
 
 
 def _typical(akshara):

@@ -31,21 +31,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from tok import scansion
-from tok.scansion import (
-    ANUSVARA,
-    ASPIRATES,
-    AVAGRAHA,
-    HALANT,
-    RULES,
-    SHORT,
-    VISARGA,
-    matras,
-    pattern,
-    readings,
-    tuk,
-    word_readings,
-    words,
-)
+from tok.scansion import ASPIRATES, AVAGRAHA, HALANT, RULES, matras, pattern, readings, tuk, word_readings, words
 
 END, MARK = re.compile(r"[।॥|\n]+"), re.compile(r"[।॥|\n?!]+")       # ends a line; or may do so
 PAUSE = re.compile("[,;—–?!]+")
@@ -259,14 +245,14 @@ class Line:
         grows = not last.marks and (_vowelless(last) or (last.vowel == "अ" and last.text != "अ"))   # क to का, क्, क्य
         alone = HALANT not in last.text or {last.text, last.text + "ह"} & {*ASPIRATES}              # may be no conjunct
         bends = scansion.BEFORE_YA in RULES[self.rules]
-        light = [akshara.vowel in SHORT and not {ANUSVARA, VISARGA} & {*akshara.marks} for akshara in before]
+        opened = [scansion.open_weights(akshara, self.rules) for akshara in before]
         found = places
-        for weight, may_close in zip(weights, light):
-            more = () if not (grows and may_close) else (1, 2) if alone or bends else (2,)
+        for weight, may_close in zip(weights, opened):
+            more = () if not (grows and may_close) else (1, 2) if alone or bends and may_close == (1,) else (2,)
             found = self._step(found, (*weight, *more))
         found = self._step(found, (1, 2) if grows else (*weights[-1], 2) if last.vowel else weights[-1])
         if not found and grows and before:                                   # in भगवान वा is closed if न becomes न्
-            found = self._step(places, (2,) if light[0] else weights[0])
+            found = self._step(places, (2,) if opened[0] else weights[0])
         return found
 
 

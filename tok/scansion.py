@@ -34,6 +34,9 @@ weigh instead; a rule set is S0 with some licences, each set with those of the o
          short long vowel any long vowel may be light. Only in meters that say of every akshara what it weighs, such as
                           the savaiyas, does this leave something to be tested (meter.py)
 
+A vowel that a licence takes for short weighs what a short one does: before a conjunct, closed by a vowelless consonant
+or with a visarga it is heavy all the same, so under S2 too the मो of मोक्ष is.
+
 Under S2 and S3 a line has no one length, and `matras` returns the set of those that it can have. The more a set allows,
 the less it says that a line fits: of strings of words put together at random, as many as a pada of the Manas has, 11 %
 can be read as 16 matras under S1 and 21 % under S2 (python -m bench poetry).
@@ -161,12 +164,19 @@ class Licence(NamedTuple):
     weights: tuple
 
 
+def _open(a, after):
+    """Is the akshara without what makes any vowel heavy, a visarga or consonants behind it that close it?"""
+    closed = after and after.text != AVAGRAHA and (not after.vowel or HALANT in after.text and not (
+        after.text.startswith(ASPIRATES) and after.text.count(HALANT) == 1))
+    return not closed and VISARGA not in a.marks
+
+
 NASAL = Licence("final nasal", lambda a, after: not after and a.vowel in SHORT_IU and ANUSVARA in a.marks, (1,))
-SHORT_E_O = Licence("short e and o", lambda a, after: a.vowel in ("ए", "ओ"), (2, 1))
-SHORT_AI_AU = Licence("short ai and au", lambda a, after: a.vowel in ("ऐ", "औ"), (2, 1))
+SHORT_E_O = Licence("short e and o", lambda a, after: a.vowel in ("ए", "ओ") and _open(a, after), (2, 1))
+SHORT_AI_AU = Licence("short ai and au", lambda a, after: a.vowel in ("ऐ", "औ") and _open(a, after), (2, 1))
 BEFORE_YA = Licence("before ya", lambda a, after: a.rule.startswith(CONJUNCT) and HALANT + "य" in after.text, (2, 1))
-WEAK_ANUSVARA = Licence("weak anusvara", lambda a, after: a.rule == "anusvara", (2, 1))
-SHORT_LONG = Licence("short long vowel", lambda a, after: a.rule == "long vowel", (2, 1))
+WEAK_ANUSVARA = Licence("weak anusvara", lambda a, after: a.rule == "anusvara" and _open(a, after), (2, 1))
+SHORT_LONG = Licence("short long vowel", lambda a, after: a.rule == "long vowel" and _open(a, after), (2, 1))
 RULES = {"S0": (), "S1": (NASAL,), "S2": (NASAL, SHORT_E_O),
          "S3": (NASAL, SHORT_E_O, SHORT_AI_AU, BEFORE_YA, WEAK_ANUSVARA)}
 RULES["savaiya"] = (*RULES["S3"], SHORT_LONG)
@@ -192,6 +202,12 @@ def word_readings(word: str, rules: str) -> tuple[tuple[int, ...], ...]:
 def readings(line: str, rules: str = "S2") -> list[tuple[int, ...]]:
     """The same for each akshara of a line."""
     return [weights for word in words(line) for weights in word_readings(word, rules)]
+
+
+def open_weights(akshara: Akshara, rules: str) -> tuple[int, ...] | None:
+    """What the akshara may weigh in front of a single consonant, if in front of a conjunct it is heavy; else None."""
+    single, conjunct = (word_readings(akshara.text + after, rules)[0] for after in ("त", "त्त"))
+    return single if single != conjunct else None
 
 
 @lru_cache(CACHED)
