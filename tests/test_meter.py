@@ -50,6 +50,8 @@ VERSES = [                                               # name, stanza, its pad
     ("bhujangprayat", "नमामीशमीशान निर्वाणरूपं। विभुं व्यापकं ब्रह्मवेदस्वरूपं॥", " ".join(["LGG" * 4] * 2)),
     ("anushtubh", "वर्णानामर्थसंघानां रसानां छन्दसामपि।\nमङ्गलानां च कर्त्तारौ वन्दे वाणीविनायकौ॥",
      "GGGGLGGG LGGGLGLL GLGGLGGG GGGGLGLG"),
+    ("anushtubh", "जातस्य हि ध्रुवो मृत्युर् ध्रुवं जन्म मृतस्य च।\nतस्मादपरिहार्येऽर्थे न त्वं शोचितुमर्हसि॥",
+     "GGLLLGGG. LGGLLGLL GGLLLGG.G LGGLLGLL"),
     ("vasantatilaka", "नानापुराणनिगमागमसम्मतं यद्। रामायणे निगदितं क्वचिदन्यतोऽपि॥", "GGLGLLLGLLGLGG. GGLGLLLGLLGLG.L"),
     ("shardulavikridita", "या कुन्देन्दुतुषारहारधवला या शुभ्रवस्त्रावृता।\nया वीणावरदण्डमण्डितकरा या श्वेतपद्मासना॥",
      "GGGLLGLGLLLG GGLGGLG GGGLLGLGLLLG GGLGGLG"),

@@ -13,7 +13,7 @@ Rules S0, in the order in which they are asked (the rule's name is what `scan` r
     vowelless consonant (न् in भगवान्)      0   it has no time of its own, but it closes the akshara before it
     long vowel आ ई ऊ ए ऐ ओ औ           2
     anusvara or visarga               2   हंस GL, दुःख GL; a chandrabindu adds nothing: हँस LL
-    before a conjunct                 2   सत्य GL; only in the same word, and not before न्ह म्ह ल्ह ण्ह र्ह: कन्हैया LGG
+    before a conjunct                 2   सत्य GL; only in the same word, and not before न्ह म्ह ल्ह ण्ह: कन्हैया LGG
     closed by a vowelless consonant   2   the द्यु of विद्युत्
     short vowel अ इ उ ऋ                 1   the inherent a counts, at the end of a word too: भवन LLL
 
@@ -53,7 +53,7 @@ LONG = dict(zip("आईऊॠॡएऐओऔऍऑॲॐ", [*"ाीूॄॣे
 VOWEL_OF = {sign: letter for letter, sign in (SHORT | LONG).items() if sign is not None}
 HALANT, ANUSVARA, VISARGA, AVAGRAHA = "्", "ं", "ः", "ऽ"
 SHORT_IU, CONJUNCT = ("इ", "उ"), "before the conjunct"
-ASPIRATES = ("न्ह", "म्ह", "ल्ह", "ण्ह", "र्ह")                # written as conjuncts, said as one breathed consonant
+ASPIRATES = ("न्ह", "म्ह", "ल्ह", "ण्ह")                     # written as conjuncts, said as one breathed consonant
 
 _CONSONANT = "[\u0915-\u0939\u0978-\u097f]\u093c?"         # क..ह and those of Sindhi and Marwari
 _SIGN = "".join(filter(None, VOWEL_OF))
