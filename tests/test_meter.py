@@ -124,6 +124,15 @@ def test_faults_are_explained(stanza, nearest, faults):
     assert found.form == (nearest if all("jagan" in fault for fault in faults) else None)
 
 
+@pytest.mark.parametrize("stanza, name", [
+    ("नमामीशमीशान निर्वाणरूप। विभुं व्यापकं ब्रह्मवेदस्वरूप॥", "bhujangprayat"),
+    ("जय राम रमा रमनं समन। भव ताप भयाकुल पाहि जन॥", "totak"),
+])
+def test_the_last_akshara_of_a_sanskrit_pada_may_be_light(stanza, name):
+    found = meter(stanza)
+    assert found.form == name and not found.faults and all(pada.reading.endswith("L") for pada in found.padas)
+
+
 def test_a_savaiya_says_which_akshara_is_wrong():
     right = VERSES[[name for name, *_ in VERSES].index("totak")][1]
     found = meter(right.replace("रमनं", "रामनं"))

@@ -8,7 +8,11 @@ part has a count and an ending. Matrik meters count matras:
     sortha    11, ends GL  |  13                   the same the other way round: the lines rhyme at the pause
 
 Varnik meters count aksharas, light and heavy alike: a ghanakshari has 31, 16 | 15. Or they say of each how much it
-weighs: mattagayand, one of the savaiyas, is GLL seven times, then GG. FORMS holds them all.
+weighs: mattagayand, one of the savaiyas, is GLL seven times, then GG. FORMS holds them all. The last akshara of a pada
+in a Sanskrit meter may be light (padante va), so it is x there. What of Sanskrit is not modelled: that a conjunct which
+begins the next word makes a light last akshara heavy, that a vowel may stay light before pra and hra, a pause inside a
+compound, as words that are written in one are not cut. A pause is the end of a word and nothing else: a comma is
+neither asked for nor in the way.
 
 A rule set lets a line be read in several ways (scansion.py), and only some of them may suit its meter. So a line is
 read akshara by akshara, in all ways at once. Of how it was read up to a point nothing matters for the rest but the
@@ -91,8 +95,8 @@ FORMS = [                                                # of those that fit a s
     _savaiya("sundari", "सुंदरी सवैया", "LLG" * 8 + "G"),
     _savaiya("sumukhi", "सुमुखी सवैया", "LGL" * 7 + "LG"),
     _savaiya("muktahara", "मुक्तहरा सवैया", "LGL" * 8),
-    _sanskrit("totak", "तोटक", "LLG" * 4, rhyme=-1),
-    _sanskrit("bhujangprayat", "भुजंगप्रयात", "LGG" * 4, rhyme=-1),
+    _sanskrit("totak", "तोटक", "LLG" * 3 + "LLx", rhyme=-1),
+    _sanskrit("bhujangprayat", "भुजंगप्रयात", "LGG" * 3 + "LGx", rhyme=-1),
     _sanskrit("anushtubh", "अनुष्टुभ्", "xxxxLGGx | xxxxLGLx"),
     _sanskrit("upajati", "उपजाति", "xGLGGLLGLGx"),
     _sanskrit("vasantatilaka", "वसंततिलका", "GGLGLLLGLLGLGx"),
