@@ -124,6 +124,17 @@ def test_faults_are_explained(stanza, nearest, faults):
     assert found.form == (nearest if all("jagan" in fault for fault in faults) else None)
 
 
+def test_two_sanskrit_padas_on_a_line_need_no_comma():
+    line = "मनोजवं मारुततुल्यवेगं जितेन्द्रियं बुद्धिमतां वरिष्ठम्"
+    other = "वातात्मजं वानरयूथमुख्यं श्रीरामदूतं शरणं प्रपद्ये"
+    for stanza, padas in ((line, 2), (f"{line}।\n{other}॥", 4)):
+        found = meter(stanza)
+        assert found.form == "upajati" and not found.faults and len(found.padas) == padas
+    assert [pada.text for pada in found.padas][:2] == ["मनोजवं मारुततुल्यवेगं", "जितेन्द्रियं बुद्धिमतां वरिष्ठम्"]
+    assert meter(line.replace("वरिष्ठम्", "महान्तम्")).form == "upajati" != meter(line.replace("बुद्धि", "बुधि")).form
+    assert meter("मंगल भवन अमंगल हारी द्रवउ सुदसरथ अजिर बिहारी").form is None          # one line of no Sanskrit meter
+
+
 @pytest.mark.parametrize("stanza, name", [
     ("नमामीशमीशान निर्वाणरूप। विभुं व्यापकं ब्रह्मवेदस्वरूप॥", "bhujangprayat"),
     ("जय राम रमा रमनं समन। भव ताप भयाकुल पाहि जन॥", "totak"),

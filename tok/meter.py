@@ -32,6 +32,7 @@ rhymes are there. One line alone is not named, for nearly any number of matras i
 """
 import re
 from functools import cache, lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from tok import scansion
@@ -337,6 +338,8 @@ def meter(stanza: str, rules: str = "S2") -> Verdict:
     scansion.licences(rules)
     stanza = scansion.plain(stanza)
     tried = [(_bound(form, way, rules), form, way) for way in _ways(stanza) for form in FORMS]
+    halved = _halved(stanza)
+    tried += [(_bound(form, halved, rules), form, halved) for form in FORMS if halved and form.rules == "S0"]
     passed, score, form, way = False, 0.0, None, _pieces(END, stanza)
     for bound, candidate, written in sorted(tried, key=lambda found: -found[0]):
         if bound > (score if passed else 0):
@@ -375,6 +378,20 @@ def _ways(stanza):
         halves = [half for line in lines for half in _pieces(PAUSE, line)]
         if len(halves) == 2 * len(lines):
             yield halves
+
+
+def _halved(stanza):
+    """Its lines cut where half of their aksharas have come: two padas of a Sanskrit meter, if no comma parts them. None
+    if no word ends there."""
+    halves = []
+    for line in _pieces(END, stanza):
+        found = list(scansion.WORD.finditer(line))
+        sums = list(accumulate(sum(akshara.weight > 0 for akshara in scansion.scan_word(word[0])) for word in found))
+        if sums[-1] % 2 or sums[-1] // 2 not in sums[:-1]:
+            return None
+        middle = found[sums.index(sums[-1] // 2)].end()
+        halves += [line[:middle].strip(), line[middle:].strip(" ,;—–?!")]
+    return halves
 
 
 def _bound(form, lines, rules):
