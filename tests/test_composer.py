@@ -182,6 +182,7 @@ def test_a_line_that_is_given_is_answered():
 @pytest.mark.parametrize("text, why", [
     ("मंगल भवन।", "got 'मंगल भवन'; expected a line of chaupai under S2, 16 matras, or its beginning. Hint: it counts 7"),
     ("मंगल भवन अमंगल हारी है", "it counts 18 matras"), ("hello", "cannot scan 'h'"),
+    ("ॐ नमः", "ॐ is no letter that the composer writes"), ("कोऽपि", "ऽ is no letter that the composer writes"),
     ("मंगल भवन अमंगल हारी। " * 3, "got 3 lines; expected at most the 2 of the verse"),
 ])
 def test_what_is_no_beginning_is_refused(text, why):

@@ -548,7 +548,9 @@ class Composer:
     def _refusal(self, line):
         try:
             counts = ", ".join(map(str, sorted(scansion.matras(line, self.rules))))
-            hint = f"it counts {counts} matras; python -m tok scan shows how"
+            strange = next((char for char in line if char not in ALPHABET), None)        # it scans, and is not written
+            hint = (f"{strange} is no letter that the composer writes" if strange else
+                    f"it counts {counts} matras; python -m tok scan shows how")
         except ValueError as error:
             hint = str(error)
         want = " or ".join(" + ".join("/".join(map(str, part.counts)) for part in parts)
