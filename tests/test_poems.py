@@ -453,6 +453,8 @@ def test_poems_in_a_text_file_are_apart_by_empty_lines(tmp_path, capsys, monkeyp
     found = [p for name in SPLITS for p in poems.read(tmp_path / "out", name)]
     assert {p.verse for p in found} <= set(poem) and len(found) > 60 and {p.source for p in found} == {"poems"}
     assert prepare(tmp_path / "out", tmp_path / "nowhere") == 2 and "does not exist" in capsys.readouterr().err
+    few = ["prepare", "--out", str(tmp_path / "few"), "--vocab_size", "300"]           # said before anything is read
+    assert poetry.main(few) == 2 and "at least 355" in capsys.readouterr().err and not (tmp_path / "few").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ three stages

@@ -92,7 +92,9 @@ def gathered(args: argparse.Namespace) -> tuple[dict, list[dict], dict[str, list
     for file in poems_in:
         expect(file.is_file() and file.suffix == ".txt", "--verse", f"{str(file)!r}", "a .txt file")
     size = (LARGE if files or poems_in else SMALL) if args.vocab_size is None else args.vocab_size
-    expect(size > 256, "--vocab_size", size, "more than the 256 bytes, which are always in")
+    least = 256 + 1 + len(poems.COUNTS)
+    expect(size >= least, "--vocab_size", size, f"at least {least}: the bytes, the end and the counts are always in",
+           "so are tokens for controls and rhymes, of which nobody knows before the poems are read")
     expect(args.seed >= 0, "--seed", args.seed, "0 or more")
     asked = {"sources": [[file.name, sha256(file)] for file in files + poems_in], "seed": args.seed,
              "vocab_size": size, "rules": 3}
