@@ -285,13 +285,21 @@ def rhyme(a: str, b: str) -> str:
     """How two lines rhyme: "full" (the same tuk), "near" or "" (not at all).
 
     What both lines end with, word for word, is a refrain, and rhymes only if the words before it do: गाता है, आता है.
-    Near: nasals and the length of a final इ or उ aside, and with ष said as ख, ण as न, श as स: देखा, बिसेषा.
+    Near: anywhere in the tuk nasals and the length of इ and उ aside, and with ष said as ख, ण as न, श as स: देखा, बिसेषा.
     """
     a, b = without_refrain(a, b)
     if not a or not b or a[-1] == b[-1]:
         return ""
-    a, b = (tuk(" ".join(line[-3:])) for line in (a, b))
-    return "full" if a == b else "near" if a.translate(FOLDED) == b.translate(FOLDED) else ""
+    found = [(x, y) for x in _tuks(a) for y in _tuks(b)]
+    if any(x == y for x, y in found):
+        return "full"
+    return "near" if any(x.translate(FOLDED) == y.translate(FOLDED) for x, y in found) else ""
+
+
+def _tuks(line):
+    """Its tuk; where it ends in a word of one akshara, also that of the last two words said as one: of मन का मनका."""
+    found = [tuk(" ".join(line[-3:]))]
+    return [*found, tuk(line[-2] + line[-1])] if len(line) > 1 and len(scansion.scan_word(line[-1])) == 1 else found
 
 
 def without_refrain(a, b):
