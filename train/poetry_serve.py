@@ -76,15 +76,20 @@ def asked_of(sent: Any, poet: Poet) -> Asked:
 def verse(poet: Poet, asked: Asked, until: float) -> Iterator[dict]:
     """The parts of an answer, as dicts."""
     begun = poet.begin(asked)[-1]
+    in_time(until)                                         # the first verse of a form waits for the tables of its meter
     text, logprob = begun, 0.0
     yield {"text": text}
     for step in poet.stream(asked):
         (_, new, logprob), = step
         text = begun + poet.text(new)
         yield {"text": text.rstrip("\ufffd")}              # a character of which a byte is missing
-        expect(time.monotonic() < until, "verse", f"more than {SECONDS} seconds", "a verse by then",
-               "a smaller model, or a machine with less to do")
+        in_time(until)
     yield {"text": text, "scansion": scansion(text, asked.rules), "logprob": logprob}
+
+
+def in_time(until: float) -> None:
+    expect(time.monotonic() < until, "verse", f"more than {SECONDS} seconds", "a verse by then",
+           "a smaller model, or a machine with less to do")
 
 
 def scansion(text: str, rules: str) -> str:
@@ -187,6 +192,7 @@ select, input, button {{ font: inherit; font-size: 1.2em; min-width: 0; box-sizi
 <script>
 const at = id => document.getElementById(id);
 fetch("/choices").then(answer => answer.json()).then(choices => {{
+<small class="wide">The first verse of a form takes longer, a doha longest: its meter is made into tables.</small>
   for (const [key, values] of Object.entries(choices))
     for (const value of ["", ...values]) at(key).add(new Option(value || "—", value));
 }});
