@@ -1,4 +1,5 @@
 """The page: a verse comes in pieces and scans, and what a stranger might send is refused; in a browser too, if any."""
+import asyncio
 import json
 import shutil
 import threading
@@ -73,6 +74,8 @@ def test_strangers_are_refused(client):
     json_type = {"content-type": "application/json"}
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
     assert client.post("/write", content="{}", headers={"content-type": "text/plain"}).status_code == 415
+    said = client.post("/write", content="{", headers={"content-type": "Application/JSON; charset=utf-8"})
+    assert said.status_code == 400                         # of that type, and no JSON
     assert client.post("/write", content="{", headers=json_type).status_code == 400
     assert client.post("/write", content="[" * 4000, headers=json_type).status_code == 400
     assert client.post("/write", content=b"\xff", headers=json_type).status_code == 400
@@ -90,6 +93,23 @@ def test_time_is_limited(client, monkeypatch):
     monkeypatch.setattr(poetry_serve, "SECONDS", -1)
     (error,) = ask(client)[1]                              # nothing is written that comes too late
     assert "seconds" in error["error"]
+
+
+def test_who_leaves_in_the_middle_of_a_request_leaves_no_traceback(client):
+    """The application returns where it would raise ClientDisconnect."""
+    scope = {"type": "http", "method": "POST", "path": "/write", "query_string": b"", "http_version": "1.1",
+             "scheme": "http", "server": ("127.0.0.1", 8000),
+             "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")]}
+    events, sent = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]), []
+
+    async def receive():
+        return next(events)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 400
 
 
 def test_one_writes_some_wait_and_more_are_sent_away():

@@ -130,6 +130,7 @@ def application(poet: Poet) -> "Starlette":
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect
     from starlette.responses import HTMLResponse, JSONResponse, StreamingResponse
     from starlette.routing import Route
 
@@ -148,13 +149,17 @@ def application(poet: Poet) -> "Starlette":
         def refused(error, status):
             return JSONResponse({"error": error}, status, headers=safe)
 
-        if request.headers.get("content-type") != "application/json":          # what a form of another page cannot send
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":                     # what a form of another page cannot send
             return refused("expected application/json", 415)
         body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > LARGEST:
-                return refused(f"expected at most {LARGEST} bytes", 413)
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LARGEST:
+                    return refused(f"expected at most {LARGEST} bytes", 413)
+        except ClientDisconnect:                           # nobody is left to be told
+            return refused("expected a whole request", 400)
         try:
             asked = asked_of(json.loads(body), poet)
         except (ValueError, RecursionError) as error:
@@ -187,12 +192,12 @@ select, input, button {{ font: inherit; font-size: 1.2em; min-width: 0; box-sizi
 <label>seed<input id="seed" type="number" min="0" max="4294967295" value="0"></label>
 <label>without meter<input id="free" type="checkbox"></label>
 <button id="write" class="wide">लिखो / write</button>
+<small class="wide">The first verse of a form takes longer, a doha longest: its meter is made into tables.</small>
 </form>
 <p id="error" role="alert"></p><p id="verse" lang="hi" aria-live="polite"></p><div id="scansion"></div>
 <script>
 const at = id => document.getElementById(id);
 fetch("/choices").then(answer => answer.json()).then(choices => {{
-<small class="wide">The first verse of a form takes longer, a doha longest: its meter is made into tables.</small>
   for (const [key, values] of Object.entries(choices))
     for (const value of ["", ...values]) at(key).add(new Option(value || "—", value));
 }});
