@@ -150,6 +150,17 @@ def test_a_savaiya_says_which_akshara_is_wrong():
     assert found.faults == ("pada 1 has a heavy akshara, number 7, रा, where a light one is wanted: LL GL LG GLG LLG",)
 
 
+@pytest.mark.parametrize("stanza, faults", [
+    ("बुरा जो देखन मैं चला, बुरा न मिलिया कोय।\nजो दिल खोजा आपना, मुझसे बुरा न कोय॥",
+     ("lines 1 and 2 end in the same word, कोय, with no rhyme before it",)),
+    ("माला फेरत जुग भया, फिरा न मन का फेर।\nकर का मनका डार दे, मन का मनका फेर॥", ()),
+])
+def test_the_same_word_for_a_rhyme_is_a_fault_and_leaves_the_meter_its_name(stanza, faults):
+    found = meter(stanza)
+    assert found.form == "doha" and found.faults == faults and (found.score < 1) == bool(faults)
+    assert meter(stanza.replace("कोय॥", "काम॥").replace("फेर॥", "नाम॥")).form is None
+
+
 def test_a_wider_rule_set_is_offered():
     found = meter("आपद काल परिखिअहिं चारी। धीरज धर्म मित्र अरु नारी॥", "S0")
     assert found.faults == ("pada 1 has 17 matras where 16 are wanted: GLL GL LLLLG GG (S1 would allow it)",)

@@ -102,6 +102,8 @@ def test_lines_that_count_right():
 def test_named_and_rhyming():
     good, broken = poem(CHAUPAI), poem(CHAUPAI.replace("बिहारी", "बनवासिन"))
     assert poetry_score.named([good, broken, poem(CHAUPAI, "pad", "16")]) == 0.5              # a pad is no meter
+    again = CHAUPAI.replace("अमंगल हारी", "अजिरन बिहारी")                     # the same word is no rhyme
+    assert poems.measured(again)[0] == "chaupai" and poetry_score.named([poem(again)]) == 0
     assert poetry_score.rhyming(poetry_score.couplets([good, broken, poem(DOHA, "sortha")])) == 0.5
     assert poetry_score.rhyming([("\u093eराम", "राम")]) == 0
 

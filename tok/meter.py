@@ -28,7 +28,9 @@ that strains fewest aksharas is kept; there are at most some dozens.
 Line keeps the places between calls, so the same machine serves who reads a line and who writes one.
 
 `meter` tries all forms that the counts allow, and names the best one if three quarters of its lines fit and half of its
-rhymes are there. One line alone is not named, for nearly any number of matras is the count of some form.
+rhymes are there. A line that ends in the same word as the one that it should rhyme with has that fault, and keeps the
+name of its meter: so Kabir ends two lines in कोय. One line alone is not named, for nearly any number of matras is the
+count of some form.
 """
 import re
 from functools import cache, lru_cache
@@ -421,11 +423,11 @@ def _judge(form, lines, rules):
     lengths = [NEARLY * _right_length(form, i, line, rules) for i, line in enumerate(lines)]
     marks = [1 - JAGAN * any(map(_jagan, form.lines[i % len(form.lines)], fit)) if fit else length
              for i, (fit, length) in enumerate(zip(fits, lengths))]
-    rhymes = [how for *_, how in _rhymes(form, [[text for text, _ in fit] if fit else [line] * len(form.lines[0])
-                                                for fit, line in zip(fits, lines)])]
-    passed = (len(lines) > 1 and sum(map(bool, fits)) >= FITTING * len(lines)
-              and sum(map(bool, rhymes)) >= RHYMING * len(rhymes))
-    return passed, (sum(marks) + sum(RHYMES[how] for how in rhymes)) / max(len(marks) + len(rhymes), 2)
+    cut = [[text for text, _ in fit] if fit else [line] * len(form.lines[0]) for fit, line in zip(fits, lines)]
+    rhymes = _rhymes(form, cut)
+    agreeing = sum(bool(how) or _same_end(form, cut, i, j) for i, j, how in rhymes)
+    passed = len(lines) > 1 and sum(map(bool, fits)) >= FITTING * len(lines) and agreeing >= RHYMING * len(rhymes)
+    return passed, (sum(marks) + sum(RHYMES[how] for *_, how in rhymes)) / max(len(marks) + len(rhymes), 2)
 
 
 def _right_length(form, i, line, rules):
@@ -482,6 +484,12 @@ def _rhymes(form, cut):
     ends = [parts[form.rhyme] for parts in cut]
     return tuple((i, j, rhyme(ends[i], ends[j])) for i in range(0, len(ends), form.together)
                  for j in range(i + 1, min(i + form.together, len(ends))))
+
+
+def _same_end(form, cut, i, j):
+    """Do two lines end in the same word where they should rhyme? A fault of the rhyme, and none of the meter."""
+    a, b = (words(cut[k][form.rhyme]) for k in (i, j))
+    return a[-1] == b[-1]
 
 
 # what is wrong --------------------------------------------------------------------------------------------------------

@@ -241,7 +241,17 @@ def over_all(meter: dict[str, dict], like: dict[str, dict]) -> dict[str, float]:
 def named(some: list[poems.Poem]) -> float:
     """The share of those asked for in a meter that tok.meter gives their form."""
     asked = [p for p in some if p.meter not in ("", poems.FREE) and of_form(p.form)]
-    return sum(poems.measured(p.verse)[0] == p.form for p in asked) / max(1, len(asked))
+    return sum(map(_is_in_its_meter, asked)) / max(1, len(asked))
+
+
+def _is_in_its_meter(p):
+    try:
+        verdict = forms.meter(p.verse)
+    except ValueError:                                     # it cannot be scanned
+        return False
+    rhymes = [bool(how) for *_, how in verdict.rhymes]
+    return (verdict.form is not None and poems.value(verdict.form) == p.form
+            and sum(rhymes) >= forms.RHYMING * len(rhymes))
 
 
 def couplets(some: list[poems.Poem]) -> Iterator[tuple[str, str]]:
