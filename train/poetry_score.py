@@ -17,9 +17,11 @@ Every number is of one split, test unless --split says val, that training has no
                  --also FILE.jsonl measures others in the same way: lines with "verse", "form", "meter", "author",
                  "theme"
     meter        the share of lines (between dandas) whose parts count as their form wants, under each rule set; whether
-                 they end as it wants is not asked. Over all meters: of each form as many lines as the poets have. By
-                 chance: the words of the poets' lines, shuffled, as many to a line
-    named        the share of poems asked for in a meter that tok.meter gives that form, cadence and rhyme included
+                 they end as it wants is not asked. Over all meters: of each form as many lines as the poets have; a
+                 form that a group has no poem of has none right. By chance: the words of the poets' lines, shuffled,
+                 as many to a line
+    named        the share of poems asked for in a meter that tok.meter gives that form, cadence and rhyme included; the
+                 same word again is no rhyme
     rhyme        the share of neighbouring lines that rhyme, of forms that rhyme at the ends of lines in pairs; by
                  chance: of the poets' lines in random order
     layout       the share of poems that end by themselves and whose number of lines, and of parts in a line, are such
@@ -232,10 +234,11 @@ def meters(some: list[poems.Poem]) -> dict[str, dict]:
 
 
 def over_all(meter: dict[str, dict], like: dict[str, dict]) -> dict[str, float]:
-    """Shares over all meters of a table, with as many lines of each as the table `like` has; without licences."""
-    titles = [title for title in like if title in meter and title != LICENSED]
+    """Shares over all meters of the table `like`, with as many lines of each as that has; without licences."""
+    titles = [title for title in like if title != LICENSED]
     n = sum(like[title]["lines"] for title in titles)
-    return {rules: sum(meter[title][rules] * like[title]["lines"] for title in titles) / max(1, n) for rules in RULES}
+    return {rules: sum(meter[title][rules] * like[title]["lines"] for title in titles if title in meter) / max(1, n)
+            for rules in RULES}
 
 
 def named(some: list[poems.Poem]) -> float:
