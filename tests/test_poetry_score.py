@@ -10,7 +10,7 @@ from test_poems import CHAUPAI, TINY, make_sources, prepare, train
 
 from gpt import GPT, GPTConfig
 from tok.meter import Form, Part
-from train import kneser_ney, poems, poetry, poetry_score, rating
+from train import kneser_ney, ngrams, poems, poetry, poetry_score, rating
 from train.poems import Poem
 from train.poetry_score import Layouts, Rows
 from train.step import evaluate
@@ -108,6 +108,16 @@ def test_named_and_rhyming():
     assert poetry_score.rhyming([("\u093eराम", "राम")]) == 0
 
 
+def test_copies_with_a_word_changed_are_near_and_blank_poems_are_not_new():
+    training = [poem(CHAUPAI), poem(DOHA, "doha")]
+    changed = CHAUPAI.replace("अजिर", "सदन").replace("हारी।", "भारी।")
+    found = poetry_score.measures([poem(changed), poem(DOHA), poem("राम चले बन को तजि धामा॥")], training, training, 0)
+    assert found["copied"] == 2 / 5 and found["nearly copied"] == 4 / 5
+    blank = poetry_score.measures([poem(""), poem("")], training, training, 0)
+    assert (blank["poems"], blank["blank"], blank["copied"], blank["nearly copied"]) == (2, 2, None, None)
+    assert ngrams.Copies([]).near(CHAUPAI) == 0
+
+
 def test_layout():
     training = [poem(CHAUPAI)] * 200 + [poem(f"{CHAUPAI}\n{CHAUPAI}")] * 3 + [poem("राम॥")] + [poem(DOHA, "doha")] * 2
     layouts = Layouts(training)
@@ -147,6 +157,8 @@ def test_samples_are_what_was_asked_for_and_come_again(folder, scored, capsys):
     assert (folder / "score" / "samples.jsonl").read_bytes() == before
     said = capsys.readouterr().out
     assert "Kneser-Ney" in said and "chaupai 16" in said and "reference" in said
+    assert re.search(rf"\npoems +{len(test)} +{len(test)}\b", said) and "\nblank ones" in said
+    assert "\nnearly copied" in said
     assert poetry.main(["score", str(folder), "--n", "4", "--seed", "1"]) == 0
     assert len((folder / "score" / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 4
 

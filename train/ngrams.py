@@ -15,10 +15,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from train.near import folded
+import numpy as np
+
+from train.near import folded, shingles
 
 WORDS = re.compile("[\u0900-\u0963\u0970-\u097f]+|[^\\s\u0900-\u0963\u0970-\u097f]")
 LONGEST = 4
+LETTERS, NEAR = 3, 0.5                                    # of a shingle of a line; what two lines share at least
 
 
 def words(text: str) -> list[str]:
@@ -84,7 +87,7 @@ def distinct(texts: Iterable[Sequence[str]], n: int) -> float:
 
 
 class Copies:
-    """What of other texts stands word for word in these, once folded (near.py)."""
+    """What of other texts stands word for word, or nearly so, in these, once folded (near.py)."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.lines, self.words, self.places = set(), [], defaultdict(list)
@@ -94,6 +97,22 @@ class Copies:
         for i, pair in enumerate(zip(self.words, self.words[1:])):
             if None not in pair:
                 self.places[pair].append(i)
+
+        sets = [shingles(line, LETTERS) for line in sorted(self.lines)]
+        marks, self.sizes = np.concatenate([np.empty(0, np.uint64), *sets]), np.array([*map(len, sets)], int)
+        order = np.argsort(marks, kind="stable")
+        self.marks, self.owner = marks[order], np.repeat(np.arange(len(sets)), self.sizes)[order]
+
+    def near(self, text: str) -> int:
+        """How many of its lines have a Jaccard index of NEAR or more with one of the texts, as with a word changed?"""
+        return sum(line in self.lines or bool(self._jaccard(line) >= NEAR) for line in _lines(text))
+
+    def _jaccard(self, line):
+        """Of shingles, with the line of the texts that is most like this one."""
+        own = shingles(line, LETTERS)
+        starts, ends = (np.searchsorted(self.marks, own, side) for side in ("left", "right"))
+        shared = np.bincount(np.concatenate([np.empty(0, int), *(self.owner[a:b] for a, b in zip(starts, ends))]))
+        return (shared / (len(own) + self.sizes[:len(shared)] - shared)).max(initial=0)
 
     def copied(self, text: str) -> tuple[int, int]:
         """(lines that are in one of the texts, lines)."""

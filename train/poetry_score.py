@@ -31,7 +31,10 @@ Every number is of one split, test unless --split says val, that training has no
     BLEU-4       against at most REFERENCES other poems held out, of the same form and theme, or of the same form where
                  no other has that theme; the poets' own is measured against the same ones
     self-BLEU    of each poem against all others: low is varied.  distinct-n: the share of different n-grams
-    copied       the share of lines that stand in the training poems, spelling aside; longest: words in a row from there
+    copied       the share of lines that stand in the training poems, spelling aside; nearly copied: of those that share
+                 half of all runs of 3 letters with a line from there (Jaccard index), as most with a word changed
+                 do. The poets' own says how much is common stock. Longest: words in a row from there
+    poems        how many a group has, and how many of them are blank: in these nothing was found, and nothing is new
 
 In DIR/score: score.txt, score.json, samples.jsonl, page.html with the first samples, and sheets to rate (rating.py).
 """
@@ -333,11 +336,12 @@ def measures(some: list[poems.Poem], held: list[poems.Poem], training: list[poem
     words, refs = [ngrams.words(p.verse) for p in some], references(some, held, seed)
     with_refs = [(text, own) for text, own in zip(words, refs) if own]
     copies, layouts = ngrams.Copies([p.verse for p in training]), Layouts(training)
-    copied = np.array([copies.copied(p.verse) for p in some] or [(0, 0)]).sum(0)
+    copied, lines = np.array([copies.copied(p.verse) for p in some] or [(0, 0)]).sum(0).tolist()
     longest = sorted(copies.longest(p.verse) for p in some)
     meter = meters(some)
     return {
-        "poems": len(some), "meter": meter, "all meters": over_all(meter, meters(held)), "named": named(some),
+        "poems": len(some), "blank": sum(not lines_of(p.verse) for p in some), "meter": meter,
+        "all meters": over_all(meter, meters(held)), "named": named(some),
         "rhyme": rhyming(couplets(some)),
         "layout": sum(p.text != "cut" and layouts.obeyed(p.verse, p.form) for p in some) / max(1, len(some)),
         "theme": agreeing(classified(some, training, "theme")),
@@ -345,7 +349,8 @@ def measures(some: list[poems.Poem], held: list[poems.Poem], training: list[poem
         "BLEU-4": ngrams.bleu(*zip(*with_refs)) if with_refs else 0.0,
         "self-BLEU": ngrams.self_bleu(words) if len(words) > 1 else 0.0,
         **{f"distinct-{n}": ngrams.distinct(words, n) for n in range(1, 5)},
-        "copied": copied[0] / max(1, copied[1]),
+        "copied": copied / lines if lines else None,       # a group without lines has not found new ones
+        "nearly copied": sum(copies.near(p.verse) for p in some) / lines if lines else None,
         "longest": longest[-1] if longest else 0, "longest, median": longest[len(longest) // 2] if longest else 0}
 
 
@@ -385,7 +390,7 @@ def shown(found: dict) -> str:
     plain: dict[str, Callable] = {
         "all meters, S1": lambda c: c["all meters"]["S1"], "all meters, S2": lambda c: c["all meters"]["S2"]}
     for name in ("named", "rhyme", "layout", "theme", "author", "BLEU-4", "self-BLEU",
-                 *(f"distinct-{n}" for n in range(1, 5)), "copied"):
+                 *(f"distinct-{n}" for n in range(1, 5)), "copied", "nearly copied"):
         plain[name] = methodcaller("get", name)
     measured = []
     for name, value in plain.items():
@@ -394,6 +399,8 @@ def shown(found: dict) -> str:
             row[group] = "-" if value(c) is None else f"{value(c):.3f}"
         measured.append({**row, "reference": f"{claims[name]:.2f}" if name in claims else "-"})
     measured.append({"measure": "longest copy, words", **{group: f"{c['longest']}" for group, c in groups.items()}})
+    measured += [{"measure": name, **{group: f"{c[key]:,}" for group, c in groups.items()}}
+                 for name, key in (("poems", "poems"), ("blank ones", "blank"))]
     by_form = [{"meter": title, "of": group, "lines": f"{c['meter'][title]['lines']:,}",
                 **{rules: f"{c['meter'][title][rules]:.1%}" for rules in RULES}}
                for title in groups["poets"]["meter"] for group, c in columns.items() if title in c["meter"]]
