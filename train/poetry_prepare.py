@@ -97,7 +97,7 @@ def gathered(args: argparse.Namespace) -> tuple[dict, list[dict], dict[str, list
            "so are tokens for controls and rhymes, of which nobody knows before the poems are read")
     expect(args.seed >= 0, "--seed", args.seed, "0 or more")
     asked = {"sources": [[file.name, sha256(file)] for file in files + poems_in], "seed": args.seed,
-             "vocab_size": size, "rules": 3}
+             "vocab_size": size, "rules": 4}
     if not files and not poems_in:
         return asked, list(couplets(args.seed)), {}
     rows, prose = [], {}
