@@ -50,7 +50,7 @@ FLOATS = np.dtype(np.float32)
 class Step:
     """The weights of a model as a step wants them, and the step."""
 
-    SHORT = 32                  # tokens of a prompt that a step takes sooner than the layers, which pack their matrices
+    SHORT = 16                  # tokens of a prompt that a step takes sooner than the layers, which pack their matrices
 
     @staticmethod
     def takes(model, int8):

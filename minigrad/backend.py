@@ -92,7 +92,7 @@ def asnumpy(x):
 class Later:
     """What an array holds now, on its way to the host: calling it gives that, as a NumPy array.
 
-    Nobody waits before it is called: on a GPU the copy takes its turn behind what is to be computed before it, and
+    The host waits only when it is called: on a GPU the copy takes its turn behind what is to be computed before it, and
     comes to pinned memory. On a CPU it is made at once.
     """
 
@@ -147,7 +147,7 @@ class Repeated:
     f(*arrays) as it is: kernels compile, and what lives on between calls finds its place. The second records it. From
     then on f is not called; arrays are copied to where the first ones lay, and every number that f took from Python is
     what it was: what changes must lie on the device. f may not wait for the device. Temporaries come from a pool of its
-    own, so that no one else's array gets their memory between two launches.
+    own, so that no other array can use their memory between two launches.
     """
     all = weakref.WeakSet()
 

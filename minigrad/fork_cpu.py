@@ -4,8 +4,8 @@ Helpers are threads that stay inside serve() for good, without the GIL. A caller
 it until none is left, and the caller returns when the last piece is done. A job costs half a microsecond while the
 helpers are awake, and fifty and more to wake them; in a virtual machine, whose idle processors are somebody else's
 by then, hundreds. So whoever has to wait looks for a millisecond before it sleeps. But every 50 microseconds it offers
-its processor to others, and if somebody takes it twice, for a second all sleep at the first of these offers: whoever
-stays awake beside a busy neighbour has used up its share of the processor when there is work to do.
+its processor to others, and if another process takes it twice, all sleep at the first of these offers for a second:
+to stay awake beside a busy neighbour would use up our share of the processor before there is work to do.
 
 One word, the ticket, is the job's number, how many pieces it has and how many of them are taken:
 

@@ -192,7 +192,7 @@ class Launcher:
 
 
 class Step(int):
-    """The number of a step among a kernel's arguments, who gets it as an array of one uint32: see step_word()."""
+    """The number of a step among a kernel's arguments: the kernel gets an array of one uint32, see step_word()."""
 
 
 def number(a):

@@ -1,9 +1,9 @@
 """Trade time for memory: keep a block's inputs, drop everything inside it, run it again in backward.
 
-Not all of it has to run again. The second run is for what backward wants, and nobody wants what a block ends with: the
-sum on the residual path, whose gradient is dy and dy, and the product before it, whose gradients need what went in and
-not what came out. In a Transformer's block that product is a third of all. So the first run notes, call by call, where
-an op's saved arrays come from, and the second leaves out every call that is wanted by none.
+Not all of it has to run again. The second run is for what backward needs, and backward never needs what a block ends
+with: the sum on the residual path, which passes dy on to both of its terms, and the product before it, whose gradients
+need what went in and not what came out. In a Transformer's block that product is a third of all. So the first run
+notes, call by call, where an op's saved arrays come from, and the second leaves out every call that no backward needs.
 """
 from contextlib import contextmanager
 

@@ -15,7 +15,7 @@ def adapted(model: GPT, dropout: float, old: Tokenizer | None, new: Tokenizer, s
     it knew).
 
     A token that the tokenizer `old` has too keeps its row. Others begin at the mean of all rows, where they are as
-    likely as the average token, apart by N(0, 0.02^2). With one and the same tokenizer nothing changes, nor where the
+    likely as the average token, plus N(0, 0.02^2). With one and the same tokenizer nothing changes, nor where the
     weights came without one (old is None): then its ids are taken for theirs.
     """
     table = model.wte.weight.data

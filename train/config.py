@@ -52,7 +52,7 @@ class Config:
                         "of Wikipedia (.xml, .xml.bz2), a folder of such files, a name that python -m train.catalogue "
                         "lists, or the word verse: Hindi couplets that the project composes itself", opens="data")
     downloads: str = setting("runs/downloads", "where texts of the catalogue are kept")
-    deduplicate: bool = setting(True, "leave out documents whose text has come before (not of verse)")
+    deduplicate: bool = setting(True, "leave out exact copies of documents (not of verse)")
     couplets: int = setting(100_000, "how many couplets verse composes", low=1)
     split: tuple = setting((0.8, 0.1, 0.1), "shares of training, validation and test text (not of a folder whose files "
                            "are named train, val and test: there the names say it)", fixed=True)

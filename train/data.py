@@ -1,6 +1,6 @@
 """Text in, batches out.
 
-documents -> train, val, test -> one stream of tokens each, on disk -> windows of a block, as x and y = x one later.
+documents -> train, val, test -> one stream of tokens each, on disk -> windows of a block, as x, and y = x one token on.
 
 A folder whose files are named train, val and test is split as they say; any other text by the shares of --split.
 
@@ -177,7 +177,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None = None, group: Group = A
     """--data as tokens, with the tokenizer given or the one that the config asks for.
 
     Both the tokenizer and the shards are kept in the folder --shards, each under a hash of all that it depends on. Many
-    ranks make rank 0's together, from texts that each reads for itself; who does not see them then makes its own.
+    ranks make rank 0's together, from texts that each reads for itself; a rank that cannot see them then makes its own.
     """
     if config.data != "verse":
         group.in_turn(lambda: source_files(config))          # the first one downloads what is not there

@@ -19,7 +19,7 @@ Every number is of one split, test unless --split says val, that training has no
     meter        the share of lines (between dandas) whose parts count as their form wants, under each rule set; whether
                  they end as it wants is not asked. Over all meters: of each form as many lines as the poets have; a
                  form that a group has no poem of has none right. By chance: the words of the poets' lines, shuffled,
-                 as many to a line
+                 the lengths of lines kept
     named        the share of poems asked for in a meter that tok.meter gives that form, cadence and rhyme included; the
                  same word again is no rhyme
     rhyme        the share of neighbouring lines that rhyme, of forms that rhyme at the ends of lines in pairs; by

@@ -13,7 +13,7 @@ that the user can mend, too little memory for instance; 1 the loss is not finite
 written.
 
 On a GPU the loss of a step is heard of when the next one has been launched, so that nobody waits: the log is a step
-behind, and a loss that is no number ends the run a step later, though nothing has been updated since. With --spike or
+behind, and a NaN loss ends the run a step later, though nothing has been updated since. With --spike or
 --check_finite every step is waited for.
 """
 import math
@@ -180,7 +180,7 @@ class Run:
     spikes: Spikes = field(default_factory=Spikes)
     leaps: list = field(default_factory=list)        # steps that leapt, and that none has come by since
     profile: Profile = field(default_factory=Profile)
-    late: bool = False               # does the loop hear of a step when the next one has been launched?
+    late: bool = False               # are results read one step late, when the next one has been launched?
     heard: float = 0.0               # when it last did
     graph: backend.Repeated | None = None
     group: parallel.Group = parallel.ALONE
@@ -264,7 +264,7 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
         group.together(lambda: checkpoint.load_optimizer(saved, opt))
 
     if config.samples:
-        GPT2(model, data.tokenizer).begin(config.sample_prompt)      # refused now, or in the middle of the night
+        GPT2(model, data.tokenizer).begin(config.sample_prompt)      # refuse a bad prompt now, not hours later
     rows = config.rows(group.size)
     validation = Validation(data.val, config.block_size, rows, config.eval_tokens)
     run = Run(config, out, data, model, opt, windows, validation,
@@ -371,9 +371,9 @@ def short_of_memory(run: Run, error: MemoryError) -> str:
 
 
 def train(run: Run, interrupt: "Interrupt") -> None:
-    """Steps, each logged; now and then a validation and a checkpoint; a checkpoint at the end, however it comes.
+    """Steps, each logged; now and then a validation and a checkpoint; a checkpoint at the end, however the run ends.
 
-    A GPU is never waited for but at these: what came out of a step is asked when the next one has been launched.
+    The host waits for a GPU at validations and checkpoints only: what came out of a step is read one step late.
     """
     config, group = run.config, run.group
     if run.step == 0 < config.steps:

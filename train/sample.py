@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--top_p", type=float, metavar="X",
                         help="choose among the likeliest tokens with this probability together")
     parser.add_argument("--min_p", type=float, metavar="X",
-                        help="only tokens with this share of the likeliest one's probability")
+                        help="only tokens at least this fraction as likely as the likeliest one")
     parser.add_argument("--repetition_penalty", type=float, default=1.0, metavar="X",
                         help="above 1, what was there is less likely [%(default)s]")
     parser.add_argument("--int8", action="store_true", help="a byte for each weight: faster if the model is large")

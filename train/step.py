@@ -30,12 +30,12 @@ def train_step(model: GPT, opt: AdamW, batches: list, lr: float, step: int, conf
     call a leap, raises; then nothing was updated.
 
     late: return a function that gives the two, or raises. A GPU may have everything before it when this function
-    returns; from a loss that is no number on it leaves out all updates, until that function has said so. Spikes, and
+    returns; from a NaN loss on it leaves out all updates, until that function has said so. Spikes, and
     config.check_finite, make the host wait here. graph: a backend.Repeated, for steps that differ in their batches, lr
     and number only. group: of ranks that make this step together, each with batches of its own; loss and norm are those
     of all.
     """
-    assert graph is None or scale is not None                # a graph knows where it lies
+    assert graph is None or scale is not None                # a captured graph reads the scale where it lay
     scale, c = scale or Scale(), opt.control
     scale.on(device_of([c], "train_step"))
     c[LR] = lr
