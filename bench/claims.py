@@ -88,7 +88,8 @@ OTHER = Tolerance(0.95, 2, "other code has other places to break")
 PASSES = Tolerance(1, float("inf"), "the tests ask for it: at least one ran, and none failed")
 NONE = Tolerance(0, 1, "it must not be more")
 
-COUPLED = r"^\| L\(N, D\), coupled, 1,048,576 tokens and more \| "
+COUNTS = r"^\| L\(N, D\), coupled, 1,048,576 tokens and more \| "
+COUPLED = COUNTS + r"\d+ at \d+ \| "
 FLOAT32, BF16 = "ours float32", "ours bfloat16"
 ANY, PLAIN = r"PyTorch [\w-]+", "PyTorch (?:eager|compile)"              # of any dtype; in float32; both untuned
 TUNED, TUNED32 = r"PyTorch [\w-]+, tuned", "PyTorch (?:eager|compile), tuned"
@@ -217,6 +218,9 @@ ROWS = (
     Row("scaling laws", (
         Claim("1.4", "laws", COUPLED + r".* ([\d.]+) %", SPREAD),
         Claim("0.733", "laws", COUPLED + r"([\d.]+) ", SPREAD),
+        Claim("70", "laws", COUPLED + r".*, D ([\d.]+) of", Tolerance(0.6, 1.35, SPREAD.why), 0.70),
+        Claim("30", "laws", COUPLED + r".*, D [\d.]+ of ([\d.]+)", SPREAD, 0.30),
+        Claim("34", "laws", COUNTS + r"(\d+) at", EXACT), Claim("20", "laws", COUNTS + r"\d+ at (\d+)", EXACT),
     ), {"95 0.711 0.785": "of the bootstrap; what it is there to hold is the entropy, which the output says"}),
     Row("trained in 16 bits", (
         Claim("42.0 42.0", "bfloat16", r"([\d.]+) bits per couplet; the source", ROUNDED, 68.5),

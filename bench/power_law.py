@@ -21,7 +21,10 @@ else with a larger lambda. Many starts go down at once, and so do all draws of t
 
 The interval. Runs are drawn again with replacement, as many as there are, and the law is fitted to each draw: 95 % of
 all draws lie between their percentiles. Draws with no more different points than the law has numbers, or with fewer
-than three values of an x (two, if E is known), are drawn again.
+than three values of an x (two, if E is known), are drawn again. Where losses leave the floor open, log E has next to no
+slope far down, and who begins there never comes back: so each draw goes down from the law of all runs and from the laws
+that are best at three fixed floors, and the lowest end counts. An interval takes the form of the law for granted: it
+tells how far chance moves E, not how far a law that is not quite the right one does.
 
 Best use of C operations. With C = 6 N D, [PL2] is least where alpha (Nc / N)^(alpha / q) = beta (Dc / D)^(beta / q):
     N = G (C / 6)^a,   a = beta / (alpha + beta),
@@ -34,6 +37,14 @@ is about 1, with v(n) the variance of the median of n standard normal numbers (1
 the median of their variance (0.455 for two, log 2 for three). It is the test on lack of fit (Draper and Smith, Applied
 Regression Analysis) with medians for means, so that one run which chance held back neither breaks a law nor lets any
 law hold. What F is below in 95 of 100 cases is simulated, as v and c are.
+
+Does it bend? F sums squares, and does not see that all points of one D are above the law and all of the next below.
+Let x be N or D, m the mean of all m_j, m_v that of the p_v points at which x has the value v. Of the variance of m_j
+    S_x = (sum over v of p_v (m_v - m)^2) / (sum over j of (m_j - m)^2)                     [PL8]
+lies between the values of x. What it is if the law holds is simulated: with J the slopes [PL5] of the law at all runs
+and z normal noise, the residuals of a fit to such noise are, to first order, z - J J^+ z, and how large the noise is
+cancels. S_x is to stay below what it is below in 1 - 0.05 / K of the cases, for each of K > 1 x. A law holds that keeps
+both limits, that of F and that of S.
 """
 import math
 from itertools import product
@@ -69,13 +80,25 @@ class Law(NamedTuple):
 
 class Fit(NamedTuple):
     """A law, those of all draws of the bootstrap, how many percent the losses are off (root of the mean square), F with
-    the limit that a law which holds keeps (NaN if no point has two runs), and the (lowest, highest) of each x."""
+    the limit that a law which holds keeps (NaN if no point has two runs), (S, its limit) of each x if there are more,
+    and the (lowest, highest) of each x."""
     law: Law
     draws: list
     error: float
     lack: float
     limit: float
+    bends: list
     over: list
+
+    @property
+    def near(self):
+        """Is it off by no more than seeds differ?"""
+        return self.lack <= self.limit
+
+    @property
+    def holds(self):
+        """And is what it is off by without order?"""
+        return self.near and not any(share > limit for share, limit in self.bends)
 
     def interval(self, number):
         """(2.5 %, 97.5 %) over the draws of number(law)."""
@@ -111,12 +134,21 @@ def fit(loss, *xs, floor=None, coupled=False, draws=1000, seed=0):
         drawn = rng.integers(loss.size, size=loss.size)
         if len(set(group.ravel()[drawn])) > numbers and all(len(set(x[drawn])) >= few for x in logs):
             counts.append(np.bincount(drawn, minlength=loss.size))
-    again = (descend(np.tile(best, (draws, 1)), logs, np.log(loss), np.array(counts), floor is None, coupled)[0]
-             if draws else [])
+    again = np.empty((0, best.size))
+    if draws:
+        tops = np.tile(best, (1 if floor is not None else 1 + len(SHARES), 1))
+        tops[1:, 0] = np.log(np.multiply(SHARES[:len(tops) - 1], loss.min()))
+        tops = descend(tops, logs, np.log(loss), count[:len(tops)], False, coupled)[0]
+        ends, costs = descend(np.repeat(tops, draws, 0), logs, np.log(loss), np.tile(counts, (len(tops), 1)),
+                              floor is None, coupled)
+        lowest_end = costs.reshape(-1, draws).argmin(0)
+        again = ends.reshape(-1, draws, best.size)[lowest_end, np.arange(draws)]
     law = as_law(best, centre, coupled)
     r = np.log(law(*xs) / loss)
+    slope = residuals(best[None], logs, np.log(loss), coupled)[1][0, :, floor is not None:]
     return Fit(law, [as_law(theta, centre, coupled) for theta in again], 100 * float(np.sqrt(np.mean(r * r))),
-               *lack_of_fit(r, group.ravel(), numbers), [(x.min(), x.max()) for x in xs])
+               *lack_of_fit(r, group.ravel(), numbers), bends(r, slope, points, group.ravel()),
+               [(x.min(), x.max()) for x in xs])
 
 
 def as_law(theta, centre, coupled):
@@ -144,21 +176,41 @@ def lack_of_fit(r, point, numbers):
     return float(sum(off) / more / np.median(noise)), float(limit)
 
 
+def bends(r, slope, points, point):
+    """[(S of [PL8], its limit)] for each x of points (K, p), if K > 1; r and point as above, slope (n, numbers)."""
+    if len(points) < 2:
+        return []
+    size = np.linalg.norm(slope, axis=0)
+    free = np.linalg.qr(slope / np.where(size, size, 1))[0]
+    z = np.random.default_rng(0).normal(size=(CASES // 4, r.size))
+    runs = np.split(np.argsort(point, kind="stable"), np.cumsum(np.bincount(point))[:-1])
+    m = np.stack([np.median(np.vstack([r, z - z @ free @ free.T])[:, one], 1) for one in runs], 1)
+    m -= m.mean(1, keepdims=True)
+    found = []
+    for x in points:
+        same = x == np.unique(x)[:, None]                                                           # (values, p)
+        with np.errstate(invalid="ignore"):
+            share = ((m @ same.T) ** 2 / same.sum(1)).sum(1) / (m * m).sum(1)                           # [PL8]
+        found.append((float(share[0]), float(np.quantile(share[1:], 1 - 0.05 / len(points)))))
+    return found
+
+
 def descend(theta, logs, target, count, free, coupled=False):
     """Many minima of [PL4] at once.
 
     theta (R, 1 + 2 K) starts; logs (K, n) of [PL3]; target (n,) logarithms of the losses; count (R, n), how often each
     run counts; free: may the floor move? Returns theta, and its cost (R,).
     """
+    live, ends, costs = np.arange(len(theta)), theta.copy(), np.empty(len(theta))
     damping = np.full(len(theta), 1e-3)
     r, slope = residuals(theta, logs, target, coupled)
     cost = (count * huber(r)).sum(1)
     for _ in range(STEPS):
         slope[:, :, 0] *= free
         weighted = slope * (count * np.minimum(1, BEND / np.maximum(np.abs(r), 1e-300)))[:, :, None]
-        normal = np.einsum("rnp,rnq->rpq", weighted, slope) + damping[:, None, None] * np.eye(theta.shape[1])
-        step = -np.linalg.solve(normal, np.einsum("rnp,rn->rp", weighted, r)[:, :, None])[:, :, 0]
-        ahead = theta + step
+        across = weighted.transpose(0, 2, 1)
+        normal = across @ slope + damping[:, None, None] * np.eye(theta.shape[1])
+        ahead = theta - np.linalg.solve(normal, across @ r[:, :, None])[:, :, 0]
         r_ahead, slope_ahead = residuals(ahead, logs, target, coupled)
         cost_ahead = (count * huber(r_ahead)).sum(1)
         better = (cost_ahead < cost) & (ahead[:, 1 + len(logs):] > 1e-3).all(1)
@@ -166,9 +218,13 @@ def descend(theta, logs, target, count, free, coupled=False):
         theta, cost = np.where(better[:, None], ahead, theta), np.where(better, cost_ahead, cost)
         r, slope = np.where(better[:, None], r_ahead, r), np.where(better[:, None, None], slope_ahead, slope)
         damping = np.clip(np.where(better, damping / 4, damping * 8), 1e-12, 1e9)
-        if (gained <= 1e-12 * cost).all() and (better | (damping > 1e6)).all():
+        ends[live], costs[live] = theta, cost
+        goes = (gained > 1e-12 * cost) | ~better & (damping <= 1e6)
+        if not goes.any():
             break
-    return theta, cost
+        live, theta, cost, r, slope, damping, count = (
+            a[goes] for a in (live, theta, cost, r, slope, damping, count))
+    return ends, costs
 
 
 def residuals(theta, logs, target, coupled=False):

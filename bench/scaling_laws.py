@@ -183,6 +183,11 @@ class Form(NamedTuple):
     def rows(self, found):
         return [row for row in found if row["tokens"] == self.tokens or self.of_both and row["tokens"] > self.tokens]
 
+    def counts(self, found):
+        """(the runs that this law is fitted to, at how many points)"""
+        rows = self.rows(fitted(found))
+        return len(rows), len({(row["parameters"], row["tokens"]) for row in rows})
+
 
 def laws(found, draws=1000):
     """{Form: Fit} of results: only those for which there are runs enough. The last two are the law that holds for most
@@ -210,9 +215,9 @@ def laws(found, draws=1000):
 
 
 def holding(fits):
-    """The first law of N and D, of most runs, that holds by [PL7]; if none does, the one that comes closest."""
+    """The first law of N and D, of most runs, that holds by [PL7] and [PL8]; if none does, the closest by [PL7]."""
     asked = {form: one for form, one in fits.items() if form.of_both and form.floor is None}
-    return next((form for form, one in asked.items() if one.lack <= one.limit),
+    return next((form for form, one in asked.items() if one.holds),
                 min(asked, key=lambda form: asked[form].lack / asked[form].limit, default=None))
 
 
@@ -238,30 +243,34 @@ def numbers(law):
     return wanted
 
 
-def describe(found, fits, data, command, planned):
+def describe(found, fits, data, command, planned, machine):
     """The results as Markdown; planned: how many runs there would be in all."""
     floor = found[0]["floor"]
     sizes = sorted({row["parameters"] for row in found})
-    lines = ["# Scaling laws on a CPU", "", f"`{command}`", "", turns.machine(), "",
+    lines = ["# Scaling laws on a CPU", "", f"`{command}`", "", machine, "",
              f"{len(found)} of {planned} runs on {data}: {sizes[0]:,} to {sizes[-1]:,} parameters, "
              f"{min(row['tokens'] for row in found):,} to {max(row['tokens'] for row in found):,} tokens, none seen "
              "twice. Losses are nats per token of the validation text. In brackets: 95 % of 1,000 draws of the runs.",
              ""]
-    lines += ["| law | " + " | ".join(("E", "Nc", "alpha", "Dc", "beta", "a", "off by", "F")) + " |", "|---" * 9 + "|"]
+    lines += ["| law | runs, points | " + " | ".join(("E", "Nc", "alpha", "Dc", "beta", "a", "off by", "F", "S"))
+              + " |", "|---" * 11 + "|"]
     for form, one in fits.items():
-        cells = {key: f"{of(one.law):.4g} ({', '.join(f'{v:.4g}' for v in one.interval(of))})"
+        cells = {key: f"{told(of(one.law))} ({', '.join(map(told, one.interval(of)))})"
                  for key, of in numbers(one.law).items()}
         cells["E"] = cells["E"] if form.floor is None else f"{one.law.floor:.4g}"          # given, not found
-        row = [form.title, *(cells.get(key, "") for key in ("E", "Nc", "alpha", "Dc", "beta", "a")),
-               f"{one.error:.2f} %", f"{one.lack:.2f} of {one.limit:.2f}"]
+        row = [form.title, "{} at {}".format(*form.counts(found)),
+               *(cells.get(key, "") for key in ("E", "Nc", "alpha", "Dc", "beta", "a")),
+               f"{one.error:.2f} %", f"{one.lack:.2f} of {one.limit:.2f}",
+               ", ".join(f"{x} {share:.2f} of {limit:.2f}" for x, (share, limit) in zip("ND", one.bends))]
         lines.append(f"| {' | '.join(row)} |")
     form, both = chosen(fits)
     lines += ["", "L(N) = E + (Nc / N)^alpha. L(N, D), sum, adds (Dc / D)^beta (Hoffmann et al.); coupled: "
               "E + ((Nc / N)^(alpha / beta) + Dc / D)^beta (Kaplan et al., and a floor). The best N for C = 6 N D "
               f"operations grows as C^a (Hoffmann et al.: about {HOFFMANN}). Kaplan et al. have alpha = {KAPLAN}, "
               "without embeddings and without a floor. F: by how much more a law is off than seeds differ (lack of "
-              "fit), and the limit that one which holds keeps 19 times in 20. Models of one layer are drawn and not "
-              "fitted.", ""]
+              "fit), and the limit that one which holds keeps 19 times in 20. S: how much of the variance of what its "
+              "points are off by lies between the values of N, and between those of D, and the same limit for both. "
+              "Models of one layer are drawn and not fitted.", ""]
     if floor:
         lines += [f"The entropy of the validation text is {floor:.4f} nats per token."]
         for asked, one in fits.items():
@@ -270,10 +279,7 @@ def describe(found, fits, data, command, planned):
                 lines += [f"* {asked.title}: E is {one.law.floor:.4f} ({low:.3f} to {high:.3f}), "
                           + ("which holds it." if low <= floor <= high else "which does not hold it.")]
     if both:
-        one = fits[form]
-        lines += ["", f"The law of most runs that is off by no more than seeds differ: **{form.title}**."
-                  if one.lack <= one.limit else
-                  f"No law of N and D is off by no more than seeds differ; **{form.title}** comes closest."]
+        lines += ["", verdict(form, fits[form])]
         lines += ["", "| operations | best N | its tokens | loss |", "|---|---|---|---|"]
         for c in (1e12, 1e13, 1e14, 1e15):
             n = best_parameters(both.law, c)
@@ -284,7 +290,24 @@ def describe(found, fits, data, command, planned):
     return "\n".join(lines) + "\n"
 
 
-CAN = ["What this can show: whether powers describe these losses (the columns `off by` and `F`) and from how many "
+def told(value):
+    """Four digits; what is below a ten-thousandth of the smallest number here is told from 0 by nobody."""
+    return f"{value if value >= 1e-4 else 0:.4g}"
+
+
+def verdict(form, one):
+    """Whether a law of N and D holds, in a sentence."""
+    if one.holds:
+        return f"The law of most runs that is off by no more than seeds differ, and does not bend: **{form.title}**."
+    said = f"No law of N and D holds; **{form.title}** comes closest. It is off by "
+    said += "no more than seeds differ" if one.near else "more than seeds differ"
+    bent = [f"{100 * share:.0f} % of the variance of what its points are off by lies between the values of {x}, where "
+            f"{100 * limit:.0f} % would be the most for a law that holds"
+            for x, (share, limit) in zip("ND", one.bends) if share > limit]
+    return said + (", but it bends: " if one.near else ", and it bends: ") * bool(bent) + "; ".join(bent) + "."
+
+
+CAN = ["What this can show: whether powers describe these losses (the columns `off by`, `F` and `S`) and from how many "
        "tokens on, what the exponents are for this text, this tokenizer and this kind of model, and what a guessed "
        "floor does to them.",
        "What it cannot: exponents of other texts. A floor moves alpha more than anything else does, so 0.076, found on "
@@ -292,7 +315,9 @@ CAN = ["What this can show: whether powers describe these losses (the columns `o
        "rows without floor are those to hold beside it. L(N) at a fixed number of tokens has the price of too little "
        "text in its E. Three decades of sizes say nothing of the next three. A learning rate is the best for its width "
        "among factors of two, which leaves about a percent of the loss open. "
-       "F takes seeds to differ by as much at every point, and they differ by more where the text is short."]
+       "F takes seeds to differ by as much at every point, and they differ by more where the text is short. "
+       "An interval takes the form of its law for granted: how far off the E of a form is that is not quite the right "
+       "one, it does not say."]
 
 
 def plot(file, found, fits, title):
@@ -340,19 +365,31 @@ def plot(file, found, fits, title):
     plt.close(figure)
 
 
-def write(where, found, data, command, planned):
+def write(where, found, data, command, planned, machine):
     """NAME.md, NAME.json and NAME.png of the results."""
     fits = laws(found)
-    text = describe(found, fits, data, command, planned)
+    text = describe(found, fits, data, command, planned, machine)
     Path(f"{where}.md").write_text(text, encoding="utf-8")
     Path(f"{where}.json").write_text(json.dumps({
-        "command": command, "machine": turns.machine(), "data": data, "runs": found,
-        "fits": {form.title: {"error %": one.error, "F": one.lack, "limit": one.limit,
+        "command": command, "machine": machine, "data": data, "planned": planned, "runs": found,
+        "fits": {form.title: {"runs": form.counts(found)[0], "points": form.counts(found)[1], "error %": one.error,
+                        "F": one.lack, "limit": one.limit, "S": dict(zip("ND", one.bends)),
                         **{key: {"value": of(one.law), "95 %": one.interval(of)}
                            for key, of in numbers(one.law).items()}}
                  for form, one in fits.items()}}, indent=1) + "\n", encoding="utf-8")
-    plot(f"{where}.png", found, fits, f"{data}: {turns.machine()}")
+    plot(f"{where}.png", found, fits, f"{data}: {machine}")
     return text
+
+
+def fit_again(file):
+    """The results of a file that write() has written, with the laws as they are fitted now."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        print(write(file.with_suffix(""), *(said[key] for key in ("runs", "data", "command", "planned", "machine"))))
+    except (OSError, ValueError, KeyError) as e:
+        print(f"error: --fit: got {file} ({e!r}); expected a .json that this command has written", file=sys.stderr)
+        return 2
+    return 0
 
 
 def main(argv):
@@ -365,7 +402,11 @@ def main(argv):
     parser.add_argument("--minutes", type=float, help=f"most time for training (default: {FULL['minutes']}, "
                         f"with --short {SHORT['minutes']})")
     parser.add_argument("--short", action="store_true", help="five sizes, up to a million tokens")
+    parser.add_argument("--fit", metavar="FILE.json", help="train nothing: fit the laws again to the runs of such a "
+                        "file, and write its results anew")
     args = parser.parse_args(argv)
+    if args.fit:
+        return fit_again(Path(args.fit))
     plan = SHORT if args.short else FULL
     minutes, results = plan["minutes"] if args.minutes is None else args.minutes, Path(args.results or args.out)
     if not math.isfinite(minutes) or minutes < 0:
@@ -387,5 +428,5 @@ def main(argv):
         return 1
     name = "scaling-laws-" + re.sub(r"\W+", "-", Path(args.data).stem) + ("-short" if args.short else "")
     command = " ".join(["python -m bench scaling-laws", *argv])
-    print("\n" + write(results / name, found, args.data, command, len(todo)))
+    print("\n" + write(results / name, found, args.data, command, len(todo), turns.machine()))
     return 0
