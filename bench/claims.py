@@ -91,20 +91,20 @@ NONE = Tolerance(0, 1, "it must not be more")
 COUNTS = r"^\| L\(N, D\), coupled, 1,048,576 tokens and more \| "
 COUPLED = COUNTS + r"\d+ at \d+ \| "
 FLOAT32, BF16 = "ours float32", "ours bfloat16"
-ANY, PLAIN = r"PyTorch [\w-]+", "PyTorch (?:eager|compile)"              # of any dtype; in float32; both untuned
-TUNED, TUNED32 = r"PyTorch [\w-]+, tuned", "PyTorch (?:eager|compile), tuned"
+ANY, PLAIN = r"PyTorch [\w+-]+", "PyTorch (?:eager|compile)"              # of any dtype; in float32; both untuned
+TUNED, TUNED32 = r"PyTorch [\w+-]+, tuned", "PyTorch (?:eager|compile), tuned"
 FEW = "--rounds 2 --steps 2"
 
 RUNS = {                    # in this order, but for order() of bench/all.py; --short ends when its time is over
     "import": Run("python -m pytest -q tests/test_structure.py -k blink"),
     "verse": Run("python -m train.run --out {folder}/verse"),
     "gradients": Run("python -m bench ops --gradcheck"),
-    "step": Run(f"python -m bench step {FEW}", ("torch",)),
+    "step": Run(f"python -m bench step --modes all {FEW}", ("torch",)),
     "survive": Run("python -m bench survive --short"),
     "start": Run("python -m bench start --rounds 1", ("torch",)),
     "attention": Run("python -m bench attention --short --out {folder}/attention"),
     "ladder": Run("python -m bench ladder"),
-    "char": Run("python -m bench step --config char --rounds 2 --steps 1", ("torch",)),
+    "char": Run("python -m bench step --config char --modes all --rounds 2 --steps 1", ("torch",)),
     "torch": Run("python -m pytest -q tests/test_against_torch.py", ("torch",)),
     "weights": Run("python -m pytest -q tests/test_pretrained.py tests/test_text.py", ("torch", "transformers")),
     "bfloat16": Run("python -m train.run --out {folder}/bf16 --steps 300 --dtype bfloat16"),
@@ -117,7 +117,7 @@ RUNS = {                    # in this order, but for order() of bench/all.py; --
     "curve": Run("python -m bench curve --config shakespeare-char --data README.md --steps 20", ("torch",)),
     "damaged": Run("python -m pytest -q tests/test_tok_fuzz.py"),
     "words": Run("python -m tok analyse runs/downloads/tinyshakespeare.txt", ("tinyshakespeare",)),
-    "gpt2": Run("python -m bench step --config gpt2", ("torch",), long=True),
+    "gpt2": Run("python -m bench step --config gpt2 --modes all", ("torch",), long=True),
     "generate all": Run("python -m bench generate --run {folder}/verse", ("torch", "transformers"), long=True),
     "memory gpt2": Run("python -m bench memory --config gpt2", long=True),
     "memory bfloat16": Run("python -m bench memory --dtype bfloat16", long=True),

@@ -104,6 +104,12 @@ def default_modes():
             *(["bf16", "tuned-bf16"] if has_bfloat16() else ["tuned-compile"])]
 
 
+def asked(modes, has):
+    """The modes of a command line in their order; all: without those that take minutes a step on a processor that has
+    no instructions for them, unless they are named as well."""
+    return [m for m in MODES if m in modes or "all" in modes and (has or m in OURS or dtype_of(m) != "bfloat16")]
+
+
 def floors_of(modes):
     """The names of the floors to measure beside these modes; torch's bfloat16 also to see how good our gemm is."""
     mine = {dtype_of(m) for m in modes if m in OURS}
@@ -284,14 +290,16 @@ def main(argv):
     parser.add_argument("--config", action="append", choices=[*CONFIGS, "all"], help="default: b; may be repeated")
     usual = default_modes()
     parser.add_argument("--modes", nargs="+", choices=[*MODES, "all"], default=usual, metavar="MODE",
-                        help=f"of {', '.join(MODES)}, or all; default on this processor: {' '.join(usual)}")
+                        help=f"of {', '.join(MODES)}, or all (of "
+                        "PyTorch's in bfloat16 only where the processor has instructions for it); default on this "
+                        f"processor: {' '.join(usual)}")
     parser.add_argument("--rounds", type=turns.positive, help="turns each (default: b 10, char 5, gpt2 4)")
     parser.add_argument("--steps", type=turns.positive, help="steps per turn (default: b 5, char 2, gpt2 1)")
     parser.add_argument("--neighbour", action="store_true", help="measure beside a process that keeps one core busy")
     turns.add_shared(parser)
     args = parser.parse_args(argv)
     configs = list(CONFIGS) if "all" in (args.config or ()) else list(dict.fromkeys(args.config or ["b"]))
-    modes = [m for m in MODES if m in args.modes or "all" in args.modes]
+    modes = asked(args.modes, has_bfloat16())
     if not HAVE_TORCH:
         print("PyTorch is left out, because it is not installed here. To compare with it: pip install torch")
         modes = [m for m in modes if m in OURS]

@@ -179,6 +179,10 @@ def test_pytorchs_bfloat16_is_not_asked_for_where_it_takes_minutes(monkeypatch, 
     assert any(step.dtype_of(mode) == "bfloat16" for mode in modes if mode not in step.OURS) == has
     if step.HAVE_TORCH:
         assert ("torch bfloat16" in step.floors_of(modes)) == has
+    everything = step.asked(["all"], has)
+    assert set(modes) <= set(everything) and (everything == list(step.MODES)) == has
+    assert step.asked(["all", "bf16"], False) == [m for m in step.MODES if m in everything or m == "bf16"] or has
+    assert step.asked(["eager", "ours-float32"], has) == ["ours-float32", "eager"]
 
 
 def test_ratios_set_the_best_beside_the_best():

@@ -9,16 +9,21 @@ from pathlib import Path
 import pytest
 
 from bench import all as everything
+from bench import step
 from bench.all import BROKEN, HOLDS, NEEDS, SKIPPED, execute, judge, lacking, line, main, order, table, verdicts
 from bench.claims import (
     AHEAD,
+    ANY,
     EXACT,
     PASSES,
+    PLAIN,
     PROCESSOR,
     ROWS,
     RUNS,
     SAME,
     SPEED,
+    TUNED,
+    TUNED32,
     Claim,
     Row,
     Run,
@@ -76,6 +81,8 @@ def test_commands_are_those_of_readme():
             words = RUNS[claim.run].command.split()
             words = words[words.index("-m") + 1:]
             head = " ".join(words[:2] if words[0] == "bench" else words[:1])
+            if "step" in words and "--modes all" in command:     # or ours is ahead of fewer than README says
+                assert "--modes all" in RUNS[claim.run].command, row.begins
             assert head in command or "first two commands" in command and head == "train.run", row.begins
 
 
@@ -91,6 +98,16 @@ def test_runs_and_claims_belong_together():
             low, high = sorted((t.low * claim.expected, t.high * claim.expected))
             assert low <= claim.expected <= high, claim                  # what README says passes
         assert all(len(why) > 3 for why in row.left_out.values())
+
+
+def test_every_mode_of_pytorch_is_one_that_is_read():
+    """And none by the wrong name: what a plus sign hides is a mode that ours need not beat."""
+    kinds = {ANY: {}, TUNED: step.TUNED, PLAIN: {}, TUNED32: step.TUNED}
+    for kind, env in kinds.items():
+        for mode, title in step.TITLES.items():
+            wanted = (mode not in step.OURS and step.MODES[mode][2] == env
+                      and (kind in (ANY, TUNED) or step.dtype_of(mode) == "float32"))
+            assert bool(re.findall(column(kind, 1), f"{title:26}     50.0     49.0", re.M)) == wanted, (kind, title)
 
 
 PRINTED = {       # run: (what it prints, as it looks there; {number in README: what is measured})
