@@ -87,6 +87,7 @@ SPREAD = Tolerance(0.9, 1.1, "other processors round other last bits, and a fit 
 OTHER = Tolerance(0.95, 2, "other code has other places to break")
 PASSES = Tolerance(1, float("inf"), "the tests ask for it: at least one ran, and none failed")
 NONE = Tolerance(0, 1, "it must not be more")
+COST = Tolerance(0, 5, "a difference of seconds on a shared machine; a cost is not less than nothing", timed=True)
 
 COUNTS = r"^\| L\(N, D\), coupled, 1,048,576 tokens and more \| "
 COUPLED = COUNTS + r"\d+ at \d+ \| "
@@ -96,7 +97,7 @@ TUNED, TUNED32 = r"PyTorch [\w+-]+, tuned", "PyTorch (?:eager|compile), tuned"
 FEW = "--rounds 2 --steps 2"
 
 RUNS = {                    # in this order, but for order() of bench/all.py; --short ends when its time is over
-    "import": Run("python -m pytest -q tests/test_structure.py -k blink"),
+    "import": Run("python -m pytest -q -s tests/test_structure.py -k blink"),
     "verse": Run("python -m train.run --out {folder}/verse"),
     "gradients": Run("python -m bench ops --gradcheck"),
     "step": Run(f"python -m bench step --modes all {FEW}", ("torch",)),
@@ -105,7 +106,7 @@ RUNS = {                    # in this order, but for order() of bench/all.py; --
     "attention": Run("python -m bench attention --short --out {folder}/attention"),
     "ladder": Run("python -m bench ladder"),
     "char": Run("python -m bench step --config char --modes all --rounds 2 --steps 1", ("torch",)),
-    "torch": Run("python -m pytest -q tests/test_against_torch.py", ("torch",)),
+    "torch": Run("python -m pytest -q -s tests/test_against_torch.py", ("torch",)),
     "weights": Run("python -m pytest -q tests/test_pretrained.py tests/test_text.py", ("torch", "transformers")),
     "bfloat16": Run("python -m train.run --out {folder}/bf16 --steps 300 --dtype bfloat16"),
     "shakespeare": Run("python -m train.run --config shakespeare-char --out {folder}/chars", ("tinyshakespeare",)),
@@ -113,7 +114,7 @@ RUNS = {                    # in this order, but for order() of bench/all.py; --
     "memory": Run("python -m bench memory --config char --rounds 2"),
     "generate": Run("python -m bench generate --batches 1 --lengths 128 --rounds 1", ("torch", "transformers")),
     "neighbour": Run(f"python -m bench step --neighbour {FEW}", ("torch",)),
-    "overhead": Run("python -m bench overhead --rounds 2"),
+    "overhead": Run("python -m bench overhead --rounds 4"),
     "curve": Run("python -m bench curve --config shakespeare-char --data README.md --steps 20", ("torch",)),
     "damaged": Run("python -m pytest -q tests/test_tok_fuzz.py"),
     "words": Run("python -m tok analyse runs/downloads/tinyshakespeare.txt", ("tinyshakespeare",)),
@@ -183,7 +184,9 @@ ROWS = (
     Row("every gradient", (
         Claim("439", "gradients", r"^(\d+) cases", EXACT),
         Claim("8.1e-10", "gradients", r"the worst is ([\d.e-]+)", ROUNDING))),
-    Row("the same GPT-2 in PyTorch", (Claim("4.4e-16 2.2e-7", "torch", r"\b(\d+) passed", PASSES, 1),)),
+    Row("the same GPT-2 in PyTorch", (
+        Claim("4.4e-16", "torch", r"float64, .* by ([\d.e-]+) at most", ROUNDING, pick=max),
+        Claim("2.2e-7", "torch", r"float32, .* by ([\d.e-]+) at most", ROUNDING, pick=max))),
     Row("released and exported weights", (
         Claim("5.2e-6 7.2e-6 3.0e-6 4.7e-6", "weights", r"\b(\d+) passed", PASSES, 1),)),
     Row("one GPT by scalars", (Claim("3.3e-16", "ladder", r"difference of the losses: ([\d.e-]+)", ROUNDING),)),
@@ -242,18 +245,20 @@ ROWS = (
     Row("nanoGPT's Shakespeare setting", (
         Claim("4.26", "curve in full", r"^ +1 +([\d.]+)", SAME),
         Claim("1.66", "curve in full", r"^ +300 +([\d.]+)", SAME._replace(low=0.97, high=1.03)),
-        Claim("4e-7 20", "curve", r"^ +20 .* ([\d.e-]+)$", ROUNDING, 4e-7),
+        Claim("4e-7 20", "curve in full", r"^ +20 .* ([\d.e-]+)$", ROUNDING, 4e-7),
+        Claim("", "curve", r"^ +20 .* ([\d.e-]+)$", ROUNDING._replace(why="another model, the same rounding"), 4e-7),
         Claim("1.4", "curve in full", r"^ +300 .* ([\d.e-]+)$", CHANCE, 0.014),
-    ), {"0.03": "the mean of the last hundred: --json has all losses"}),
+        Claim("0.03", "curve in full", r"^mean of the last 100: .* apart by ([\d.e-]+)$", CHANCE, 3e-4),
+    )),
     Row("what safety costs", (
-        Claim("0.5", "overhead", r"^a checkpoint, in all +\S+ +(-?[\d.]+)%", Tolerance(-9, 5, SPEED.why)),
+        Claim("0.5", "overhead", r"^a checkpoint, in all +\S+ +(-?[\d.]+)%", COST),
         Claim("9", "overhead", r"of that the copy +([\d.]+)", SPEED),
         Claim("0.001", "overhead", r"^a line of log.jsonl +\S+ +([\d.]+)%", TINY),
         Claim("0.03", "overhead", r"^the same with TensorBoard +\S+ +([\d.]+)%", TINY),
         Claim("1.0", "overhead", r"^a validation.* +([\d.]+)%", SPEED),
         Claim("1", "overhead", r"^a picture.* +([\d.]+)% at most", NONE),
         Claim("0.03", "overhead", r"^statistics.* +([\d.]+)%", TINY),
-        Claim("10", "overhead", r"^looking at every op.* +(-?[\d.]+)%", Tolerance(-1, 3, SPEED.why)),
+        Claim("10", "overhead", r"^looking at every op.* +(-?[\d.]+)%", COST._replace(high=3)),
     ), {"50 32,768 250 50": "settings"}),
     Row("kills and damage", (
         Claim("0.5", "survive", r"^stops.*?([\d.]+) s", SPEED),
@@ -313,5 +318,7 @@ ROWS = (
         Claim("1.93", "attention", power("naive", 2), POWER),
     ), {"0.02 0.02 0.04 0.03": "how far points lie from their line, which the load decides",
         "1.12 1.20 0.20 0.38": "from the points of the same run, at more lengths than --short has"}),
-    Row("what `import minigrad` adds", (Claim("0.014", "import", r"\b(\d+) passed", PASSES, 1),)),
+    Row("what `import minigrad` adds", (
+        Claim("0.014", "import", r"adds ([\d.]+) s to import numpy", SPEED),
+        Claim("", "import", r"\b(\d+) passed", PASSES, 1))),
 )

@@ -75,12 +75,15 @@ def pytorch(given, threads):
 
 
 def table(losses, theirs):
-    """Both losses at some steps, and how far apart they have been until then."""
+    """Both losses at some steps, how far apart they have been until then, and their means in the end."""
     apart = np.abs(np.array(losses) / np.array(theirs) - 1)
-    shown = sorted({1, *(10 ** k for k in range(1, 6)), *range(50, len(losses) + 1, 50), len(losses)})
+    shown = sorted({1, 20, *(10 ** k for k in range(1, 6)), *range(50, len(losses) + 1, 50), len(losses)})
     lines = [f"{'step':>6}{'ours':>10}{'PyTorch':>10}{'largest difference so far':>28}"]
     lines += [f"{n:6}{losses[n - 1]:10.4f}{theirs[n - 1]:10.4f}{apart[:n].max():28.1e}"
               for n in shown if n <= len(losses)]
+    last, means = min(100, len(losses)), [np.mean(each[-100:]) for each in (losses, theirs)]
+    lines.append(f"mean of the last {last}: {means[0]:.4f} and {means[1]:.4f}, apart by "
+                 f"{abs(means[0] / means[1] - 1):.1e}")
     return "\n".join(lines)
 
 

@@ -125,7 +125,7 @@ def main(argv=None):
             one, found = measure(name, args.dtype, args.rounds, Path(folder))
         print(f"\n{name}, {args.dtype}: a step takes {1e3 * one:.1f} ms\n{'':40}{'ms':>10}   of the steps' time")
         for what, took, every in found:
-            share = f"{took / every / one:7.2%}, every {every} steps" if every else "  1.00% at most"
+            share = f"{took / every / one:8.3%}, every {every} steps" if every else "  1.000% at most"
             print(f"{what:40}{1e3 * took:10.3f}   {share.replace('every 1 steps', 'every step')}")
         if args.json:
             turns.record(args.json, "python -m bench overhead", config=name, dtype=args.dtype, step=one,

@@ -525,7 +525,7 @@ def test_what_safety_costs_is_a_line_each(monkeypatch, tmp_path, capsys):
     kept = json.loads((tmp_path / "x.json").read_text())
     name, took, every = kept["found"][1]
     assert name.strip() == "of that the copy" and took > 0 and every == 50
-    assert f"{1e3 * took:.3f}   {took / 50 / kept['step']:7.2%}, every 50 steps" in said
+    assert f"{1e3 * took:.3f}   {took / 50 / kept['step']:8.3%}, every 50 steps" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json"]
 
 
@@ -547,8 +547,21 @@ def test_two_curves_of_one_run(tmp_path, capsys):
                        "--plot", str(tmp_path / "x.png")]) == 0
     kept = json.loads((tmp_path / "x.json").read_text())
     assert kept["ours"] == want and kept["pytorch"] == pytest.approx(want, rel=1e-5)
-    assert f"{kept['ours'][3]:10.4f}{kept['pytorch'][3]:10.4f}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{kept['ours'][3]:10.4f}{kept['pytorch'][3]:10.4f}" in said
+    assert f"mean of the last 4: {np.mean(kept['ours']):.4f} and {np.mean(kept['pytorch']):.4f}, apart by " in said
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_shows_the_steps_that_readme_tells_of():
+    """The 20th, the last, and the mean of the last hundred, in which one step of three hundred counts little."""
+    theirs = [4.0 - n / 100 for n in range(300)]
+    ours = [loss * (1 + 1e-7 * min(n, 50) + (0.01 if n == 250 else 0)) for n, loss in enumerate(theirs)]
+    said = curve.table(ours, theirs)
+    assert [line.split()[0] for line in said.splitlines()[1:-1]] == ["1", "10", "20", "50", "100", "150", "200", "250",
+                                                                     "300"]
+    assert said.splitlines()[3].split()[-1] == "1.9e-06" and said.splitlines()[-2].split()[-1] == "1.0e-02"
+    assert said.splitlines()[-1].startswith("mean of the last 100: ") and said.endswith(", apart by 1.0e-04")
 
 
 def test_a_curve_says_what_is_missing(capsys, monkeypatch):

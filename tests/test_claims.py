@@ -142,11 +142,20 @@ PRINTED = {       # run: (what it prints, as it looks there; {number in README: 
     "names": ("bigram              729   2.4540   2.4570   2.4530       2.45      0.1\n"
               "mlp              12,097   2.0540   2.0970   2.1130       2.17      0.2\n",
               {"2.45": 2.453, "2.11": 2.113, "12,097": 12_097}),
-    "overhead": ("a checkpoint, in all                       200.000     0.50%, every 50 steps\n"
-                 "    of that the copy                         8.000     0.02%, every 50 steps\n"
-                 "a picture of 5,000 steps                    90.000     1.00% at most\n"
-                 "looking at every op (--check_finite)        80.000   10.00%, every step\n",
-                 {"0.5": 0.5, "9": 8, "1": 1, "10": 10}),
+    "overhead": ("a checkpoint, in all                       200.000     0.500%, every 50 steps\n"
+                 "    of that the copy                         8.000     0.022%, every 50 steps\n"
+                 "a line of log.jsonl                          0.010     0.001%, every step\n"
+                 "a picture of 5,000 steps                    90.000     1.000% at most\n"
+                 "looking at every op (--check_finite)        80.000   10.000%, every step\n",
+                 {"0.5": 0.5, "9": 8, "0.001": 0.001, "1": 1, "10": 10}),
+    "torch": (".float64, GPT-2: a loss differs by 4.4e-16 at most\n.float64, GPT-1: a loss differs by 6.1e-16 at most\n"
+              ".float32, GPT-2: a loss differs by 2.3e-07 at most\n", {"4.4e-16": 6.1e-16, "2.2e-7": 2.3e-7}),
+    "import": ("import minigrad adds 0.016 s to import numpy\n.\n1 passed\n", {"0.014": 0.016, "": 1}),
+    "curve in full": ("     1    4.2600    4.2600                     1.0e-08\n"
+                      "    20    3.0000    3.0000                     4.1e-07\n"
+                      "   300    1.6600    1.6600                     1.4e-02\n"
+                      "mean of the last 100: 1.7501 and 1.7506, apart by 2.9e-04\n",
+                      {"4.26": 4.26, "4e-7 20": 4.1e-7, "1.66": 1.66, "1.4": 0.014, "0.03": 2.9e-4}),
     "words": ("measure:   0%|          | 0/2\n"
               "bpe:4096               in sample        4,096       1.499          0.870     0.000\n"
               "bpe                    in sample       12,086       1.320          0.870     0.000\n",
@@ -175,6 +184,15 @@ def test_what_no_longer_holds_is_told_from_what_does():
     below = Claim("0.5", "verse", column("x", 2), Tolerance(-9, 5, "a difference of times"))
     assert judge("r", below, "x  1 -0.1").measured is None and judge("r", below, "x  1 0.1").state == HOLDS
     assert judge("r", Claim("", "verse", r"(\d+) passed", PASSES, 1), "3 passed").state == HOLDS
+
+
+@pytest.mark.parametrize("says", ["0.5", "10"])
+def test_a_cost_that_is_less_than_nothing_does_not_hold(says):
+    claim = next(c for row in ROWS for c in row.claims if c.run == "overhead" and c.says == says)
+    lines = ("a checkpoint, in all   -99.0   -4.400%, every 50 steps\n"
+             "looking at every op (--check_finite)   -99.0   -9.900%, every step\n")
+    assert judge("r", claim, lines).state == BROKEN
+    assert judge("r", claim, lines.replace("-4.400", "0.400").replace("-9.900", "9.900")).state == HOLDS
 
 
 def test_times_are_judged_on_one_kind_of_processor():

@@ -159,5 +159,6 @@ def test_import_minigrad_takes_no_longer_than_a_blink():
     for _ in range(20):
         best = min(best, float(python(code)))
         if best <= 0.05:
+            print(f"import minigrad adds {best:.3f} s to import numpy")                     # README has it
             return
     raise AssertionError(f"import minigrad adds {best:.3f} s to import numpy")
