@@ -787,6 +787,18 @@ def test_the_model_of_many_ranks():
     assert shares == sorted(shares, reverse=True) and 0 < shares[-1] < shares[0] < 1
 
 
+def test_predictions_stand_on_the_step_that_was_measured():
+    """The page of predictions is what the command prints, and the command's step that of the page which it names."""
+    results = Path(bench_ranks.__file__).parent / "results"
+    step = re.search(r"^\| gpt2 \| bfloat16 \| 64 x 1024 \| ours \| ([\d.]+) ",
+                     (results / "gpu-h200-2026-11-27.md").read_text(), re.M)
+    assert bench_ranks.MEASURED == (float(step[1]) / 1e3, 64, 1024)
+    page = (results / "ranks.md").read_text()
+    for rows in (64, 8):
+        for name, n, ms, share, bound in bench_ranks.gpus(["gpt2", "gpt2-xl"], 4096, rows, (3e-6, 350e9), (1e-5, 45e9)):
+            assert f"\n{name:10}{n:6}{ms:10.1f}{share:12.1%}   {bound}\n" in page
+
+
 @has_mpi
 def test_bench_ranks_in_short(capfd):
     assert bench_ranks.main("--config b --rows 2 --ranks 2 --rounds 1 --models gpt2 --most 8 --gpu_rows 9".split()) == 0
