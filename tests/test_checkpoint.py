@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from test_train import ROOT, flags, home, newest, train  # noqa: F401
 
 import tok
+from bench import survive
 from gpt import GPT, GPTConfig, pretrained
 from minigrad import cache
 from minigrad.cache import one_at_a_time
@@ -181,6 +182,20 @@ def test_what_is_written_is_the_moment_of_the_save(tmp_path, monkeypatch):
     assert step_of(tmp_path) == 3
     shutil.rmtree(tmp_path / "checkpoints" / "00000003")
     assert step_of(tmp_path) == 1
+
+
+def test_another_number_of_heads_is_another_model(tmp_path):
+    """What bench survive compares tells them apart, though their parameters are the same; run.json refuses them."""
+    run = Run(tmp_path)
+    run.save(1)
+    folder = checkpoint.newest(tmp_path)[0]
+    want, file = survive.digest(GPT.from_pretrained(folder)), folder / "config.json"
+    assert want == survive.digest(GPT.from_pretrained(folder))
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "n_head": 2 if settings["n_head"] == 1 else 1}))
+    assert survive.digest(GPT.from_pretrained(folder)) != want
+    with pytest.raises(ValueError, match="config.json: got "):
+        checkpoint.checked(folder)
 
 
 @pytest.mark.parametrize("name", ["run.json", "optimizer.safetensors", "model.safetensors", "tokenizer.json",
