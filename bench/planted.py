@@ -493,9 +493,9 @@ class Record:
         return hashlib.sha256(repr(plant).encode() + read(plant.path)).hexdigest()
 
     def find(self, plant):
-        """(noticed?, by whom, seconds), or None: not judged yet, or unnoticed in a project that has changed since."""
+        """(noticed?, by whom, seconds), or None: not judged yet, or in a project whose code or tests have changed."""
         entry = self.known.get(self.key(plant))
-        if entry and (entry["noticed"] or entry["project"] == self.now):
+        if entry and entry["project"] == self.now:
             return entry["noticed"], entry["by"], entry["seconds"]
 
     def add(self, plant, noticed, by, seconds):
