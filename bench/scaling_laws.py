@@ -12,9 +12,11 @@ A run has a folder of its own, whose name holds all its settings: one that has e
 was interrupted goes on. Small ones come first; --minutes ends the last one in its middle, the next call goes on there.
 """
 import argparse
+import functools
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -89,9 +91,27 @@ def jobs(plan):
     return sorted(found, key=lambda job: job.operations)
 
 
+def contents(data):
+    """A digest of a text, or of all files of a folder."""
+    path = Path(data)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return digest(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.cache                                             # every run asks
+def digest(files):
+    whole = hashlib.sha256()
+    for file, size, _ in files:
+        whole.update(f"{file.name} {size} ".encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                whole.update(block)
+    return whole.hexdigest()
+
+
 def folder(out, job, data):
-    """Where a run lives. Its name is of all that decides the result, so other settings never find it."""
-    settings = repr((job.settings(data), Path(data).stat().st_size if Path(data).is_file() else 0))
+    """Where a run lives. Its name is of all that decides the result, so other settings or texts never find it."""
+    settings = repr((job.settings(data), 0 if data == "verse" else contents(data)))
     return Path(out) / (f"{job.parameters}-{job.tokens}-{job.seed}-"
                         + hashlib.sha256(settings.encode()).hexdigest()[:8])
 
@@ -366,18 +386,28 @@ def plot(file, found, fits, title):
 
 
 def write(where, found, data, command, planned, machine):
-    """NAME.md, NAME.json and NAME.png of the results."""
+    """NAME.md, NAME.json and NAME.png of the results, each of them whole or not at all."""
+    try:
+        before = len(json.loads(Path(f"{where}.json").read_text(encoding="utf-8"))["runs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        before = 0                                           # there is none, or none of ours
+    expect(len(found) >= before, "scaling-laws", f"{len(found)} runs for {where}.json, which has {before}",
+           "as many at least", "--results with another folder; or the same command again, until more runs have ended")
     fits = laws(found)
     text = describe(found, fits, data, command, planned, machine)
-    Path(f"{where}.md").write_text(text, encoding="utf-8")
-    Path(f"{where}.json").write_text(json.dumps({
+    said = json.dumps({
         "command": command, "machine": machine, "data": data, "planned": planned, "runs": found,
         "fits": {form.title: {"runs": form.counts(found)[0], "points": form.counts(found)[1], "error %": one.error,
                         "F": one.lack, "limit": one.limit, "S": dict(zip("ND", one.bends)),
                         **{key: {"value": of(one.law), "95 %": one.interval(of)}
                            for key, of in numbers(one.law).items()}}
-                 for form, one in fits.items()}}, indent=1) + "\n", encoding="utf-8")
-    plot(f"{where}.png", found, fits, f"{data}: {machine}")
+                 for form, one in fits.items()}}, indent=1) + "\n"
+    for end, make in ((".md", lambda file: file.write_text(text, encoding="utf-8")),
+                      (".json", lambda file: file.write_text(said, encoding="utf-8")),
+                      (".png", lambda file: plot(file, found, fits, f"{data}: {machine}"))):
+        beside = Path(f"{where}.part{end}")
+        make(beside)
+        os.replace(beside, f"{where}{end}")
     return text
 
 
@@ -428,5 +458,9 @@ def main(argv):
         return 1
     name = "scaling-laws-" + re.sub(r"\W+", "-", Path(args.data).stem) + ("-short" if args.short else "")
     command = " ".join(["python -m bench scaling-laws", *argv])
-    print("\n" + write(results / name, found, args.data, command, len(todo), turns.machine()))
+    try:
+        print("\n" + write(results / name, found, args.data, command, len(todo), turns.machine()))
+    except ValueError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
     return 0

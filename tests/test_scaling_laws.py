@@ -1,6 +1,8 @@
 """bench/power_law.py finds the laws that losses were made from, and bench/scaling_laws.py makes every run once."""
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -214,7 +216,32 @@ def test_other_settings_are_another_folder(tmp_path):
     file.write_text("a" * 10)
     names = {folder("out", job, "verse"), folder("out", job._replace(seed=1), "verse"), folder("out", job, str(file))}
     file.write_text("a" * 11)
-    assert len(names | {folder("out", job, str(file))}) == 4
+    names |= {folder("out", job, str(file))}
+    (tmp_path / "other").mkdir()
+    for text in ("b" * 11, "c" * 11):                        # as long as before, and a folder of texts
+        time.sleep(0.02)                                     # files have dates as old as a tick of the clock
+        (tmp_path / "other" / "text.txt").write_text(text)
+        names |= {folder("out", job, str(tmp_path / "other"))}
+    assert len(names) == 6
+    file.rename(tmp_path / "other" / "text.txt")             # what is read is the same, by whatever path
+    assert folder("out", job, "verse") in names and scaling_laws.contents(tmp_path / "other") == (
+        scaling_laws.contents(tmp_path / "other" / "text.txt"))
+
+
+def test_fewer_runs_never_take_the_place_of_more(tmp_path, monkeypatch, capsys):
+    """Nor does half a file: what is written stands beside until it is whole."""
+    found = made_up(Law(1.0, (3e4, 1e5), (0.3, 0.5)), 1.0)[:3]
+    monkeypatch.setattr(scaling_laws, "train_all", lambda *_: found)
+    argv, file = ["--out", str(tmp_path)], tmp_path / "scaling-laws-verse.json"
+    assert main(argv) == 0
+    kept = file.read_text()
+    found = found[:2]
+    assert main(argv) == 1 and "got 2 runs for" in capsys.readouterr().err and file.read_text() == kept
+    found = made_up(Law(1.0, (3e4, 1e5), (0.3, 0.5)), 1.0)[:4]
+    monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(argv)
+    assert file.read_text() == kept
 
 
 @pytest.mark.parametrize("data, width, steps, lr, warmup", [
