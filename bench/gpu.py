@@ -311,13 +311,16 @@ class Results:
             self.data = json.loads(self.json.read_text(encoding="utf-8"))
 
     def begin(self, part, only="", **about):
-        self.entries = []
-        began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self.data["parts"][f"{part}, only {only}" if only else part] = {"began": began, **about,
-                                                                        "entries": self.entries}
+        """What was found of the part before stays until something of it is found again: a run that is stopped too early
+        has ceilings to show, and what it left out."""
+        self.entries, self.name = [], f"{part}, only {only}" if only else part
+        self.part = {"began": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about, "entries": self.entries}
 
     def add(self, entry):
         self.entries.append(entry)
+        new = entry["name"] != "ceilings" and entry["status"] != "left out"
+        if new or self.name not in self.data["parts"]:
+            self.data["parts"][self.name] = self.part
         for path, text in ((self.json, json.dumps(self.data, indent=1)),
                            (self.json.with_suffix(".md"), gpu_report.markdown(self.data))):
             beside = path.with_name(path.name + ".part")
