@@ -3,6 +3,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +212,43 @@ def test_phases_are_timed_in_turns_without_the_first():
     assert found == [[1.0], [1.0]] and clock.said == [*once, "wait", *once]
 
 
+def test_a_loss_of_pytorch_is_heard_of_by_a_copy_of_its_own():
+    """Queued where the loss is, in memory that a card can write to by itself, and waited for alone."""
+    said = []
+
+    class Number:
+        dtype = "float32"
+
+        def detach(self):
+            return self
+
+        clone = detach
+
+        def copy_(self, other, non_blocking):
+            said.append(("copy", non_blocking))
+
+        def item(self):
+            said.append("item")
+            return 3.0
+
+    class Event:
+        def record(self):
+            said.append("record")
+
+        def synchronize(self):
+            said.append("synchronize")
+
+    clock = object.__new__(gpu_sides.TorchClock)
+    clock.device, clock.torch = "cuda", SimpleNamespace(
+        empty=lambda shape, dtype, pin_memory: said.append(("empty", shape, dtype, pin_memory)) or Number(),
+        cuda=SimpleNamespace(Event=Event))
+    told = clock.told(Number())
+    assert said == [("empty", (), "float32", True), ("copy", True), "record"]
+    assert told() == 3.0 and said[3:] == ["synchronize", "item"]
+    clock.device = "cpu"
+    assert clock.told(Number())() == 3.0
+
+
 # files
 
 ABOUT = {"card": "NVIDIA H100 80GB HBM3", "memory": 80 << 30, "free": 79 << 30}
@@ -232,6 +270,20 @@ def test_results_of_a_day_go_into_one_file(tmp_path):
     assert [e["name"] for e in parts["train, only d"]["entries"]] == ["d"]       # which cost the other one nothing
     text = file.with_suffix(".md").read_text()
     assert "| a | failed | ours: x / y |" in text and "Nothing failed" in text and "80.0 GiB" in text
+
+
+def test_a_part_that_was_begun_again_in_vain_is_still_there(tmp_path):
+    def names():
+        file, = tmp_path.glob("*.json")
+        return [e["name"] for e in json.loads(file.read_text())["parts"]["kernels"]["entries"]]
+
+    before = ["ceilings", "a", "b"]
+    for again, wanted in ((["a", "b"], before), ([], before), (["c"], ["ceilings", "c"])):
+        results = gpu.Results(tmp_path, ABOUT)
+        results.begin("kernels", commit="abc", command="command", about=ABOUT)
+        for name in ["ceilings", *again]:
+            results.add({"name": name, "status": "failed", "ours": "x", "spent": 1.0})
+        assert names() == wanted
 
 
 def test_a_run_goes_on_after_a_failure_and_says_so(tmp_path, monkeypatch, capsys):
