@@ -129,6 +129,8 @@ def point(way, n, d):
 
     def call(qkv, dy):
         kept = []
+        if way == "PyTorch":
+            qkv.grad = None                                  # or backward adds to what the call before has left
         seconds = spent(lambda: kept.extend(forward(qkv)))
         y, saved = kept
         return seconds, spent(lambda: backward(dy, *saved, **({"y": y} if way == "PyTorch" else {})))
@@ -164,11 +166,11 @@ def predicted(way, n, d):
 
 
 def exponent(sizes, values):
-    """(slope of log value against log size, its standard error)"""
+    """(slope of log value against log size, its standard error: NaN of two points, through which any line goes)"""
     x, y = np.log(sizes), np.log(values)
     slope, height = np.polyfit(x, y, 1)
     left = y - slope * x - height
-    spread = np.sqrt((left ** 2).sum() / max(1, len(x) - 2) / ((x - x.mean()) ** 2).sum())
+    spread = np.sqrt((left ** 2).sum() / (len(x) - 2) / ((x - x.mean()) ** 2).sum()) if len(x) > 2 else np.nan
     return float(slope), float(spread)
 
 
@@ -209,7 +211,8 @@ def exponents(found):
                       if key[0] == way and key[3 - varied] == (D, N)[varied - 1] and (varied == 2 or key[1] >= LEAST)]
             sizes, seconds, peaks = zip(*points)
             for values in (seconds, peaks):
-                cells.append("{:.2f} ± {:.2f}".format(*exponent(sizes, values)) if min(values) > 0 else "-")
+                cells.append("{:.2f} ± {:.2f}".format(*exponent(sizes, values)).replace("nan", "-")
+                             if min(values) > 0 else "-")
         lines.append(f"{way:10}" + "".join(f"{cell:>16}" for cell in cells))
     return lines
 

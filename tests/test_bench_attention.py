@@ -1,4 +1,5 @@
 """Ways to compute attention agree, and what bench says of their cost is counted right."""
+import re
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import attention as cost
-from bench import turns
+from bench import claims, turns
 from minigrad.fused.attention import attention
 
 
@@ -58,6 +59,15 @@ def test_memory_is_what_is_predicted():
     """Of the naive way at 1024, where what does not grow is small."""
     found, = cost.measure([("naive", 1024, 64)], 1).values()
     assert found[2] == pytest.approx(cost.predicted("naive", 1024, 64), rel=0.15)
+
+
+def test_two_points_say_nothing_of_how_far_points_lie_from_their_line():
+    slope, spread = cost.exponent([1, 2], [3, 12])
+    assert slope == pytest.approx(2) and np.isnan(spread)
+    points = [(512, 64), (1024, 64), (1024, 128)]
+    lines = cost.exponents({("flash", n, d): (n * n * d, 0.0, n * d) for n, d in points})
+    assert "2.00 ± -" in lines[1] and "nan" not in lines[1]
+    assert re.findall(claims.power("flash", 2), lines[1], re.M) == ["1.00"]
 
 
 def test_exponents_are_those_of_powers():
