@@ -119,8 +119,10 @@ def main(argv=None):
         print("bench curve: got no PyTorch; expected it for comparison. Hint: pip install torch", file=sys.stderr)
         return 2
     try:
+        from train.data import prepare
         c, steps = setting(args.config, args.data, args.steps)
-    except ValueError as e:
+        prepare(c)                                           # once for both; and what is wrong with it is said here
+    except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     print(f"{turns.machine()}\n{c.config}: {c.n_layer} layers of width {c.n_embd}, {c.tokens_per_step:,} tokens a "

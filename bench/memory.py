@@ -6,6 +6,7 @@ Python's tracemalloc sees it, which knows every array of NumPy. Beside each stan
 interpreter and its libraries come on top. --largest counts them too: what the system gave a process at most.
 """
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -187,6 +188,16 @@ def show_largest(gibs, dtype):
                   flush=True)
 
 
+def gibibytes(text):
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number above 0")
+    return size
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m bench memory", description=__doc__.split("\n\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -194,9 +205,9 @@ def main(argv=None):
                         help="sizes; python -m bench step --help says what they are")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
                         help="how parameters are stored")
-    parser.add_argument("--modes", nargs="*", choices=MODES, default=list(MODES), help="what is computed again")
-    parser.add_argument("--largest", nargs="*", type=float, metavar="GIB", help="also train the largest models that "
-                        "fit into so many GiB, with recompute and without, each in a process of its own")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is computed again")
+    parser.add_argument("--largest", nargs="*", type=gibibytes, metavar="GIB", help="also train the largest models "
+                        "that fit into so many GiB, with recompute and without, each in a process of its own")
     parser.add_argument("--rounds", type=positive, default=7, help="steps of each mode that are timed, in turns")
     args = parser.parse_args(argv)
     for name in args.config:

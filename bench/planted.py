@@ -39,6 +39,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.turns import positive
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 from reference_data import DATA  # noqa: E402  (tests is no package)
@@ -534,7 +536,7 @@ def compiled_from(path):
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench planted", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=60, help="how many breakages (default: 60)")
+    parser.add_argument("--draws", type=positive, default=60, help="how many breakages (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
     parser.add_argument("--cuda", action="store_true", help="break the CUDA kernels, not what is written in Python")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: 1)")

@@ -37,6 +37,7 @@ import numpy as np
 from bench import hosts
 from bench.step import CONFIGS
 from bench.survive import mpiexec
+from bench.turns import positive
 from gpt import GPT, GPTConfig
 from gpt.sizes import forward_flops, parameters
 from minigrad.check import expect
@@ -214,17 +215,20 @@ def main(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", nargs="*", default=["b", "char"], choices=CONFIGS, help="what is measured here [b char]")
-    add("--ranks", nargs="+", type=int, default=[1, 2], help="on so many ranks [1 2]")
-    add("--rows", type=int, help="of one rank [as many as bench step has]")
-    add("--rounds", type=int, default=40, help="turns of every variant [40]")
-    add("--steps", type=int, default=1, help="in a turn [1]")
+    add("--ranks", nargs="+", type=positive, default=[1, 2], help="on so many ranks [1 2]")
+    add("--rows", type=positive, help="of one rank [as many as bench step has]")
+    add("--rounds", type=positive, default=40, help="turns of every variant [40]")
+    add("--steps", type=positive, default=1, help="in a turn [1]")
     add("--rate", help="of a link between two hosts, such as 1gbit [all ranks on one host]")
     add("--models", nargs="*", default=["gpt2", "gpt2-xl"], help="what is predicted [gpt2 gpt2-xl]")
-    add("--most", type=int, default=4096, help="GPUs [4096]")
-    add("--gpu_rows", nargs="+", type=int, default=[64, 8], help="of 1024 tokens on each GPU [64 8]")
+    add("--most", type=positive, default=4096, help="GPUs [4096]")
+    add("--gpu_rows", nargs="+", type=positive, default=[64, 8], help="of 1024 tokens on each GPU [64 8]")
     add("--inside", nargs=2, type=float, default=[3, 350], metavar=("US", "GB/S"), help="of GPUs in a node [3 350]")
     add("--between", nargs=2, type=float, default=[10, 45], metavar=("US", "GB/S"), help="of nodes [10 45]")
     args = parser.parse_args(argv)
+    for flag, (latency, speed) in (("--inside", args.inside), ("--between", args.between)):
+        if not (0 <= latency < math.inf and 0 < speed < math.inf):
+            parser.error(f"{flag}: got {latency:g} {speed:g}; expected a latency of 0 or more, and a speed above 0")
     if args.rate:
         why = hosts.refused(args.rate)
         expect(not why, "--rate", why, "Linux, its ip and tc, and leave to make network namespaces")

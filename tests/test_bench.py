@@ -1,4 +1,5 @@
 """What bench/ computes, parses and prints; how fast anything is, no test says."""
+import importlib
 import json
 import os
 from argparse import ArgumentTypeError
@@ -562,6 +563,24 @@ def test_a_curve_shows_the_steps_that_readme_tells_of():
                                                                      "300"]
     assert said.splitlines()[3].split()[-1] == "1.9e-06" and said.splitlines()[-2].split()[-1] == "1.0e-02"
     assert said.splitlines()[-1].startswith("mean of the last 100: ") and said.endswith(", apart by 1.0e-04")
+
+
+@pytest.mark.parametrize("words, said", [
+    ("memory --config b --modes", "--modes: expected at least one"), ("memory --config --largest -1", "got '-1'"),
+    ("memory --config --largest nan", "got 'nan'"), ("planted --draws -5 --list", "got '-5'"),
+    ("ranks --config --inside 0 0", "--inside: got 0 0"), ("ranks --config --between 1 nan", "--between: got 1 nan"),
+    ("ranks --config --gpu_rows 0", "got '0'"), ("curve --data /nonexistent", "/nonexistent")])
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(words, said, capsys):
+    name, *argv = words.split()
+    main = importlib.import_module(f"bench.{name}").main
+    if name == "curve":
+        pytest.importorskip("torch")
+        assert main(argv) == 2
+    else:
+        with pytest.raises(SystemExit) as e:
+            main(argv)
+        assert e.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_curve_says_what_is_missing(capsys, monkeypatch):
