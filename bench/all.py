@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDS = {
     "torch": (lambda: find_spec("torch"), "pip install torch"),
     "transformers": (lambda: find_spec("transformers"), "pip install transformers"),
+    "pytest": (lambda: find_spec("pytest"), "pip install -e '.[test]'"),
     "g++": (lambda: shutil.which("g++"), "a C++ compiler"),
     "tinyshakespeare": (lambda: (ROOT / "runs/downloads/tinyshakespeare.txt").exists(),
                         "python -m train.catalogue tinyshakespeare"),

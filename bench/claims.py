@@ -97,7 +97,7 @@ TUNED, TUNED32 = r"PyTorch [\w+-]+, tuned", "PyTorch (?:eager|compile), tuned"
 FEW = "--rounds 2 --steps 2"
 
 RUNS = {                    # in this order, but for order() of bench/all.py; --short ends when its time is over
-    "import": Run("python -m pytest -q -s tests/test_structure.py -k blink"),
+    "import": Run("python -m pytest -q -s tests/test_structure.py -k blink", ("pytest",)),
     "verse": Run("python -m train.run --out {folder}/verse"),
     "gradients": Run("python -m bench ops --gradcheck"),
     "step": Run(f"python -m bench step --modes all {FEW}", ("torch",)),
@@ -106,8 +106,9 @@ RUNS = {                    # in this order, but for order() of bench/all.py; --
     "attention": Run("python -m bench attention --short --out {folder}/attention"),
     "ladder": Run("python -m bench ladder"),
     "char": Run("python -m bench step --config char --modes all --rounds 2 --steps 1", ("torch",)),
-    "torch": Run("python -m pytest -q -s tests/test_against_torch.py", ("torch",)),
-    "weights": Run("python -m pytest -q tests/test_pretrained.py tests/test_text.py", ("torch", "transformers")),
+    "torch": Run("python -m pytest -q -s tests/test_against_torch.py", ("pytest", "torch")),
+    "weights": Run("python -m pytest -q tests/test_pretrained.py tests/test_text.py",
+                   ("pytest", "torch", "transformers")),
     "bfloat16": Run("python -m train.run --out {folder}/bf16 --steps 300 --dtype bfloat16"),
     "shakespeare": Run("python -m train.run --config shakespeare-char --out {folder}/chars", ("tinyshakespeare",)),
     "scaling": Run("python -m bench scaling --quick --rounds 2"),
@@ -116,7 +117,7 @@ RUNS = {                    # in this order, but for order() of bench/all.py; --
     "neighbour": Run(f"python -m bench step --neighbour {FEW}", ("torch",)),
     "overhead": Run("python -m bench overhead --rounds 4"),
     "curve": Run("python -m bench curve --config shakespeare-char --data README.md --steps 20", ("torch",)),
-    "damaged": Run("python -m pytest -q tests/test_tok_fuzz.py"),
+    "damaged": Run("python -m pytest -q tests/test_tok_fuzz.py", ("pytest",)),
     "words": Run("python -m tok analyse runs/downloads/tinyshakespeare.txt", ("tinyshakespeare",)),
     "gpt2": Run("python -m bench step --config gpt2 --modes all", ("torch",), long=True),
     "generate all": Run("python -m bench generate --run {folder}/verse", ("torch", "transformers"), long=True),

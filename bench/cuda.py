@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from minigrad.kernels import FUSED, for_hopper, instances, text
+from minigrad.cuda import FUSED, for_hopper, instances, text
 
 STEMS = sorted(path.stem for path in FUSED.glob("*.cu"))
 ARCHS = "sm_80", "sm_90"

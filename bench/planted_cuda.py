@@ -14,8 +14,8 @@ from bench import planted
 from bench.equivalent_cuda import EXEMPT
 from bench.planted import ROOT, Plant, read
 from minigrad.check import expect
+from minigrad.cuda import instances
 from minigrad.emulator import emulator
-from minigrad.kernels import instances
 
 TESTS = ("test_cuda_ops", "test_cuda_attention", "test_cuda_rows", "test_cuda_sm90", "test_cuda_mlp_sm90",
          "test_decode_gpu", "test_generate_gpu", "test_gpu_step")

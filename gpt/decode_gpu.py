@@ -15,8 +15,8 @@ import numpy as np
 
 from minigrad import backend
 from minigrad.backend import on_gpu, wide, xp_of
+from minigrad.cuda import cuda, has_instance, shared_memory
 from minigrad.fused.embedding import check
-from minigrad.kernels import cuda, has_instance, shared_memory
 
 WARPS, TILES = 12, 3                        # of a block; of eight outputs between barriers
 UNIT, LEAST, MOST = 1024, TILES, 8          # bytes of a unit of weights; units in half a warp's ring

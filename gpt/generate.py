@@ -31,6 +31,7 @@ import numpy as np
 from gpt.decode import Decoder
 from minigrad import backend, kernels
 from minigrad.check import expect
+from minigrad.cuda import has_instance
 
 
 class Token(NamedTuple):
@@ -86,7 +87,7 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
     decoder, streams = decoder or Decoder(model), [backend.stream("generate", seed + b) for b in range(len(rows))]
     like = model.wte.weight.data
     on_device = kernels.compiled("gpt.generate", "gpu", "Chooser") if kernels.device_for([like], "generate") == "gpu" \
-        and kernels.has_instance(like) and allowed is None and not sure else None
+        and has_instance(like) and allowed is None and not sure else None
     if on_device:
         choose_all = on_device(rows, model.config.vocab_size, streams, like, repetition_penalty, **how)
     else:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt.generate import Chosen
 from minigrad.backend import Later, xp_of
-from minigrad.kernels import cuda
+from minigrad.cuda import cuda
 
 THREADS, DRAWS = 1024, 256
 

@@ -6,7 +6,7 @@ few columns is left to it.
 import numpy as np
 
 from minigrad.backend import xp_of
-from minigrad.kernels import cuda, has_instance
+from minigrad.cuda import cuda, has_instance
 from minigrad.sums import plus as definition
 from minigrad.sums import sum_rows as definition_of_rows
 

@@ -4,9 +4,9 @@ import re
 import pytest
 
 from bench import cuda
-from minigrad import backend, kernels
+from minigrad import backend
+from minigrad.cuda import FUSED, Program, for_hopper, text
 from minigrad.emulator.emulator import KERNEL
-from minigrad.kernels import FUSED, for_hopper, text
 
 COMPILERS = cuda.compilers()
 # By the oldest for the older GPUs, by the newest for the newer ones; python -m bench cuda does the other two as well.
@@ -60,8 +60,8 @@ def test_cupy_is_asked_for_hoppers_own_instructions(monkeypatch):
             return options
 
     monkeypatch.setattr(backend, "cupy", CuPy)
-    assert kernels.Program("relu", (("REAL", "float"),)).on_gpu == ("--std=c++17", "-DREAL=float")
-    assert kernels.Program("attention_sm90", (("HEAD", 64),)).on_gpu == ("--std=c++17", "-DHEAD=64", "-arch=sm_90a")
+    assert Program("relu", (("REAL", "float"),)).on_gpu == ("--std=c++17", "-DREAL=float")
+    assert Program("attention_sm90", (("HEAD", 64),)).on_gpu == ("--std=c++17", "-DHEAD=64", "-arch=sm_90a")
 
 
 @pytest.mark.parametrize("stem", cuda.STEMS)

@@ -9,6 +9,7 @@ from test_ops import close, data_of, floats, run, some_dy, tuple_of
 from gpt import GPT, GPTConfig
 from minigrad import Tensor, blas_gpu, cublaslt, kernels, using
 from minigrad.backend import dtype_of, moment
+from minigrad.cuda import cuda
 from minigrad.emulator import emulator
 from minigrad.fused import cross_entropy_gpu, linear_gpu
 from minigrad.fused.adamw import adamw, masters, sum_of_squares
@@ -173,7 +174,7 @@ def test_losses_of_large_logits(m, e):
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_what_a_slot_held_counts_only_if_it_is_added_to(beta):
     x, factor, out = np.arange(7, dtype="f"), np.full(1, 0.5, "f"), np.full(7, 3 if beta else np.nan, "f")
-    kernels.cuda("cross_entropy", "float32").add_scaled[1, 32](x, factor, np.int64(7), beta, out)
+    cuda("cross_entropy", "float32").add_scaled[1, 32](x, factor, np.int64(7), beta, out)
     np.testing.assert_array_equal(out, 0.5 * x + 3 * beta)
 
 

@@ -11,6 +11,7 @@ from test_ops import close, run
 from gpt import GPT, GPTConfig
 from minigrad import kernels, sums, sums_gpu, tensor, using
 from minigrad.backend import dtype_of
+from minigrad.cuda import cuda
 from minigrad.emulator import emulator
 from minigrad.fused import columns_gpu, embedding_gpu, layer_norm_gpu, linear_gpu, softmax_gpu
 from minigrad.fused.dropout import dropout
@@ -239,14 +240,14 @@ def test_sorting_keeps_the_order_of_equals(V, N, stretches, monkeypatch):
     ids = np.random.default_rng(N).integers(0, V, N)
     for schedule in emulator.SCHEDULES:
         with emulator.schedule(*schedule):
-            order = embedding_gpu.in_order(ids, V, kernels.cuda("embedding", "float32"))
+            order = embedding_gpu.in_order(ids, V, cuda("embedding", "float32"))
         np.testing.assert_array_equal(order[:, 1], np.argsort(ids, kind="stable"))
         np.testing.assert_array_equal(order[:, 0], np.sort(ids))
 
 
 def test_sorting_by_as_many_blocks_as_there_may_be():
     ids = np.random.default_rng(0).integers(0, 2, embedding_gpu.STRETCHES * embedding_gpu.SORTERS)
-    order = embedding_gpu.in_order(ids, 2, kernels.cuda("embedding", "float32"))
+    order = embedding_gpu.in_order(ids, 2, cuda("embedding", "float32"))
     np.testing.assert_array_equal(order[:, 1], np.argsort(ids, kind="stable"))
 
 

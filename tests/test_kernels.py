@@ -17,6 +17,7 @@ import minigrad.fused.gelu
 import minigrad.fused.linear
 import minigrad.fused.softmax  # noqa: F401  (each fills the table)
 from minigrad import cache, kernels, using
+from minigrad.cuda import Launcher
 from minigrad.emulator import emulator
 from minigrad.fused.attention import attention
 from minigrad.fused.dropout import counter_and_keys, dropout, philox
@@ -105,7 +106,7 @@ def test_a_kernel_keeps_the_most_shared_memory_that_it_was_promised():
 
     function = Function()
     program = types.SimpleNamespace(emulated=types.SimpleNamespace(get_function=lambda name: function))
-    launcher = kernels.Launcher(program, "forward")
+    launcher = Launcher(program, "forward")
     for shared in 100, 60_000, 100_000, 60_000, 100_000, 0:
         launcher[1, 32, shared](np.zeros(1))
 

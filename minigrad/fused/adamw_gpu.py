@@ -2,8 +2,8 @@
 import numpy as np
 
 from minigrad.backend import xp_of
+from minigrad.cuda import cuda, has_instance
 from minigrad.fused import adamw as formula
-from minigrad.kernels import cuda, has_instance
 
 BLOCK = 256
 PROCESSORS = 132     # of an H100

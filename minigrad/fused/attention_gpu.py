@@ -1,9 +1,9 @@
 """Launches attention.cu, or attention_sm90.cu where that can run. Formula, names and [AT] numbers: attention.py."""
 from minigrad.backend import address_of, xp_of
+from minigrad.cuda import SIZES, cuda, has_instance, shared_memory
 from minigrad.fused import attention as formula
 from minigrad.fused import attention_sm90_gpu as sm90
 from minigrad.fused.attention_common_gpu import grid, told
-from minigrad.kernels import SIZES, cuda, has_instance, shared_memory
 
 THREADS = 128
 HEADS = [size["HEAD"] for size in SIZES["attention"]]

@@ -3,9 +3,9 @@ import functools
 
 from minigrad import backend
 from minigrad.backend import xp_of
+from minigrad.cuda import SIZES, cuda
 from minigrad.fused.attention_common_gpu import grid, told
 from minigrad.fused.hopper_gpu import ROW, TYPES, is_hopper, tensor_map
-from minigrad.kernels import SIZES, cuda
 
 ROWS, BOX, KEYS, AHEAD, STAGES_Q, STAGES_KV, GROUP = 128, 64, 64, 4, 3, 4, 128          # as there; GROUP: threads
 HEADS = [size["HEAD"] for size in SIZES["attention_sm90"]]

@@ -1,6 +1,6 @@
 """Launches columns.cu: how partial sums of parameters' gradients end."""
 from minigrad.backend import xp_of
-from minigrad.kernels import cuda
+from minigrad.cuda import cuda
 from minigrad.tensor import DONE, SKIP
 
 COLUMNS, BLOCK = 16, 1024       # columns of a block, and its threads

@@ -1,7 +1,7 @@
 """Launches control.cu. Formula, names and [CN] numbers: control.py."""
 import numpy as np
 
-from minigrad.kernels import cuda
+from minigrad.cuda import cuda
 
 
 def control(c, s, squares, *, clip, rule=None):

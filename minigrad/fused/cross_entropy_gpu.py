@@ -10,8 +10,8 @@ import numpy as np
 
 from minigrad.backend import xp_of
 from minigrad.blas_gpu import gemm, multiplies
+from minigrad.cuda import REAL, cuda, has_instance, shared_memory
 from minigrad.fused import cross_entropy as formula
-from minigrad.kernels import REAL, cuda, has_instance, shared_memory
 from minigrad.tensor import DONE, SKIP
 
 BLOCK = 512

@@ -1,9 +1,9 @@
 """Launches dropout.cu. Formula, names and [DR] numbers: dropout.py."""
 import numpy as np
 
+from minigrad.cuda import Step, has_instance
 from minigrad.fused import dropout as formula
 from minigrad.fused.elementwise_gpu import entrywise
-from minigrad.kernels import Step, has_instance
 
 
 def forward(x, *, p, key):

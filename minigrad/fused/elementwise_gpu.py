@@ -2,7 +2,7 @@
 import numpy as np
 
 from minigrad.backend import xp_of
-from minigrad.kernels import cuda
+from minigrad.cuda import cuda
 
 BLOCK = 256
 

@@ -1,7 +1,7 @@
 """Launches embedding.cu. Formula, names and [EM] numbers: embedding.py."""
 from minigrad.backend import xp_of
+from minigrad.cuda import cuda, has_instance
 from minigrad.fused import embedding as formula
-from minigrad.kernels import cuda, has_instance
 from minigrad.tensor import DONE, SKIP
 
 BLOCK = 128

@@ -1,7 +1,7 @@
 """Launches gelu.cu. Formula, names and [GE] numbers: gelu.py."""
+from minigrad.cuda import has_instance
 from minigrad.fused import gelu as formula
 from minigrad.fused.elementwise_gpu import entrywise
-from minigrad.kernels import has_instance
 
 
 def forward(x, *, approximate="tanh"):

@@ -1,8 +1,8 @@
 """Launches layer_norm.cu. Formula, names and [LN] numbers: layer_norm.py."""
 from minigrad.backend import address_of, xp_of
+from minigrad.cuda import cuda, has_instance
 from minigrad.fused import layer_norm as formula
 from minigrad.fused.columns_gpu import add_rows
-from minigrad.kernels import cuda, has_instance
 from minigrad.sums import plus
 from minigrad.tensor import adds_up
 

@@ -1,10 +1,10 @@
 """linear on the GPU: products by cuBLASLt, which adds the bias. Formula, names and [LI] numbers: linear.py."""
 from minigrad.backend import xp_of
 from minigrad.blas_gpu import by_time, gemm, multiplies
+from minigrad.cuda import cuda
 from minigrad.fused.columns_gpu import add_rows
 from minigrad.fused.linear import check_shapes
 from minigrad.fused.linear import linear as definition
-from minigrad.kernels import cuda
 from minigrad.tensor import DONE, SKIP
 
 BLOCK = 256

@@ -2,8 +2,8 @@
 
 from minigrad import backend
 from minigrad.backend import address_of, xp_of
+from minigrad.cuda import cuda
 from minigrad.fused.hopper_gpu import TYPES, is_hopper, tensor_map
-from minigrad.kernels import cuda
 
 ROWS, COLUMNS, DEEP, LEFT, RIGHT, GROUPS, ACROSS, END = 128, 128, 64, 6, 3, 2, 64, 2 # as there
 THREADS, PIECE = 384, 16                                # PIECE: bytes, of which rows are a whole multiple

@@ -1,7 +1,7 @@
 """Launches softmax.cu. Formula, names and [SM] numbers: softmax.py."""
 from minigrad.backend import xp_of
+from minigrad.cuda import cuda, has_instance
 from minigrad.fused import softmax as formula
-from minigrad.kernels import cuda, has_instance
 
 BLOCK = 128
 ENTRIES = 32         # of a row, that a thread holds
