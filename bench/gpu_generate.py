@@ -89,7 +89,7 @@ class PyTorch:
 @contextmanager
 def waits_for_copies():
     """A list that grows by the seconds of every wait for what the card sends."""
-    from minigrad.backend import Later
+    from minigrad.gpu import Later
     seen, wait = [], Later.__call__
 
     def timed(later):

@@ -17,7 +17,7 @@ from bench import floors
 from bench.gpu_sides import CupyClock, TorchClock
 from gpt.presets import PRESETS
 from gpt.sizes import entry
-from minigrad import backend
+from minigrad import gpu
 
 # What share of a step's floor, products and traffic one after the other, is expected: the rest is the small products of
 # attention, and for small models the launches.
@@ -90,7 +90,7 @@ class Ours(Training):
         self.model = GPT(GPTConfig(**sizes)).to("gpu", dtype)
         self.opt = AdamW(self.model.parameters(), lr=LR)
         self.scale, self.config, self.taken = Scale.of(dtype), Config(), 0
-        self.graph = backend.Repeated() if graph else None
+        self.graph = gpu.Repeated() if graph else None
 
     def put(self, a):
         return self.clock.cupy.asarray(a)

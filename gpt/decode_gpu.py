@@ -13,9 +13,8 @@ and no step takes less time than the memory takes for them: GPT-2's matrices are
 """
 import numpy as np
 
-from minigrad import backend
 from minigrad.backend import on_gpu, wide, xp_of
-from minigrad.cuda import cuda, has_instance, shared_memory
+from minigrad.cuda import cuda, has_instance, multiprocessors, shared_memory
 from minigrad.fused.embedding import check
 
 WARPS, TILES = 12, 3                        # of a block; of eight outputs between barriers
@@ -97,7 +96,7 @@ class Work:
         rows = -(-B // -(-B // most))                        # as many at each time
         half = max(n for n in range(LEAST, MOST + 1) if shared(c, self.k, rows, n) <= room(xp))
         self.launch = cuda("decode", self.k.dtype, WARPS=WARPS, ROWS=whole(rows)).next_token.together
-        self.where = backend.multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows, half)
+        self.where = multiprocessors(xp), 32 * WARPS, shared(c, self.k, rows, half)
         self.before = begins, step.wte, step.wpe, *step.matrices, step.biases, step.norms
         self.after = self.k, cache.v, sent, kept, self.logits
         self.sizes = (B, c.n_embd, H, c.n_layer, c.vocab_size, positions, rows, (rows - 1).bit_length(), half,

@@ -6,8 +6,9 @@ the host, uploaded for DRAWS steps at a time.
 import numpy as np
 
 from gpt.generate import Chosen
-from minigrad.backend import Later, xp_of
+from minigrad.backend import xp_of
 from minigrad.cuda import cuda
+from minigrad.gpu import Later
 
 THREADS, DRAWS = 1024, 256
 

@@ -7,7 +7,7 @@ import functools
 import sys
 import weakref
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import numpy as np
@@ -20,6 +20,7 @@ WIDE = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(np.float32): np.dty
 
 
 KEPT = []
+POOLED = weakref.WeakSet()       # what takes memory of the GPU from a pool of its own, beside CuPy's
 
 
 def kept(f):
@@ -87,140 +88,6 @@ NO_GPU = ("no GPU that CuPy can use was found. Hint: on a machine with an NVIDIA
 def asnumpy(x):
     """x as a NumPy array, copied from the GPU if it lies there."""
     return x.get() if on_gpu(x) else np.asarray(x)
-
-
-class Later:
-    """What an array holds now, on its way to the host: calling it gives that, as a NumPy array.
-
-    The host waits only when it is called: on a GPU the copy takes its turn behind what is to be computed before it, and
-    comes to pinned memory. On a CPU it is made at once.
-    """
-
-    def __init__(self, x):
-        self.arrived = None
-        if on_gpu(x):
-            pinned = cupy().cuda.alloc_pinned_memory(x.nbytes)
-            self.value = np.frombuffer(pinned, x.dtype, x.size).reshape(x.shape)
-            x.get(out=self.value, blocking=False)
-            self.arrived = cupy().cuda.get_current_stream().record()
-        else:
-            self.value = x.copy()
-
-    def __call__(self):
-        if self.arrived is not None:
-            self.arrived.synchronize()
-            self.arrived = None
-        return self.value
-
-
-def uploads():
-    """upload(arrays), for another thread to call: a function that gives copies of NumPy arrays on the GPU of the thread
-    that called this, as every other thread has GPU 0 at first.
-
-    They are sent off by upload(), on a stream of their own, and so beside whatever is computed there: the stream that
-    computes waits for them when the function is called, the host never does.
-    """
-    cuda = cupy().cuda
-    device, compute, copies = cuda.Device(), cuda.get_current_stream(), cuda.Stream(non_blocking=True)
-
-    def upload(arrays):
-        with device, copies:
-            copied = tuple(map(cupy().empty, (a.shape for a in arrays), (a.dtype for a in arrays)))
-            copies.wait_event(compute.record())      # the memory may be that of an array which is still in use there
-            for there, here in zip(copied, arrays, strict=True):
-                there[...] = cupy().asarray(here)    # by way of pinned memory, which CuPy keeps until it has arrived
-            arrived = copies.record()
-
-        def take():
-            cupy().cuda.get_current_stream().wait_event(arrived)
-            return copied
-        return take
-    return upload
-
-
-class Repeated:
-    """A function whose work on the GPU is always the same: recorded once as a CUDA graph, and then launched as a whole.
-
-        repeated = Repeated();  repeated(f, *arrays);  repeated(f, *other_arrays);  ...
-
-    For small models, in whose steps Python needs longer to launch a kernel than the GPU to run it. The first call runs
-    f(*arrays) as it is: kernels compile, and what lives on between calls finds its place. The second records it. From
-    then on f is not called; arrays are copied to where the first ones lay, and every number that f took from Python is
-    what it was: what changes must lie on the device. f may not wait for the device. Temporaries come from a pool of its
-    own, so that no other array can use their memory between two launches.
-    """
-    all = weakref.WeakSet()
-
-    def __init__(self):
-        self.stream, self.pool = cupy().cuda.Stream(non_blocking=True), cupy().cuda.MemoryPool()
-        self.arrays, self.graph = None, None
-        Repeated.all.add(self)
-
-    def __call__(self, f, *arrays):
-        here = cupy().cuda.get_current_stream()
-        if self.arrays is None:
-            self.arrays = [a.copy() for a in arrays]
-            self.stream.wait_event(here.record())
-            with cupy().cuda.using_allocator(self.pool.malloc), self.stream:
-                f(*self.arrays)
-            here.wait_event(self.stream.record())
-            return
-        for mine, a in zip(self.arrays, arrays, strict=True):
-            mine[...] = a
-        if self.graph is None:
-            with cupy().cuda.using_allocator(self.pool.malloc), self.stream:
-                self.stream.begin_capture()
-                try:
-                    f(*self.arrays)
-                except BaseException:
-                    with suppress(Exception):                # it may be broken off already
-                        self.stream.end_capture()
-                    raise
-                self.graph = self.stream.end_capture()
-        self.graph.launch(here)
-
-
-def step_word(step, gpu):
-    """The number of a step as an array that kernels read. On a GPU it is always the same one: a graph that was captured
-    in another step reads this one's."""
-    if not gpu:
-        return np.array([step], np.uint32)
-    word = _words(cupy().cuda.runtime.getDevice())
-    if word["step"] != step:
-        word["array"][...], word["step"] = step, step
-    return word["array"]
-
-
-@kept
-def _words(device):
-    return {"array": cupy().zeros(1, "uint32"), "step": 0}
-
-
-def nccl(size, rank, address):
-    """CuPy's communicator of this rank of GPUs. Ranks find each other at address (host, port), or, if that is None, by
-    MPI."""
-    try:
-        from cupyx.distributed import NCCLBackend
-        return NCCLBackend(size, rank, *(address or ()), use_mpi=address is None)
-    except (ImportError, AttributeError, NameError) as e:        # CuPy says so in ways of its own
-        raise ValueError(f"NCCL: got {e!r}; expected NVIDIA's library. Hint: pip install nvidia-nccl-cu12 (or -cu13)"
-                         ) from None
-
-
-@kept
-def multiprocessors(xp):
-    """How many the current GPU has; two for NumPy, whose kernels the emulator runs."""
-    runtime = None if xp is np else xp.cuda.runtime
-    return 2 if runtime is None else runtime.getDeviceProperties(runtime.getDevice())["multiProcessorCount"]
-
-
-def cuda_module(text, defines, arch=None):
-    """CuPy's module of the kernels in a CUDA text. arch: "sm_90a" for what only this GPU's own instructions can do.
-
-    CuPy asks for the GPU's plain architecture besides; of the two the compiler takes the more special.
-    """
-    options = ["--std=c++17", *(f"-D{name}={value}" for name, value in defines), *([f"-arch={arch}"] if arch else [])]
-    return cupy().RawModule(code=text, options=tuple(options))
 
 
 def dtype_of(name):
@@ -310,7 +177,7 @@ def memory():
     unit = 1 if sys.platform == "darwin" else 1024
     found = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "used": 0, "held": 0, "total": 0}
     if "cupy" in sys.modules and cupy():
-        pools = [cupy().get_default_memory_pool(), *(repeated.pool for repeated in Repeated.all)]
+        pools = [cupy().get_default_memory_pool(), *(one.pool for one in POOLED)]
         found |= {"used": sum(pool.used_bytes() for pool in pools), "held": sum(pool.total_bytes() for pool in pools),
                   "total": cupy().cuda.runtime.memGetInfo()[1]}
     return found

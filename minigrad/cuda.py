@@ -46,6 +46,13 @@ def cuda(stem, dtype, **defines):
     return Program(stem, (("REAL", REAL[np.dtype(dtype).name]), *defines.items()))
 
 
+@backend.kept
+def multiprocessors(xp):
+    """How many the current GPU has; two for NumPy, whose kernels the emulator runs."""
+    runtime = None if xp is np else xp.cuda.runtime
+    return 2 if runtime is None else runtime.getDeviceProperties(runtime.getDevice())["multiProcessorCount"]
+
+
 def shared_memory(xp):
     """Bytes of shared memory that a block may have on the current GPU, or in the emulator."""
     if xp is np:
@@ -66,8 +73,10 @@ class Program:
 
     @functools.cached_property
     def on_gpu(self):
-        arch = "sm_90a" if for_hopper(self.stem) else None
-        return backend.cuda_module(text(self.stem + ".cu"), self.defines, arch)
+        # CuPy asks for the GPU's plain architecture besides; of the two the compiler takes the more special
+        arch = ["-arch=sm_90a"] if for_hopper(self.stem) else []
+        options = ["--std=c++17", *(f"-D{name}={value}" for name, value in self.defines), *arch]
+        return backend.cupy().RawModule(code=text(self.stem + ".cu"), options=tuple(options))
 
     @functools.cached_property
     def emulated(self):
@@ -107,13 +116,29 @@ class Launcher:
             if self.at_once:
                 launch = partial(launch.kernel, enable_cooperative_groups=True) if on_gpu else partial(
                     launch, together=True)
-            given = tuple(backend.step_word(a, on_gpu) if type(a) is Step else number(a) for a in arguments)
+            given = tuple(step_word(a, on_gpu) if type(a) is Step else number(a) for a in arguments)
             launch(grid, (block,), given, shared_mem=shared)
         return start
 
 
 class Step(int):
     """The number of a step among a kernel's arguments: the kernel gets an array of one uint32, see step_word()."""
+
+
+def step_word(step, gpu):
+    """The number of a step as an array that kernels read. On a GPU it is always the same one: a graph that was captured
+    in another step reads this one's."""
+    if not gpu:
+        return np.array([step], np.uint32)
+    word = _words(backend.cupy().cuda.runtime.getDevice())
+    if word["step"] != step:
+        word["array"][...], word["step"] = step, step
+    return word["array"]
+
+
+@backend.kept
+def _words(device):
+    return {"array": backend.cupy().zeros(1, "uint32"), "step": 0}
 
 
 def number(a):

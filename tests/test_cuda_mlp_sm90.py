@@ -5,7 +5,6 @@ from opcases import CASES
 from test_cuda_ops import TOL
 from test_ops import close, run
 
-from minigrad import backend
 from minigrad.backend import dtype_of
 from minigrad.blas_gpu import by_time
 from minigrad.emulator import emulator
@@ -91,7 +90,7 @@ def test_what_is_not_a_number_stays_in_its_row(dtype):
 def test_bits_do_not_depend_on_how_many_blocks_there_are(monkeypatch):
     given, got = arrays_of(300, 264, 264, "bfloat16"), []
     for blocks in 1, 2, 5:
-        monkeypatch.setattr(backend, "multiprocessors", lambda xp, blocks=blocks: blocks)
+        monkeypatch.setattr(sm90, "multiprocessors", lambda xp, blocks=blocks: blocks)
         got.append([a.tobytes() for a in kernels(*given)])
     assert got[0] == got[1] == got[2]
 

@@ -60,7 +60,7 @@ def test_a_step_is_what_the_model_says(dtype, made, data, schedule):
             theirs.keep(kept)
         with emulator.schedule(*schedule), pytest.MonkeyPatch.context() as patch:
             many = data.draw(st.integers(1, 4))
-            patch.setattr(backend, "multiprocessors", lambda xp, many=many: many)
+            patch.setattr(decode_gpu, "multiprocessors", lambda xp, many=many: many)
             patch.setattr(decode_gpu, "WARPS", {"float32": 1, "float16": 2, "bfloat16": 4}[dtype])
             close(ours, theirs, rng.integers(0, model.config.vocab_size, len(ours.cache.lengths)), dtype)
 
@@ -111,7 +111,7 @@ def test_what_comes_out_for_a_row_does_not_depend_on_the_others(dtype):
 def test_however_products_are_shared(dtype, blocks, warps, room, width, monkeypatch):
     """Warps take turns with pairs of outputs, or share one; some have none, as have some blocks. There may be room for
     one row at a time. A row of 129 ends with a chunk of which one entry is there."""
-    monkeypatch.setattr(backend, "multiprocessors", lambda xp: blocks)
+    monkeypatch.setattr(decode_gpu, "multiprocessors", lambda xp: blocks)
     monkeypatch.setattr(decode_gpu, "WARPS", warps)
     model = wide_model(width, 3).to(dtype=dtype)
     ours, theirs = decoders(model, [[1, 2], [3], [4]])

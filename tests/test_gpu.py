@@ -20,7 +20,7 @@ from test_cuda_ops import TOL, no_denormals
 from test_ops import close, run
 
 from gpt import GPT, GPTConfig, generate
-from minigrad import Tensor, backend
+from minigrad import Tensor, backend, gpu
 from minigrad.backend import asnumpy
 from minigrad.emulator import emulator, fake_cupy
 from minigrad.fused import attention_sm90_gpu, mlp_sm90_gpu
@@ -194,9 +194,9 @@ def test_steps_that_are_sent_ahead_heard_of_late_and_launched_as_a_graph_are_the
     data, found = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (12, 2, 4, 17)), []
     for how in "plain", "late", "graph":
         model, opt, scale = begin("gpu", dtype)
-        graph, seen = backend.Repeated() if how == "graph" else None, []
+        graph, seen = gpu.Repeated() if how == "graph" else None, []
         pairs = [(d[:, :-1], d[:, 1:]) for step in data for d in step]
-        ahead = iter(pairs) if how == "plain" else Ahead(pairs, 4, backend.uploads())
+        ahead = iter(pairs) if how == "plain" else Ahead(pairs, 4, gpu.uploads())
         for step in range(len(data)):
             seen.append(train_step(model, opt, [next(ahead), next(ahead)], 1e-2 / (1 + step), step, Config(), scale,
                                    None, how != "plain", graph))

@@ -10,7 +10,7 @@ from test_cuda_ops import TOL, in_every_schedule
 from test_ops import close
 
 from gpt import GPT, GPTConfig
-from minigrad import backend, using
+from minigrad import backend, gpu, using
 from minigrad.backend import dtype_of
 from minigrad.emulator import emulator, fake_cupy
 from minigrad.fused import adamw_gpu
@@ -205,7 +205,7 @@ def test_a_graph_makes_the_same_steps_to_the_bit(cp, dtype):
     """Learning rate, batches, dropout's masks, loss scale and skipped steps change from launch to launch."""
     found, rng = [], np.random.default_rng(0)
     data = [[tuple(cp.asarray(rng.integers(0, 61, (2, 16))) for _ in "xy") for _ in range(2)] for _ in range(5)]
-    for graph in (None, backend.Repeated()):
+    for graph in (None, gpu.Repeated()):
         model, opt = make("gpu", dtype)
         scale = Scale(2.0 ** 30, 0, True) if dtype == "float16" else Scale()
         seen = [(*train_step(model, opt, data[n], 1e-2 / (n + 1), n, Config(clip=0.5), scale, None, False, graph),
@@ -222,7 +222,7 @@ def test_a_graph_makes_the_same_steps_to_the_bit(cp, dtype):
 
 
 def test_what_waits_cannot_be_recorded(cp):
-    repeated, a = backend.Repeated(), cp.ones(3)
+    repeated, a = gpu.Repeated(), cp.ones(3)
     repeated(lambda a: float(a[0]), a)                                     # as it is: that is allowed
     with pytest.raises(fake_cupy.CUDARuntimeError, match="float"):
         repeated(lambda a: float(a[0]), a)
@@ -256,7 +256,7 @@ def test_a_plain_loop_waits_for_nothing_either(cp):
 
 def test_later_is_what_was(cp):
     for x in (np.arange(3.0), cp.arange(3.0)):
-        then = backend.Later(x)
+        then = gpu.Later(x)
         x += 1
         assert then().tolist() == then().tolist() == [0, 1, 2]
 
@@ -264,7 +264,7 @@ def test_later_is_what_was(cp):
 def test_batches_come_to_the_device_in_order(cp):
     items = [(np.full((2, 3), n), np.full((2, 3), -n)[:, ::-1]) for n in range(7)]
     with fake_cupy.waits() as seen:
-        ahead = Ahead(items, 3, backend.uploads())
+        ahead = Ahead(items, 3, gpu.uploads())
         found = list(ahead)
         ahead.close()
     assert not seen and all(isinstance(a, cp.ndarray) and a.flags.c_contiguous for pair in found for a in pair)
@@ -275,7 +275,7 @@ def test_batches_come_to_the_device_in_order(cp):
 def test_batches_come_to_the_device_of_the_rank(cp):
     """The thread that sends them would take device 0."""
     with cp.cuda.Device(3):
-        ahead = Ahead([(np.ones(2),)], 0, backend.uploads())
+        ahead = Ahead([(np.ones(2),)], 0, gpu.uploads())
         (a,), one = next(ahead), cp.ones(2)
         ahead.close()
         assert a.device.id == 3 and (a + one).get().tolist() == [2, 2]
@@ -348,7 +348,7 @@ def test_between_two_steps_the_loop_waits_once_for_the_step_before(trained, monk
         "Event.synchronize"]
 
 
-def test_a_loss_that_is_not_finite_is_heard_of_late_and_leaves_the_run_at_its_step(trained, monkeypatch, capsys):
+def test_a_loss_that_is_not_finite_is_heard_of_late_and_saves_nothing(trained, monkeypatch, capsys):
     def poison(model, opt, batches, lr, n, *rest, real=run.train_step):
         weight = model.h[0].mlp.c_fc.weight.data
         if n in (5, 6):                                                    # only in step 6: the next would be fine
@@ -358,7 +358,7 @@ def test_a_loss_that_is_not_finite_is_heard_of_late_and_leaves_the_run_at_its_st
     out = trained("run", "--steps", "20", "--eval_every", "4", expected=1)
     assert "step 6: got loss nan" in capsys.readouterr().err
     assert [e["step"] for e in log.read(out / "log.jsonl") if "loss" in e] == [1, 2, 3, 4, 5]
-    assert checkpoint.newest(out)[1]["step"] == 5 and checkpoint.newest(out)[1]["position"] == 5 * 4
+    assert checkpoint.newest(out)[1]["step"] == 4                        # those of step 5 may be what makes it so
 
 
 def test_too_little_memory_says_what_would_fit(trained, monkeypatch, capsys):

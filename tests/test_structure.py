@@ -19,7 +19,7 @@ UPWARDS = {("minigrad/formulas.py", "bench.facts")}       # a program, whose pag
 
 # Inside minigrad every module stands on a floor, and imports only from floors below its own.
 FLOORS = [{"check", "scalar", "cache", "typeset"}, {"backend"}, {"special"}, {"jit_cpu"}, {"fork_cpu", "math_cpu"},
-          {"pool"}, {"gemm_cpu", "openblas_cpu"}, {"blas", "emulator"}, {"kernels", "cublaslt", "cuda"},
+          {"pool"}, {"gemm_cpu", "openblas_cpu"}, {"blas", "emulator"}, {"kernels", "cublaslt", "cuda", "gpu"},
           {"sums", "blas_gpu", "fake_cupy"}, {"sums_cpu", "sums_gpu"}, {"tensor"}, {"book"},
           {"ops", "fused", "recompute", "gradcheck", "formulas", "profile"}, {"methods"}, {"__init__"}]
 

@@ -432,7 +432,7 @@ class Ahead:
     """An iterator of which a thread makes the next few items while the last one is in use: same items, same order.
 
     What goes wrong there is raised here, where the item would have come. close() ends the thread. upload: called there
-    with each item, and what it returns is called here, for what comes in its place (minigrad.backend.uploads).
+    with each item, and what it returns is called here, for what comes in its place (minigrad.gpu.uploads).
     """
 
     def __init__(self, items: Iterable, few: int, upload: Callable | None = None) -> None:

@@ -46,7 +46,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from minigrad import backend, pool
+from minigrad import backend, gpu, pool
 from minigrad.check import expect
 from nn import AdamW
 
@@ -447,7 +447,7 @@ class NCCL(Ranks):
         self.host, self.xp = host, backend.cupy()
         self.device = self.xp.cuda.Device(here % self.xp.cuda.runtime.getDeviceCount())
         self.device.use()
-        self.comm = backend.nccl(size, rank, address)
+        self.comm = gpu.nccl(size, rank, address)
         self.stream, self.begun = self.xp.cuda.Stream(non_blocking=True), deque()
         self.thread = threading.Thread(target=self.watch, daemon=True, name="watchdog")
         self.thread.start()

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from gpt import GPT, GPTConfig
 from gpt.decode import evaluating
 from gpt.sizes import GIB, largest, machine, training
-from minigrad import backend
+from minigrad import backend, gpu
 from minigrad.check import expect, lasting_streams
 from minigrad.profile import Profile
 from minigrad.recompute import recompute
@@ -182,7 +182,7 @@ class Run:
     profile: Profile = field(default_factory=Profile)
     late: bool = False               # are results read one step late, when the next one has been launched?
     heard: float = 0.0               # when it last did
-    graph: backend.Repeated | None = None
+    graph: gpu.Repeated | None = None
     group: parallel.Group = parallel.ALONE
     rows: int = 1                    # that go through the model at once, on each rank
 
@@ -277,7 +277,7 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
               picture=group.only_first(lambda: Picture(out)), best=tuple(state.get("best", Run.best)),
               spikes=Spikes(*state.get("spikes", [])),
               late=device_of(config) == "gpu" and config.spike == "off" and not config.check_finite,
-              graph=backend.Repeated() if config.graph else None, group=group, rows=rows)
+              graph=gpu.Repeated() if config.graph else None, group=group, rows=rows)
     run.bytes = validation.bytes(data.tokenizer)
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
@@ -383,7 +383,7 @@ def train(run: Run, interrupt: "Interrupt") -> None:
     profiled = range(settled, settled + config.profile)
     micro, begun = run.windows.batches(run.position, run.rows, group.rank, group.size), deque()
     if device_of(config) == "gpu":                       # on a CPU it saves nothing: a batch is 0.3 % of a step
-        micro = Ahead(micro, run.micros, backend.uploads())
+        micro = Ahead(micro, run.micros, gpu.uploads())
     with log.progress(config.steps, run.step) as bar, closing(micro):
         while (run.step < config.steps and not out_of_patience(run.best, config)
                and not group.stops(interrupt.asked)):

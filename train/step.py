@@ -10,9 +10,11 @@ import numpy as np
 from gpt import GPT
 from gpt.decode import evaluating
 from minigrad import Tensor
-from minigrad.backend import Later, Repeated, device_of, moment, step_word
+from minigrad.backend import device_of, moment
+from minigrad.cuda import step_word
 from minigrad.fused.control import HOPELESS, LOSS, LR, NORM, SCALE, STOP, control
 from minigrad.fused.cross_entropy import ROWS, linear_cross_entropy
+from minigrad.gpu import Later, Repeated
 from nn import AdamW
 from nn.optim import squares_of
 from train.config import Config
@@ -31,7 +33,7 @@ def train_step(model: GPT, opt: AdamW, batches: list, lr: float, step: int, conf
 
     late: return a function that gives the two, or raises. A GPU may have everything before it when this function
     returns; from a NaN loss on it leaves out all updates, until that function has said so. Spikes, and
-    config.check_finite, make the host wait here. graph: a backend.Repeated, for steps that differ in their batches, lr
+    config.check_finite, make the host wait here. graph: a gpu.Repeated, for steps that differ in their batches, lr
     and number only. group: of ranks that make this step together, each with batches of its own; loss and norm are those
     of all.
     """

@@ -3,7 +3,7 @@ import functools
 
 from minigrad import backend
 from minigrad.backend import xp_of
-from minigrad.cuda import SIZES, cuda
+from minigrad.cuda import SIZES, cuda, multiprocessors
 from minigrad.fused.attention_common_gpu import grid, told
 from minigrad.fused.hopper_gpu import ROW, TYPES, is_hopper, tensor_map
 
@@ -36,7 +36,7 @@ def backward(dy, qkv, y, lse, n_head, dropout):
     maps, given = (_map(qkv, 3 * n_head), _map(dy, n_head)), told(qkv, n_head, dropout)
     rooms, tile_q, tile_kv = 128 // head, 128 if head == 64 else 64, 64
     together, _, others = grid(B * n_head, T, ROWS)
-    blocks = together, shares(B * n_head, T, backend.multiprocessors(xp)), others
+    blocks = together, shares(B * n_head, T, multiprocessors(xp)), others
     shared = _bytes(head, 3 * rooms * ROWS + 2 * STAGES_Q * tile_q, 2 * rooms + 2 * STAGES_Q)
     program.backward_q[blocks, 3 * GROUP, shared](*maps, _map(y, n_head), *given, lse, delta, dx)
     shared = _bytes(head, 2 * rooms * ROWS + 2 * STAGES_KV * tile_kv, 2 * rooms + 2 * STAGES_KV)

@@ -2,7 +2,7 @@
 
 from minigrad import backend
 from minigrad.backend import address_of, xp_of
-from minigrad.cuda import cuda
+from minigrad.cuda import cuda, multiprocessors
 from minigrad.fused.hopper_gpu import TYPES, is_hopper, tensor_map
 
 ROWS, COLUMNS, DEEP, LEFT, RIGHT, GROUPS, ACROSS, END = 128, 128, 64, 6, 3, 2, 64, 2 # as there
@@ -44,7 +44,7 @@ def backward(dy, w, u):
 
 def blocks(xp, M, N):
     """One for each multiprocessor, if there are tiles for them."""
-    return min(backend.multiprocessors(xp), -(-M // ROWS) * -(-N // (GROUPS * COLUMNS)))
+    return min(multiprocessors(xp), -(-M // ROWS) * -(-N // (GROUPS * COLUMNS)))
 
 
 def regular(x):
