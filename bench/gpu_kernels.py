@@ -24,8 +24,9 @@ from minigrad.fused import attention_sm90_gpu, mlp_gpu, mlp_sm90_gpu
 from minigrad.fused.adamw import masters, whole
 from minigrad.fused.layer_norm import add_layer_norm
 from minigrad.fused.mlp import mlp
+from minigrad.slot import SKIP
 from minigrad.sums import sum_to
-from minigrad.tensor import SKIP, Op
+from minigrad.tensor import Op
 
 DTYPES = "bfloat16", "float16", "float32"
 TOLERANCE = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}      # relative to the largest entry, as in the tests

@@ -19,7 +19,8 @@ from bench.step import CONFIGS
 from bench.turns import Side, positive
 from gpt import GPT, GPTConfig, sizes
 from minigrad.recompute import recompute
-from minigrad.tensor import Loan, Promise, Tensor
+from minigrad.slot import Loan
+from minigrad.tensor import Promise, Tensor
 from nn import AdamW, clip_grad_norm, init
 
 MODES = {                # name: what of every block is computed again

@@ -29,6 +29,16 @@ def kept(f):
     return KEPT[-1]
 
 
+@contextmanager
+def during(variable, value):
+    """A ContextVar has this value for the length of a with block, in this thread."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:                                            # an exception inside must not leave the switch flipped
+        variable.reset(token)
+
+
 def forget():
     """Empty all that is kept: another CuPy is there from now on, or none."""
     for f in KEPT:
@@ -136,7 +146,6 @@ def stream(name, seed):
 _moment = ContextVar("moment", default=(0, 0, 0))
 
 
-@contextmanager
 def moment(seed=None, step=None, micro=None):
     """Set the (seed, step, micro-batch) that dropout masks are a function of, for the length of a with block.
 
@@ -144,11 +153,7 @@ def moment(seed=None, step=None, micro=None):
     loop gets fresh masks without asking; inside it, those counts are undone at the end.
     """
     before = _moment.get()
-    token = _moment.set(tuple(b if v is None else int(v) for v, b in zip((seed, step, micro), before, strict=True)))
-    try:
-        yield
-    finally:
-        _moment.reset(token)
+    return during(_moment, tuple(b if v is None else int(v) for v, b in zip((seed, step, micro), before, strict=True)))
 
 
 def now():

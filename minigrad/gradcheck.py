@@ -4,8 +4,9 @@ import numpy as np
 from minigrad import kernels
 from minigrad.backend import is_float
 from minigrad.check import expect
+from minigrad.slot import SKIP
 from minigrad.sums import sum_to
-from minigrad.tensor import SKIP, Op, Tensor
+from minigrad.tensor import Op, Tensor
 
 STEP = 1e-3          # the differences below err by O(STEP^4) = 1e-12 and by rounding, eps / STEP = 2e-13
 

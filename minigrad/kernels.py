@@ -11,11 +11,12 @@ the formula. "emulated" runs the CUDA kernels on NumPy arrays, without a GPU: sl
 import functools
 import importlib
 import os
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 from minigrad import backend
+from minigrad.backend import during
 from minigrad.check import expect
+from minigrad.slot import DONE, SKIP
 
 MODES = ("auto", "reference", "emulated")
 _mode = ContextVar("mode", default=os.environ.get("MINIGRAD_KERNELS", "auto"))
@@ -26,15 +27,10 @@ expect(_mode.get() in MODES, "MINIGRAD_KERNELS", repr(_mode.get()), f"one of {',
 watcher = ContextVar("watcher", default=None)
 
 
-@contextmanager
 def using(mode):
     """Run references or kernels for the length of a with block, in this thread."""
     expect(mode in MODES, "using", repr(mode), f"one of {', '.join(MODES)}")
-    token = _mode.set(mode)
-    try:
-        yield
-    finally:                              # an exception inside must not leave the switch flipped
-        _mode.reset(token)
+    return during(_mode, mode)
 
 
 def choose(op, arrays):
@@ -81,3 +77,28 @@ def kernel(*devices):
         call.reference = reference
         return call
     return wrap
+
+
+def probe(seen, back=None):
+    """A context in which seen(op name, input arrays, output arrays) is called after every forward, and
+    back(op name, input arrays, gradients) after the backward of each."""
+    def watch(name, forward, *backward):
+        if not backward:                                # no op
+            return (forward,)
+        inputs = []
+
+        def then_seen(*arrays, **params):
+            y, saved = forward(*arrays, **params)
+            if back:
+                inputs[:] = arrays                      # once, though a cheap op's result may be made twice
+            seen(name, arrays, y if isinstance(y, tuple) else (y,))
+            return y, saved
+
+        def then_back(dy, *saved, into=None):
+            gradients = backward[0](dy, *saved, into=into)
+            slots = into or [None] * len(gradients)
+            back(name, inputs, [None if slot is SKIP else slot.array if g is DONE else g
+                                for slot, g in zip(slots, gradients, strict=True)])
+            return gradients
+        return then_seen, then_back if back else backward[0]
+    return during(watcher, watch)

@@ -23,7 +23,7 @@ import numpy as np
 
 from minigrad import backend, kernels
 from minigrad.check import expect
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 # Floating point operations: (forward, one number per array argument for its gradient). y is forward's result.
 FLOPS = {

@@ -41,16 +41,16 @@ What is deliberately absent: gradients of gradients, and gradients kept on inter
 import functools
 import heapq
 import inspect
-import weakref
 from collections import Counter
-from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
 
 import numpy as np
 
 from minigrad import backend, kernels
+from minigrad.backend import during
 from minigrad.check import expect
+from minigrad.slot import DONE, SKIP, Slot
 from minigrad.sums import plus, sum_to
 
 _recording = ContextVar("recording", default=True)      # True, False, or a dict: only note leaves in it
@@ -58,18 +58,9 @@ reader = ContextVar("reader", default=None)             # or a function that is 
 _serial = count()
 
 
-@contextmanager
-def _set(variable, value):
-    token = variable.set(value)
-    try:
-        yield
-    finally:                                            # an exception inside must not leave the switch flipped
-        variable.reset(token)
-
-
 def recording(on):
     """A context in which ops record (True), do not (False), or list the leaves they meet (a dict, by id)."""
-    return _set(_recording, on)
+    return during(_recording, on)
 
 
 def no_grad():
@@ -80,92 +71,6 @@ def no_grad():
 def is_recording():
     """Will an op called now on a Tensor that requires grad record a node?"""
     return _recording.get() is True
-
-
-def probe(seen, back=None):
-    """A context in which seen(op name, input arrays, output arrays) is called after every forward, and
-    back(op name, input arrays, gradients) after the backward of each."""
-    def watch(name, forward, *backward):
-        if not backward:                                # no op
-            return (forward,)
-        inputs = []
-
-        def then_seen(*arrays, **params):
-            y, saved = forward(*arrays, **params)
-            if back:
-                inputs[:] = arrays                      # once, though a cheap op's result may be made twice
-            seen(name, arrays, y if isinstance(y, tuple) else (y,))
-            return y, saved
-
-        def then_back(dy, *saved, into=None):
-            gradients = backward[0](dy, *saved, into=into)
-            slots = into or [None] * len(gradients)
-            back(name, inputs, [None if slot is SKIP else slot.array if g is DONE else g
-                                for slot, g in zip(slots, gradients, strict=True)])
-            return gradients
-        return then_seen, then_back if back else backward[0]
-    return _set(kernels.watcher, watch)
-
-
-class _Word:
-    """SKIP and DONE: words between the engine and a backward function."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def __repr__(self):
-        return self.name
-
-
-SKIP, DONE = _Word("SKIP"), _Word("DONE")
-
-
-class Loan:
-    """A slot's array, until somebody else writes to it; from then on a copy of what the borrower had put there."""
-    __slots__ = ("array", "__weakref__")
-
-    def __init__(self, array):
-        self.array = array
-
-
-class Slot:
-    """Where the gradient of a leaf is summed: float32 or wider. empty: what the array holds does not count.
-
-    owner: the optimiser in whose flat buffer the array lies, or None.
-    """
-    __slots__ = ("array", "empty", "owner", "borrower")
-
-    def __init__(self, array, owner=None):
-        self.array, self.empty, self.owner, self.borrower = array, True, owner, None
-
-    def lend(self):
-        """A Loan to a forward, to be handed to claim() in its backward; None if the array is not free."""
-        if not self.empty or self.borrower is not None and self.borrower() is not None:
-            return None
-        loan = Loan(self.array)
-        self.borrower = weakref.ref(loan)               # a graph that is dropped gives the array back
-        return loan
-
-    def free(self, loan=None):
-        """To be called before the array is written: a borrower other than loan goes on with a copy."""
-        if self.borrower is not None:
-            borrower, self.borrower = self.borrower(), None
-            if borrower is not None and borrower is not loan:
-                borrower.array = borrower.array.copy()
-
-    def claim(self, loan=None):
-        """(array, beta): the caller now sets array = beta array + gradient, beta being 0 or 1."""
-        self.free(loan)
-        beta = 0 if self.empty else 1
-        self.empty = False
-        return self.array, beta
-
-    def add(self, g):
-        array, beta = self.claim()
-        if beta:
-            array += g
-        else:
-            array[...] = g
 
 
 class Node:

@@ -3,34 +3,24 @@
     with init.seeded(3): model = MyModel()          the same weights on every machine, float32
     with init.empty(): model = MyModel()            no numbers at all, whatever seed: they will be loaded
 """
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 import numpy as np
 
-from minigrad.backend import stream
+from minigrad.backend import during, stream
 
 _source = ContextVar("source", default=stream("init", 0))
 
 
-@contextmanager
 def seeded(seed):
-    """Layers made in this context draw their weights from the stream of this seed."""
-    token = _source.set(None if _source.get() is None else stream("init", seed))     # empty() stays in force
-    try:
-        yield
-    finally:
-        _source.reset(token)
+    """A context in which layers draw their weights from the stream of this seed. Inside empty() they still draw none:
+    GPT(config, seed=0) is how a model is made that weights are about to be read into."""
+    return during(_source, None if _source.get() is None else stream("init", seed))
 
 
-@contextmanager
 def empty():
-    """Layers made in this context leave their weights unset."""
-    token = _source.set(None)
-    try:
-        yield
-    finally:
-        _source.reset(token)
+    """A context in which layers leave their weights unset."""
+    return during(_source, None)
 
 
 def normal(shape, std):

@@ -20,7 +20,8 @@ from minigrad import backend
 from minigrad.check import expect
 from minigrad.fused.adamw import adamw, masters, sgd, sum_of_squares
 from minigrad.fused.control import FACTOR, LR, NORM, SIZE, STEPS, control
-from minigrad.tensor import Slot, Tensor
+from minigrad.slot import Slot
+from minigrad.tensor import Tensor
 
 ALIGN = 16           # entries: every parameter starts on a 64-byte boundary of its float32 buffer
 # Entries of a bucket: a sixteenth of all, so that most of it is sent before backward ends, but worth a message.

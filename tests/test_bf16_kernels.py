@@ -19,7 +19,7 @@ from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.relu import relu
 from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.ops.elementwise import add
-from minigrad.tensor import Slot
+from minigrad.slot import Slot
 
 numba = pytest.importorskip("numba")
 

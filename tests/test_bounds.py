@@ -13,7 +13,7 @@ import numpy as np
 from opcases import CASES
 from minigrad import kernels, using
 from minigrad.fused.adamw import adamw, sum_of_squares
-from minigrad.tensor import SKIP
+from minigrad.slot import SKIP
 
 with using("auto"):
     for case in CASES:

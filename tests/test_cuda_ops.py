@@ -19,8 +19,10 @@ from minigrad.fused.dropout import counter_and_keys, dropout, philox
 from minigrad.fused.gelu import gelu
 from minigrad.fused.mlp import feed_forward
 from minigrad.fused.relu import relu
+from minigrad.kernels import probe
 from minigrad.ops.matmul import matmul
-from minigrad.tensor import SKIP, Slot, probe, propagate
+from minigrad.slot import SKIP, Slot
+from minigrad.tensor import propagate
 from nn import AdamW, clip_grad_norm
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)

@@ -20,7 +20,7 @@ from minigrad.fused.layer_norm import add_layer_norm, layer_norm
 from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.ops import elementwise
 from minigrad.recompute import recompute
-from minigrad.tensor import DONE, SKIP, Slot
+from minigrad.slot import DONE, SKIP, Slot
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
 every_dtype = pytest.mark.parametrize("dtype", TOL)

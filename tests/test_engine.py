@@ -14,11 +14,13 @@ from minigrad.fused.embedding import embedding
 from minigrad.fused.linear import linear
 from minigrad.fused.relu import relu
 from minigrad.fused.softmax import softmax
+from minigrad.kernels import probe
 from minigrad.ops import elementwise as e
 from minigrad.ops.elementwise import add, mul
 from minigrad.ops.matmul import matmul
 from minigrad.ops.shape import concatenate, split
-from minigrad.tensor import SKIP, Op, Slot, adds_up, is_recording, probe, propagate
+from minigrad.slot import SKIP, Slot
+from minigrad.tensor import Op, adds_up, is_recording, propagate
 from nn import SGD
 
 rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from test_ops import floats
 from minigrad import Tensor, backend, kernels, using
 from minigrad.blas_gpu import gemm
 from minigrad.emulator import emulator, fake_cupy
-from minigrad.tensor import SKIP
+from minigrad.slot import SKIP
 
 
 @pytest.fixture

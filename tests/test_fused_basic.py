@@ -16,7 +16,7 @@ from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.relu import relu
 from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.jit_cpu import FAST
-from minigrad.tensor import DONE, SKIP, Slot
+from minigrad.slot import DONE, SKIP, Slot
 
 both_modes = pytest.mark.parametrize("mode", ["auto", "reference"])
 

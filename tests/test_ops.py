@@ -21,8 +21,9 @@ from minigrad.fused.mlp import mlp
 from minigrad.fused.softmax import log_softmax, softmax
 from minigrad.ops.index import getitem, take_along_axis
 from minigrad.ops.matmul import matmul
+from minigrad.slot import SKIP
 from minigrad.sums import sum_to
-from minigrad.tensor import SKIP, Op, propagate
+from minigrad.tensor import Op, propagate
 
 # Relative to the largest entry. Wide results may differ by the order of a sum of n < 200 terms, n units of rounding
 # (1.1e-16 and 6e-8); 16-bit ones are rounded once more, each side by half a unit in the last place (2^-10, 2^-7).

@@ -16,8 +16,9 @@ from minigrad.fused.cross_entropy import linear_cross_entropy
 from minigrad.fused.embedding import embedding
 from minigrad.fused.linear import linear
 from minigrad.fused.relu import relu
+from minigrad.kernels import probe
 from minigrad.profile import profile
-from minigrad.tensor import Op, probe
+from minigrad.tensor import Op
 from nn import AdamW, clip_grad_norm
 from train import checkpoint, run
 

@@ -6,10 +6,11 @@ from minigrad import Tensor, backend, no_grad, recompute, using
 from minigrad.fused.dropout import dropout
 from minigrad.fused.layer_norm import layer_norm
 from minigrad.fused.linear import linear
+from minigrad.kernels import probe
 from minigrad.ops.elementwise import where
 from minigrad.ops.shape import split
 from minigrad.profile import profile
-from minigrad.tensor import Op, is_recording, probe
+from minigrad.tensor import Op, is_recording
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 

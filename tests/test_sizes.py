@@ -14,8 +14,8 @@ from gpt.cache import Cache
 from gpt.presets import PARAMETERS, PRESETS
 from minigrad import no_grad, using
 from minigrad.emulator import emulator
+from minigrad.kernels import probe
 from minigrad.recompute import recompute
-from minigrad.tensor import probe
 from nn import init
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt import GPT
 from minigrad.backend import is_float, moment, xp_of
-from minigrad.tensor import probe
+from minigrad.kernels import probe
 from train.config import Config
 from train.parallel import ALONE, Group
 from train.spikes import Leap

@@ -25,7 +25,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from threading import Lock
@@ -33,6 +32,7 @@ from threading import Lock
 import numpy as np
 
 from minigrad import cache
+from minigrad.backend import during
 from minigrad.check import expect
 
 HERE = Path(__file__).parent
@@ -53,14 +53,9 @@ class Fault(RuntimeError):
     """What a kernel did that has no meaning on a GPU."""
 
 
-@contextmanager
 def schedule(backwards=False, early=False):
-    """Run warps and lanes from the last to the first; let copies land at issue, not at the wait."""
-    token = _schedule.set((backwards, early))
-    try:
-        yield
-    finally:
-        _schedule.reset(token)
+    """A context in which warps and lanes run from the last to the first, or copies land at issue, not at the wait."""
+    return during(_schedule, (backwards, early))
 
 
 def available():

@@ -1,7 +1,7 @@
 """Launches columns.cu: how partial sums of parameters' gradients end."""
 from minigrad.backend import xp_of
 from minigrad.cuda import cuda
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 COLUMNS, BLOCK = 16, 1024       # columns of a block, and its threads
 

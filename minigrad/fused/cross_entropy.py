@@ -29,7 +29,8 @@ Saved: g (or dx and dw) and n; on a GPU, instead of g, logits, m and 1 / u. Unde
 """
 from minigrad.backend import wide, wide_dtype, xp_of
 from minigrad.check import expect, expect_floats
-from minigrad.tensor import DONE, SKIP, Loan, Slot, op
+from minigrad.slot import DONE, SKIP, Loan, Slot
+from minigrad.tensor import op
 
 CHUNK = 1 << 20      # logits per chunk; 4 MB of float32 stay in cache between the product and the softmax
 ROWS = 256           # rows per chunk, at least, in float32: fewer would not repay reading w again

@@ -8,7 +8,7 @@ from minigrad.blas import gemm
 from minigrad.fused import cross_entropy as formula
 from minigrad.jit_cpu import jit
 from minigrad.math_cpu import bits, exp, maximum, narrow, real, wide
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 
 def rows_loss(z, y, e, want_gradient, g=None):

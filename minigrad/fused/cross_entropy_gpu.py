@@ -12,7 +12,7 @@ from minigrad.backend import xp_of
 from minigrad.blas_gpu import gemm, multiplies
 from minigrad.cuda import REAL, cuda, has_instance, shared_memory
 from minigrad.fused import cross_entropy as formula
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 BLOCK = 512
 CHUNK = 1 << 30      # bytes of logits at once: dw is read and written again for every chunk

@@ -14,7 +14,8 @@ import numpy as np
 
 from minigrad.backend import wide, wide_dtype, xp_of
 from minigrad.check import expect
-from minigrad.tensor import DONE, SKIP, op
+from minigrad.slot import DONE, SKIP
+from minigrad.tensor import op
 
 
 @op(kernels=("cpu", "gpu"))

@@ -2,7 +2,7 @@
 from minigrad.backend import xp_of
 from minigrad.cuda import cuda, has_instance
 from minigrad.fused import embedding as formula
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 BLOCK = 128
 MOST = 256           # threads of a block that takes rows

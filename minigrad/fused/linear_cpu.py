@@ -5,7 +5,7 @@ from minigrad.backend import wide_dtype
 from minigrad.blas import gemm
 from minigrad.fused.linear import check_shapes
 from minigrad.fused.linear import linear as definition
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 
 def forward(x, w, b=None):

@@ -5,7 +5,7 @@ from minigrad.cuda import cuda
 from minigrad.fused.columns_gpu import add_rows
 from minigrad.fused.linear import check_shapes
 from minigrad.fused.linear import linear as definition
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 BLOCK = 256
 BLOCKS = 528         # of column_sums at most: four for each multiprocessor of an H100

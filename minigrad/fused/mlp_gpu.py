@@ -8,7 +8,7 @@ from minigrad.fused.elementwise_gpu import entrywise
 from minigrad.fused.linear import check_shapes
 from minigrad.fused.linear_gpu import column_sums, parameters
 from minigrad.fused.mlp import mlp as definition
-from minigrad.tensor import SKIP
+from minigrad.slot import SKIP
 
 TANH = 1             # GELU's form, for gelu.cu
 

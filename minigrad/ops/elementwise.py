@@ -11,7 +11,8 @@ import numpy as np
 from minigrad import special
 from minigrad.backend import dtype_of, is_float, rounded, wide, xp_of
 from minigrad.check import expect
-from minigrad.tensor import SKIP, op
+from minigrad.slot import SKIP
+from minigrad.tensor import op
 
 
 def _together(who, *arrays):

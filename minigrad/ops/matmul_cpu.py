@@ -11,7 +11,7 @@ from minigrad import blas
 from minigrad.backend import is_float, wide_dtype
 from minigrad.ops.matmul import expect_fit, in_stacks
 from minigrad.ops.matmul import matmul as definition
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 
 def _for_reference(a, b):

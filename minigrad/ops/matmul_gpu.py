@@ -7,7 +7,7 @@ from minigrad import blas_gpu
 from minigrad.backend import xp_of
 from minigrad.ops.matmul import expect_fit, in_stacks
 from minigrad.ops.matmul import matmul as definition
-from minigrad.tensor import DONE, SKIP
+from minigrad.slot import DONE, SKIP
 
 
 def _for_reference(a, b):
