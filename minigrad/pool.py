@@ -26,7 +26,7 @@ def size():
     if _size is None:
         have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         asked = os.environ.get("MINIGRAD_THREADS", str(have))
-        expect(asked.isdecimal(), "MINIGRAD_THREADS", repr(asked), "a number of threads")
+        expect(asked.removeprefix("-").isdecimal(), "MINIGRAD_THREADS", repr(asked), "a number of threads")
         _size = max(1, int(asked))
     return _size
 

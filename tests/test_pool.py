@@ -151,6 +151,8 @@ def test_there_is_always_one_thread():
 def test_the_number_of_threads_is_a_setting():
     for asked, want in (("0", "1"), ("-3", "1"), ("5", "5")):
         assert python("from minigrad import pool; print(pool.size())", MINIGRAD_THREADS=asked) == want + "\n"
+    with pytest.raises(AssertionError, match="MINIGRAD_THREADS: got .*many.*; expected a number of threads"):
+        python("from minigrad import pool; print(pool.size())", MINIGRAD_THREADS="many")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to a processor here")

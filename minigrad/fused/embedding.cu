@@ -19,7 +19,7 @@ extern "C" __global__ void forward(const long long* ids, const T* w, int V, int 
     float v[PACK];
     for (PACKS(i, C)) {
         load(v, w + i, C - i);
-        for (int j = 0; j < PACK; j++) v[j] = there ? v[j] : NAN;
+        for (int j = 0; j < PACK; j++) v[j] = there ? v[j] : __int_as_float(0x7fc00000);
         store(y + i, v, C - i);                                                          // [EM1]
     }
 }
@@ -34,8 +34,8 @@ __device__ __forceinline__ unsigned lanes_like_this(int v, int bits) {
     return found;
 }
 
-// Entry n of what is sorted: an id, and its place. In the first pass they come from ids (N,), where what is no row of the
-// table becomes the last one: its dy is NaN, as its y was, and no other memory is written to.
+// Entry n of what is sorted: an id, and its place. In the first pass they come from ids (N,), where what is no row of
+// the table becomes the last one: its dy is NaN, as its y was, and no other memory is written to.
 __device__ __forceinline__ int2 entry(const long long* ids, const int2* from, int V, int pass, int n) {
     return pass ? from[n] : int2{(int)min((unsigned long long)ids[n], (unsigned long long)(V - 1)), n};
 }
