@@ -286,10 +286,12 @@ def test_no_text_is_read_twice(tmp_path, monkeypatch, capsys):
     todo = [Job(16, 1, 1, 1024 * n, 0) for n in (1, 2, 3)]
     monkeypatch.setattr(scaling_laws, "result", lambda where, job: {
         "loss": 1.0, "epochs": job.tokens / 2100, "tokens": job.tokens})
-    assert [row["tokens"] for row in train_all(tmp_path, todo, "text", 1)] == [1024, 2048]
+    text = tmp_path / "text.txt"
+    text.write_text("a text")
+    assert [row["tokens"] for row in train_all(tmp_path, todo, str(text), 1)] == [1024, 2048]
     assert "no 3,072 tokens" in capsys.readouterr().out
     with pytest.raises(ValueError, match="2,100 tokens to train on"):
-        train_all(tmp_path, todo[2:], "text", 1)
+        train_all(tmp_path, todo[2:], str(text), 1)
 
 
 def made_up(law, floor, plan=FULL):

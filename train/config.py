@@ -126,7 +126,7 @@ examples:
   python -m train.run                                            Hindi couplets on a CPU: the whole project in one run
   python -m train.run --config shakespeare-char                  Shakespeare by characters; downloads 1.1 MB once
   python -m train.run --data my_texts/ --tokenizer bpe --vocab_size 2000 --steps 3000
-  python -m train.run --resume runs/verse --steps 4000           go on where a run stopped, further
+  python -m train.run --resume runs/verse --steps 8000           go on where a run stopped, further
   mpiexec -n 4 python -m train.run                               the same on four processes, or on many machines
   python -m train.sample runs/verse --prompt "..."               let the result write"""
 
