@@ -369,7 +369,7 @@ def test_ctrl_c_before_the_first_step_says_so(home, tmp_path, monkeypatch, capsy
         raise KeyboardInterrupt
     monkeypatch.setattr(run, "prepare", press)
     train(home, tmp_path / "run", expected=130)
-    assert "nothing to save" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("stopped before the first step: nothing to save\n")
 
 
 # ---------------------------------------------------------------------------------------------------- folders

@@ -169,7 +169,7 @@ class Group:
 
     def fail(self, message: str, status: int) -> int:
         """End the job because of what happened on this rank. Returns the exit status, if it returns."""
-        print(f"error: {message}", file=sys.stderr)
+        print(message if status == 130 else f"error: {message}", file=sys.stderr)      # Ctrl-C is none
         return status
 
 
