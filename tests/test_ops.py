@@ -399,6 +399,9 @@ def test_ties_share_the_gradient():
     a, b = (Tensor(np.array([1.0, 2.0]), requires_grad=True) for _ in range(2))
     e.maximum(a, b).backward(np.ones(2))
     np.testing.assert_array_equal(a.grad + b.grad, [1, 1])
+    unknown = Tensor(np.array([[3.0, np.nan, np.nan], [1.0, 2.0, 2.0]]), requires_grad=True)
+    unknown.max(1).backward(np.array([6.0, 4.0]))
+    np.testing.assert_array_equal(unknown.grad, [[0, 3, 3], [0, 2, 2]])
 
 
 @pytest.mark.parametrize("op, args, params, words", [

@@ -95,8 +95,8 @@ def max(x, *, axis=None, keepdims=False):
 
 @max.backward
 def _(dy, x, y, axes):
-    """dx_i = dy [x_i = y] / (number of x_j that equal y): ties share dy evenly"""
-    hit = x == y
+    """dx_i = dy [x_i = y] / (number of x_j that equal y): ties share dy evenly, and so do NaNs if y is one"""
+    hit = (x == y) | (x != x)
     share = wide(dy).reshape(y.shape) / hit.sum(axes, keepdims=True).astype(wide_dtype(dy.dtype))
     return (xp_of(dy).where(hit, share, 0),)
 
