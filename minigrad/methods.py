@@ -37,7 +37,10 @@ def _method(op):
 
     def method(*args, **params):
         expect(len(args) <= n + len(names), op.name, f"{len(args)} arguments", f"at most {n + len(names)}")
-        params = {**dict(zip(names, args[n:])), **params}
+        placed = dict(zip(names, args[n:]))
+        twice = [name for name in placed if name in params]
+        expect(not twice, op.name, f"{', '.join(twice)} twice", "it by its place or by its name")
+        params = {**placed, **params}
         expect(type(params.get("keepdims", False)) is bool, op.name, f"keepdims {params.get('keepdims')!r}",
                "True or False", "several axes are a tuple: axis=(0, 1)")
         return op(*args[:n], **params)

@@ -543,6 +543,8 @@ def test_methods_take_parameters_by_position_and_by_name():
     np.testing.assert_array_equal(x.argmax(1), a.argmax(1))
     with pytest.raises(ValueError, match="sum: got 4 arguments; expected at most 3"):
         x.sum(0, True, 5)
+    with pytest.raises(ValueError, match="sum: got axis twice; expected it by its place or by its name"):
+        x.sum(0, axis=1)
 
 
 def test_a_tensor_of_one_number_is_a_number():
