@@ -633,6 +633,17 @@ def test_what_has_no_say_in_the_dtype(other, dtype):
     assert (Tensor(x) + np.ones(2)).dtype == np.result_type(x, np.ones(2)) == "float64"
 
 
+def test_a_boolean_for_a_power_has_a_gradient():
+    x = leaf(2)
+    (x ** np.array([True, False])).sum().backward()
+    np.testing.assert_array_equal(x.grad, [1, 0])
+
+
+def test_numbers_alone_will_do():
+    for y, want in ((e.where([True, False], 0.0, -np.inf), [0, -np.inf]), (e.maximum(0.5, 1), 1), (e.div(1, 2.5), 0.4)):
+        np.testing.assert_array_equal(y.data, want)
+
+
 def test_arrays_by_name():
     x, w, b = leaf(2, 3), leaf(3, 4), leaf(4)
     np.testing.assert_array_equal(linear(x, w, b=b).data, linear(x, w, b).data)

@@ -16,8 +16,8 @@ from minigrad.tensor import op
 
 
 def _together(who, *arrays):
-    """The arrays, if their shapes broadcast, in dtypes that go together: beside floats of one dtype integers take it,
-    and floats without axes, as Python's numbers do. NumPy would widen float32 to float64 for them."""
+    """The arrays, if their shapes broadcast, in dtypes that go together: beside floats of one dtype integers and
+    booleans take it, and floats without axes, as Python's numbers do. NumPy would widen float32 to float64 for them."""
     given = [a for a in arrays if hasattr(a, "dtype")]
     if len({a.shape for a in given}) > 1:
         shapes = [a.shape for a in given]
@@ -31,9 +31,9 @@ def _together(who, *arrays):
         theirs = {a.dtype for a in floats if a.ndim} or {a.dtype for a in floats}
         if len(theirs) == 1:
             dtype, = theirs
-            weak = [hasattr(a, "dtype") and (a.dtype.kind in "iu" or not a.ndim and is_float(a.dtype)) for a in arrays]
+            weak = [hasattr(a, "dtype") and (a.dtype.kind in "iub" or not a.ndim and is_float(a.dtype)) for a in arrays]
             return [a.astype(dtype, copy=False) if joins else a for a, joins in zip(arrays, weak)]
-    elif float in map(type, arrays) and given[0].dtype.kind == "V":      # bfloat16: NumPy sees to its own dtypes only
+    elif given and float in map(type, arrays) and given[0].dtype.kind == "V":  # bfloat16: NumPy sees to its own only
         return [xp_of(*arrays).asarray(a, given[0].dtype) if type(a) is float else a for a in arrays]
     return arrays
 
