@@ -297,7 +297,7 @@ class Op:
                     parent, wanted = _parent(a), True
                     if a.node is not None and a.node.again:
                         promised[id(a.data)] = a.node
-            elif a is None and len(arrays) < self.required:
+            elif a is None and (len(arrays) < self.required or not self.arguments):
                 expect(False, self.name, f"None for argument {len(arrays) + 1}", "an array",
                        "what made it may have returned nothing")
             else:

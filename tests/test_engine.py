@@ -453,6 +453,7 @@ def test_a_tensor_holds_numbers(data):
     (lambda x: linear(None, x), "linear: got None for argument 1"), (lambda x: x + "a", "Tensor: got str"),
     (lambda x: concatenate(), "concatenate: got nothing; expected arrays, one by one"),
     (lambda x: concatenate([x, x]), r"concatenate: got a list; .* Hint: concatenate\(\*arrays\)"),
+    (lambda x: concatenate(x, None), "concatenate: got None for argument 2; expected an array"),
     (lambda x: x @ 2.0, r"matmul: got \(2, 3\) @ \(\)"), (lambda x: linear(x, 2), "linear: got"),
 ])
 def test_an_op_says_what_arrays_it_takes(call, says):

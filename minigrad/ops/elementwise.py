@@ -12,7 +12,7 @@ from minigrad import special
 from minigrad.backend import dtype_of, is_float, rounded, wide, xp_of
 from minigrad.check import expect
 from minigrad.slot import SKIP
-from minigrad.tensor import op
+from minigrad.tensor import Tensor, op
 
 
 def _together(who, *arrays):
@@ -321,6 +321,8 @@ def _(dy, a, b):
 @op
 def clip(x, *, low=None, high=None):
     """y = min(max(x, low), high)"""
+    expect(not any(isinstance(bound, Tensor) for bound in (low, high)), "clip", "a Tensor for a bound", "numbers",
+           "maximum and minimum take Tensors, and give both a gradient")
     xp = xp_of(x)
     y = x if low is None else xp.maximum(x, low)
     y = y if high is None else xp.minimum(y, high)

@@ -11,12 +11,13 @@ from minigrad.check import expect
 from minigrad.tensor import op
 
 
-def _axis(who, x, *axes):
-    """The axes counted from 0."""
+def _axis(who, x, *axes, new=0):
+    """The axes counted from 0. new: how many more of them the result has than x."""
+    n = x.ndim + new
     for a in axes:
-        expect(hasattr(a, "__index__") and -x.ndim <= a < x.ndim, who, f"axis {a} for shape {x.shape}",
-               f"an axis from {-x.ndim} to {x.ndim - 1}")
-    return tuple(a % x.ndim for a in axes)
+        expect(hasattr(a, "__index__") and -n <= a < n, who, f"axis {a} for shape {x.shape}",
+               f"an axis from {-n} to {n - 1}")
+    return tuple(a % n for a in axes)
 
 
 @op
@@ -39,8 +40,7 @@ def _(dy, shape):
 @op
 def expand_dims(x, *, axis):
     """y = x with a new axis of 1 at place axis of y"""
-    expect(hasattr(axis, "__index__") and -x.ndim - 1 <= axis <= x.ndim, "expand_dims",
-           f"axis {axis} for shape {x.shape}", f"an axis from {-x.ndim - 1} to {x.ndim}")
+    _axis("expand_dims", x, axis, new=1)
     return xp_of(x).expand_dims(x, axis), (x.shape,)
 
 
@@ -92,7 +92,7 @@ def _(dy, axis1, axis2):
 def broadcast_to(x, *, shape):
     """y = x repeated along axes of 1 and along new leading axes"""
     shape = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
-    fits = len(shape) >= x.ndim and min(shape, default=0) >= 0
+    fits = len(shape) >= x.ndim and all(hasattr(n, "__index__") and n >= 0 for n in shape)
     fits = fits and all(n in (1, m) for n, m in zip(x.shape[::-1], shape[::-1]))
     expect(fits, "broadcast_to", f"shape {shape} for {x.shape}", "axes that are equal, or 1 in x, from the last")
     return xp_of(x).broadcast_to(x, shape), ()
@@ -177,8 +177,7 @@ def _cut(x, axis, sizes):
 def stack(*xs, axis=0):
     """y = the arrays side by side along a new axis"""
     expect(len({x.shape for x in xs}) == 1, "stack", "shapes " + ", ".join(str(x.shape) for x in xs), "one shape")
-    expect(-xs[0].ndim - 1 <= axis <= xs[0].ndim, "stack", f"axis {axis} for shapes {xs[0].shape}",
-           f"an axis from {-xs[0].ndim - 1} to {xs[0].ndim}")
+    _axis("stack", xs[0], axis, new=1)
     return xp_of(*xs).stack(xs, axis), (axis,)
 
 
