@@ -33,20 +33,32 @@ class Decoder:
 
     def read(self, prompts):
         """Begin anew with these prompts, lists of ids.  -> logits (B, V) after each one's last token"""
-        lengths = np.array([len(ids) for ids in prompts])
-        short = np.full(len(lengths), self.int8) | (lengths <= (self.compiled.SHORT if self.compiled else 0))
-        found = [(rows, *read([prompts[b] for b in rows])) for read, rows in
-                 ((self._by_steps, np.flatnonzero(short).tolist()), (self._by_layers, np.flatnonzero(~short).tolist()))
-                 if rows]
+        found = self._read(prompts)
         if len(found) == 1:
             (_, self.cache, logits), = found
             return logits
         self.cache = Cache(self.model, len(prompts))
-        self.cache.make_room(lengths.max())
+        self.cache.make_room(max(map(len, prompts)))
         for rows, cache, _ in found:
             self.cache.put(rows, cache)
         rows, _, logits = zip(*found)
         return xp_of(logits[0]).concatenate(logits)[np.argsort(np.concatenate(rows)).tolist()]
+
+    def again(self, rows, prompts):
+        """Let these rows begin anew with these prompts, the last token of each still to come in a step; the others go
+        on."""
+        self.keep(slice(None))                   # elsewhere in memory: a step on a GPU asks then where every row is
+        for some, cache, _ in self._read(prompts):
+            cache.lengths = cache.lengths - 1
+            self.cache.put([rows[i] for i in some], cache)
+
+    def _read(self, prompts):
+        """[(some of the prompts, their cache, their logits)], by what reads them"""
+        lengths = np.array([len(ids) for ids in prompts])
+        short = np.full(len(lengths), self.int8) | (lengths <= (self.compiled.SHORT if self.compiled else 0))
+        return [(rows, *read([prompts[b] for b in rows])) for read, rows in
+                ((self._by_steps, np.flatnonzero(short).tolist()), (self._by_layers, np.flatnonzero(~short).tolist()))
+                if rows]
 
     def _by_steps(self, prompts):
         """(cache, logits) of prompts that are short: of one that is long, the layers make more at a time."""

@@ -102,15 +102,17 @@ def _stream(decoder, rows, max_new_tokens, stop, choose_all):
     def full(more):
         return any(len(rows[b]) + more - begins[b] > size for b in going)
 
-    def next_logits(begin=False):
-        if not begin and not full(0):
-            return decoder.step(np.array([rows[b][-1] for b in going]))
-        for b in going:
-            if len(rows[b]) - begins[b] > size:
+    def next_logits():
+        new = [i for i, b in enumerate(going) if len(rows[b]) - begins[b] > size]
+        if new:
+            for b in (going[i] for i in new):
                 begins[b] = len(rows[b]) - max(1, size // 2)
-        return decoder.read([rows[b][begins[b]:] for b in going])
+            decoder.again(new, [rows[going[i]][begins[going[i]]:] for i in new])
+        return decoder.step(np.array([rows[b][-1] for b in going]))
 
-    chosen = choose_all(next_logits(begin=True), going) if max_new_tokens else None
+    if not max_new_tokens:
+        return
+    chosen = choose_all(decoder.read([row[begin:] for row, begin in zip(rows, begins, strict=True)]), going)
     for left in reversed(range(max_new_tokens)):             # how many come after these
         following = None
         if choose_all.ahead and left and not full(1):        # if rows end here, their part of it was in vain

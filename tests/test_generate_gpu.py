@@ -109,10 +109,11 @@ def test_the_host_hears_of_a_token_when_the_next_is_on_its_way(monkeypatch):
     with fake_cupy.installed():
         decoder = Decoder(model.to(device="gpu"))
         generate(model, [[1] * 8], 7, decoder=decoder)       # products are timed at first
-        step, read = decoder.step, decoder.read
+        step, read, again = decoder.step, decoder.read, decoder.again
         monkeypatch.setattr(decoder, "step", lambda tokens: events.append("step") or step(tokens))
         monkeypatch.setattr(decoder, "read", lambda rows: events.append("read") or read(rows))
+        monkeypatch.setattr(decoder, "again", lambda *rows: events.append("again") or again(*rows))
         with fake_cupy.waits() as seen:
             for _ in stream(model, [[1] * 8], 7, decoder=decoder, temperature=1.0, top_k=3):
                 events.append(len(seen))
-    assert events == ["read", "step", 1, "step", 2, "step", 3, "step", 4, 5, "read", "step", 6, 7]
+    assert events == ["read", "step", 1, "step", 2, "step", 3, "step", 4, 5, "again", "step", "step", 6, 7]
