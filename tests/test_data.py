@@ -548,7 +548,9 @@ def test_files_named_after_splits_are_those_splits(tmp_path):
     for name, some in (("train", texts[:20]), ("val", texts[20:140]), ("test", texts[140:])):
         shard = getattr(found, name)
         assert len(shard.starts) == len(some) and found.tokenizer.decode(shard.tokens) == "\n".join(["", *some, ""])
-    (folder / "test.jsonl").rename(folder / "more.jsonl")    # now one name is no split's: they are dealt out
+    (folder / "test.jsonl").rename(folder / "train.first.jsonl")     # the same texts in the same order, none for test
+    assert len(prepare(config(tmp_path)).train.starts) == 20 + len(texts[140:])
+    (folder / "train.first.jsonl").rename(folder / "more.jsonl")     # now one name is no split's: they are dealt out
     assert len(prepare(config(tmp_path)).train.starts) > 100
 
 

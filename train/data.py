@@ -79,15 +79,18 @@ def read_documents(file: Path) -> Iterator[str]:
 
 
 def fingerprint(config: Config) -> str:
-    """What the documents depend on, as a hash: of the bytes of all files, or of the recipe of verse."""
+    """What the documents depend on, as a hash: of the bytes of all files and the splits that their names say, or of the
+    recipe of verse."""
     digest = hashlib.sha256()
     if config.data == "verse":
         some = "".join(verse.corpus(min(1000, config.couplets), config.seed))       # another grammar composes others
         digest.update(f"verse {config.couplets} {config.seed} {some}".encode())
     else:
         digest.update(f"{config.deduplicate} ".encode())
+        named = named_splits(config)
         for file in source_files(config):
-            digest.update(f"{corpus.kind_of(file)} {file.suffix} {file.stat().st_size} ".encode())
+            place = split_of(file) if named else ""
+            digest.update(f"{place}{corpus.kind_of(file)} {file.suffix} {file.stat().st_size} ".encode())
             with open(file, "rb") as f:
                 while block := f.read(1 << 20):
                     digest.update(block)
