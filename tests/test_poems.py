@@ -455,6 +455,9 @@ def test_poems_in_a_text_file_are_apart_by_empty_lines(tmp_path, capsys, monkeyp
     assert prepare(tmp_path / "out", tmp_path / "nowhere") == 2 and "does not exist" in capsys.readouterr().err
     few = ["prepare", "--out", str(tmp_path / "few"), "--vocab_size", "300"]           # said before anything is read
     assert poetry.main(few) == 2 and "at least 355" in capsys.readouterr().err and not (tmp_path / "few").exists()
+    monkeypatch.delattr(poetry_prepare, "exercises")                     # and again once all tokens are known
+    assert poetry.main([*few[:-1], "355", "--verse", str(tmp_path / "poems.txt")]) == 2
+    assert "--vocab_size: got 355; expected at least" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ three stages

@@ -182,6 +182,9 @@ def prepare(out: Path, asked: dict, rows: list[dict], prose: dict[str, list[str]
     told = {name: [poems.told_in(p.verse) for p in tqdm(some, "count", delay=1, leave=False)]
             for name, some in split.items()}
     tokens, known = control_tokens(split["train"]), {*poems.COUNTS, *rhymes(told["train"])}
+    least = 256 + 1 + len(tokens) + len(known)           # all of them are known now
+    expect(asked["vocab_size"] >= least, "--vocab_size", asked["vocab_size"],
+           f"at least {least}: the bytes, the end, the counts, these controls and rhymes are always in")
     aloud = {name: [poems.counted(p.verse, known, words) for p, words in zip(some, told[name])]
              for name, some in split.items()}
     for name, some in split.items():
