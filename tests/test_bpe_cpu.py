@@ -11,7 +11,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tok import BPETokenizer, base, bpe, bpe_cpu, split_cpu
+from tok import BPETokenizer, HindiTokenizer, base, bpe, bpe_cpu, split_cpu
 from tok.split import SPLITS, WORDPIECE
 
 # Characters between which the patterns decide: contractions and their other cases, joiners, marks, digits, space that
@@ -208,6 +208,9 @@ def test_threads_and_batches():
         assert [ids.tolist() for ids in t.encode_batch(rows)] == t.encode_batch(rows, lists=True) == want_rows
         with pytest.raises(ValueError, match="lone surrogate .* at offset 31"):
             t.encode_batch(["a\nb" * 10, "a\nb" * 10 + "c\ud800"])
+        hindi = HindiTokenizer.train("x\n\n y \n " * 9, 300)
+        for text in "राम घर गया।\n\u0902\n x", "राम घर गया \u0902\nक":      # normalizing takes the sign away
+            assert hindi.encode_batch([text], lists=True) == [hindi.encode(text)]
     each = [threading.Thread(target=lambda k=k: got.update({k: [t.encode(s) for s in texts]})) for k in range(4)]
     for thread in each:
         thread.start()

@@ -14,11 +14,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import regex
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tok import BPETokenizer, bpe_cpu, corpus, split_cpu
 from tok.corpus import Files, Part
+from tok.hindi import HIDDEN, JOINER, SIGN, normalize
 from tok.split import SPLITS, WHITE
 
 LETTERS = "aZ'1яக \t\r\u0085\u00a0\u2003\u2028\u3000कि्।\u200d!🙂中鿿。，"
@@ -45,6 +46,8 @@ def test_white_space_is_that_of_the_patterns():
     every = "".join(chr(c) for c in range(0x110000) if not 0xd800 <= c < 0xe000)
     assert set(regex.findall(r"\s", every)) == set(WHITE) == {
         c for c in every if regex.fullmatch(corpus.SPACE, c.encode())}
+    assert {c for c in every if regex.fullmatch(corpus.GONE, c.encode())} == set(
+        regex.findall(f"[{SIGN}{HIDDEN}{JOINER}]", every))
     letters = [c for c in every if regex.fullmatch(corpus.LETTER, c.encode())]
     assert len(letters) == 386 and all(regex.fullmatch(r"\p{L}", c) for c in letters)
     chinese, stops = ([c for c in every if regex.fullmatch(what, c.encode())] for what in (corpus.CHINESE, corpus.STOP))
@@ -52,6 +55,8 @@ def test_white_space_is_that_of_the_patterns():
 
 
 @given(TEXT, st.integers(1, 9))
+@example("क\n\u0902\n x", 1)
+@example("क \u0902\nक", 1)                                 # what normalizing takes away stood between white space
 @settings(max_examples=300)
 def test_pieces_cut_no_word(tmp_path_factory, text, size):
     path = write(tmp_path_factory.mktemp("tok") / "a.txt", text)
@@ -60,7 +65,9 @@ def test_pieces_cut_no_word(tmp_path_factory, text, size):
         assert "".join(pieces) == text
         assert sum(n for _, n in corpus.pieces(Part(path))) == len(text.encode())
     for pattern in SPLITS.values():
-        assert [word for piece in pieces for word in regex.findall(pattern, piece)] == regex.findall(pattern, text)
+        for form in str, normalize:
+            assert [word for piece in pieces for word in regex.findall(pattern, form(piece))] == regex.findall(
+                pattern, form(text))
 
 
 @given(TEXT.map(lambda text: text * 3), st.integers(1, 40))

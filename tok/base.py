@@ -29,7 +29,7 @@ def refusal(where: str, got: object, expected: object, hint: str = "") -> ValueE
 
 PIECE = 1 << 18                         # characters of a text that one thread encodes at a time
 CACHED_WORDS = 1 << 16
-LINES = regex.compile(r"(?<=\S)\n(?=\S)")
+LINES = regex.compile(r"(?<=[\p{L}\p{N}\p{P}\p{S}])\n(?=[\p{L}\p{N}\p{P}\p{S}])")      # no normalizing takes these away
 KINDS = {}                              # kind -> class: load() looks here, and every class enters itself
 
 

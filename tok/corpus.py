@@ -5,9 +5,9 @@ A .txt file is one text, a .jsonl file has one in the field "text" of each line,
 order mark with which some editors begin a file is no part of its text.
 
 A text comes in pieces of about a megabyte, and a large file is shared out among processes. No word may notice. So a
-piece ends where every pattern of split.py cuts, whatever else stands there: after a line break that has no white space
-on either side, before the space between two letters, Latin, Cyrillic, Devanagari or of India's other scripts, or
-between a Chinese character and the comma or full stop behind it.
+piece ends where every pattern of split.py cuts, whatever else stands there: after a line break that has neither white
+space nor a sign that tok.hindi may take away on either side, before the space between two letters, Latin, Cyrillic,
+Devanagari or of India's other scripts, or between a Chinese character and the comma or full stop behind it.
 """
 import bz2
 import gzip
@@ -33,11 +33,14 @@ PIECE, PART = 1 << 20, 1 << 25                          # bytes that are read at
 PACKED: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open}
 SUFFIXES = (".txt", ".jsonl", ".xml", ".parquet", *(a + b for a in (".txt", ".jsonl", ".xml") for b in PACKED))
 SPACE = b"|".join(regex.escape(c.encode()) for c in WHITE)
+GONE = (rb"\xe0(?:\xa4[\x80-\x83\xba-\xbc\xbe\xbf]|\xa5[\x80-\x8f\x95-\x97\xa2\xa3])"     # Devanagari's signs
+        rb"|\xe2\x80[\x8b-\x8d]|\xc2\xad|\xef\xbb\xbf")                                       # and what is hidden
+BESIDE = SPACE + b"|" + GONE
 LETTER = (rb"(?:[A-Za-z]|[\xd0\xd1][\x80-\xbf]|\xe0(?:\xa4[\x84-\xb9]|[\xa6\xa8\xaa\xac\xb0\xb2\xb4][\x95-\xa8]"
           rb"|\xae[\xae-\xb9]))")      # ka to na of India's other scripts, Tamil's ma to ha
 CHINESE, STOP = rb"(?:\xe4[\xb8-\xbf]|[\xe5-\xe9][\x80-\xbf])[\x80-\xbf]", rb"(?:\xef\xbc\x8c|\xe3\x80[\x81\x82])"
 CUT = (rb"(?<!^|%b)\n(?!%b)(?=[\x00-\x7f]|(?s:...))|(?<=%b)(?= %b)|(?<=%b)(?=%b)"
-       % (SPACE, SPACE, LETTER, LETTER, CHINESE, STOP))
+       % (BESIDE, BESIDE, LETTER, LETTER, CHINESE, STOP))
 LONGEST = 8                                             # bytes on either side that a cut depends on
 FIRST_CUT, LAST_CUT = regex.compile(CUT), regex.compile(b"(?r)" + CUT)
 
