@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from tok import BPETokenizer, HindiTokenizer, WordPieceTokenizer, analysis, jit, load
+from tok import BPETokenizer, HindiTokenizer, WordPieceTokenizer, analysis, corpus, jit, load
 from tok.__main__ import main
 
 TEXT = "राम घर गया।\nदुःख और सुख, 12 बार!\nthe cat sat on the mat\nthe mat\n" * 12
@@ -43,6 +43,18 @@ def test_train_encode_decode(tmp_path, text, kind, capsys, monkeypatch):
     assert capsys.readouterr().out == t.decode(t.encode(TEXT))
 
 
+def test_pieces_of_a_file_change_no_id(tmp_path, monkeypatch, capsys):
+    """Where they end a pattern of one's own need not cut, nor a special token."""
+    text = "the cat sat <the end> the mat\n" * 9
+    (tmp_path / "a.txt").write_text(text)
+    own = BPETokenizer(BPETokenizer.train(text, 300).merges, r"\S+\s*", ["<the end>"])
+    for t, special in (own, ()), (BPETokenizer([], special_tokens=["<the end>"]), ["<the end>"]):
+        t.save(tmp_path / "t.json")
+        monkeypatch.setattr(corpus, "PIECE", 16)
+        assert main(["encode", str(tmp_path / "t.json"), str(tmp_path / "a.txt"), "--special", *special]) == 0
+        assert list(map(int, capsys.readouterr().out.split())) == t.encode(text, special)
+
+
 def test_an_array_of_one_id_and_of_none(tmp_path, text, capsys):
     out = str(tmp_path / "t.json")
     assert main(["train", "bpe", text, "--out", out]) == 0
@@ -68,11 +80,12 @@ def test_stats_shows_every_pattern(tmp_path, capsys):
 
 def test_analyse(tmp_path, text, capsys):
     names = ["char", "akshara", "bpe:270", "bpe:270:gpt2", "wordpiece:90", "hindi:280"]
-    assert main(["analyse", text, "--tokenizers", *names, "--held_out", "0.3", "--out", str(tmp_path / "found")]) == 0
+    assert main(["analyse", text, "--tokenizers", *names, "--held_out", "0.75", "--out", str(tmp_path / "found")]) == 0
     with open(tmp_path / "found" / "table.csv", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     assert [row["tokenizer"] for row in rows] == [name for name in names for _ in range(2)]
     assert {row["text"] for row in rows} == {"in sample", "held out"}
+    assert float(rows[1]["tokens_per_word"]) == len("दुःख और सुख, 12 बार!") / 5        # this line, and no part of another
     assert all(float(row["round_trip"]) == 100 for row in rows if row["tokenizer"].startswith("bpe"))
     assert (tmp_path / "found" / "tokens_per_word.png").stat().st_size > 10_000
     assert capsys.readouterr().out.count("\n") >= 14
@@ -90,9 +103,9 @@ def test_the_numbers_by_hand():
     (["train", "bpe", "missing.txt"], "missing.txt: got no such file"),
     (["train", "bpe", "{text}", "--vocab_size", "7"], "vocab_size 7; expected a whole number from"),
     (["train", "bpe", "{text}", "--out", "no/folder/t.json"], "a file in a folder that exists"),
-    (["analyse", "{text}", "--tokenizers", "bpe", "--held_out", "0.3"], "tokenizer bpe: got no vocabulary size"),
-    (["analyse", "{text}", "--tokenizers", "bpe:x", "--held_out", "0.3"], "neither a file nor KIND:SIZE:SPLIT"),
-    (["analyse", "{text}", "--tokenizers", "unigram:9", "--held_out", "0.3"], "got 'unigram'; expected one of"),
+    (["analyse", "{text}", "--tokenizers", "bpe", "--held_out", "0.75"], "tokenizer bpe: got no vocabulary size"),
+    (["analyse", "{text}", "--tokenizers", "bpe:x", "--held_out", "0.75"], "neither a file nor KIND:SIZE:SPLIT"),
+    (["analyse", "{text}", "--tokenizers", "unigram:9", "--held_out", "0.75"], "got 'unigram'; expected one of"),
     (["analyse", "{text}", "--out", "{text}"], "a file; expected a folder"),
     (["analyse", "{text}", "--held_out", "0"], "0 held out; expected some held out"),
     (["scan", "{latin}"], "scan: got no word in Devanagari; expected verse"),

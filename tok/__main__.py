@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tok import analysis, scan_view, scansion
 from tok.base import cores, load, refusal
-from tok.corpus import Files, Part, holds_many, pieces
+from tok.corpus import Files, holds_many
 from tok.hindi import normalize
 from tok.split import SPLITS
 
@@ -42,15 +42,18 @@ def train(args: argparse.Namespace) -> None:
 def encode(args: argparse.Namespace) -> None:
     """Text to ids: numbers with spaces between them on stdout, or an array in a .npy file."""
     t, files, found = load(args.tokenizer), Files(*args.files, progress=args.files != ["-"]), []
+    # a pattern of somebody's own and a name with a space may reach over the end of a piece
+    apart = t.lines_apart and all(name.isascii() and name.split() == [name] for name in args.special)
+    texts = files if apart else files.whole()
     if args.out:
         if not args.out.endswith(".npy") or not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
             raise refusal("--out", repr(args.out), "a name that ends with .npy, in a folder that exists")
-        for text in files:
+        for text in texts:
             found.append(t.encode_array(text, allowed_special=args.special))
         with open(args.out, "wb") as f:
             np.save(f, np.concatenate(found) if found else t.encode_array(""))
         return
-    for text in files:
+    for text in texts:
         print(*t.encode(text, allowed_special=args.special), flush=args.files == ["-"])
 
 
@@ -91,7 +94,7 @@ def analyse(args: argparse.Namespace) -> None:
     rows = []
     print(analysis.heading())
     with tqdm(total=2 * len(args.tokenizers), desc="measure") as bar:
-        for row in analysis.analyse(args.tokenizers, Files(*args.files), args.held_out):
+        for row in analysis.analyse(args.tokenizers, [*Files(*args.files).whole()], args.held_out):
             rows.append(row)
             bar.update()
             bar.write(analysis.line(row), file=sys.stdout)
@@ -103,8 +106,8 @@ def scan(args: argparse.Namespace) -> None:
     terminal, good = args.color == "always" or (args.color == "auto" and sys.stdout.isatty()), []
     found = 0
     for path in Files(*args.files).paths:
-        texts = [text for text, _ in pieces(Part(path))]
-        stanzas = texts if holds_many(path) else re.split(r"\n\s*\n", "".join(texts))
+        texts = Files(path).whole()
+        stanzas = texts if holds_many(path) else re.split(r"\n\s*\n", next(texts))
         for stanza in filter(scansion.WORD.search, map(normalize, stanzas)):
             found += 1
             try:

@@ -70,6 +70,12 @@ class Files:
                     yield piece
                     bar.update(size)
 
+    def whole(self) -> Iterator[str]:
+        """Every text in one piece, which must fit into memory."""
+        for path in self.paths:
+            found = (piece for piece, _ in pieces(Part(path), self.processes))
+            yield from found if holds_many(path) else ["".join(found)]
+
     def words(self, split: str, normalize: Callable[[str], str] | None = None) -> bpe_cpu.Words:
         """bpe_cpu.Words of all texts, normalized first, by a pattern of split_cpu."""
         processes = min(self.processes, self._size() // PART)

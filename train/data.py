@@ -74,8 +74,7 @@ def source_files(config: Config) -> list[Path]:
 
 def read_documents(file: Path) -> Iterator[str]:
     """The texts of a file that holds many, or all of it as one document."""
-    pieces = (text for text, _ in corpus.pieces(corpus.Part(str(file)), tok.base.cores()))
-    return pieces if corpus.holds_many(str(file)) else iter(["".join(pieces)])
+    return corpus.Files(file, processes=tok.base.cores()).whole()
 
 
 def fingerprint(config: Config) -> str:
