@@ -330,6 +330,7 @@ def test_one_changed_character_is_noticed(tmp_path):
     (lambda: make("indic").decode([97, 278]), "got 278 at position 1; expected a whole number from 0 to 277"),
     (lambda: make("char").decode([-1]), "got -1 at position 0"),
     (lambda: make("char").decode(np.array([1.0])), "got 1.0 at position 0"),
+    (lambda: make("char").decode(np.array([0, 1]) == 1), "got False at position 0"),
     (lambda: CharTokenizer("abc").encode("cabbage"), r"got 'g' \(U\+0067\) at offset 5; expected one of the 3 char"),
     (lambda: CharTokenizer("abc", None, ["!"]).encode("a!cd", allowed_special="all"), "'d' .* at offset 3"),
     (lambda: CharTokenizer.train([]), "got no text"),

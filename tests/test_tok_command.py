@@ -60,10 +60,12 @@ def test_an_array_of_one_id_and_of_none(tmp_path, text, capsys):
     assert main(["train", "bpe", text, "--out", out]) == 0
     np.save(tmp_path / "one.npy", np.array(97))
     (tmp_path / "none.npy").write_bytes(b"")
+    (tmp_path / "text.npy").write_bytes(b"97 98")
     capsys.readouterr()
     assert main(["decode", out, str(tmp_path / "one.npy")]) == 0 and capsys.readouterr().out == "a"
-    assert main(["decode", out, str(tmp_path / "none.npy")]) == 2
-    assert "none.npy: got an empty file; expected an array of ids" in capsys.readouterr().err
+    for name in "none.npy", "text.npy":
+        assert main(["decode", out, str(tmp_path / name)]) == 2
+        assert f"{name}: got no whole array; expected one of ids" in capsys.readouterr().err
 
 
 def test_a_page_needs_no_tokenizer():
@@ -108,6 +110,7 @@ def test_the_numbers_by_hand():
     (["analyse", "{text}", "--tokenizers", "unigram:9", "--held_out", "0.75"], "got 'unigram'; expected one of"),
     (["analyse", "{text}", "--out", "{text}"], "a file; expected a folder"),
     (["analyse", "{text}", "--held_out", "0"], "0 held out; expected some held out"),
+    (["stats", "\udcff"], "stats: got the lone surrogate U+DCFF at offset 0"),
     (["scan", "{latin}"], "scan: got no word in Devanagari; expected verse"),
 ])
 def test_what_cannot_be_done_is_said(tmp_path, text, arguments, says, capsys):
@@ -126,8 +129,12 @@ def test_ids_that_are_none(tmp_path, capsys, monkeypatch):
     assert "ids.txt: got '\ufffd'; expected ids" in capsys.readouterr().err
 
 
-def test_a_closed_stdin_is_an_empty_one():
-    done = subprocess.run(f"{sys.executable} -m tok stats - <&-", shell=True, capture_output=True, text=True)
+@pytest.mark.parametrize("command", ["stats - <&-", "decode t.json >&- <<< 97", "stats | true; exit ${PIPESTATUS[0]}"])
+def test_streams_that_are_closed(tmp_path, command):
+    BPETokenizer([]).save(tmp_path / "t.json")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m tok {command}"], env=env, cwd=tmp_path,
+                          capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 

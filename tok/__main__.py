@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tok import analysis, scan_view, scansion
-from tok.base import cores, load, refusal
+from tok.base import check_text, cores, load, refusal
 from tok.corpus import Files, holds_many
 from tok.hindi import normalize
 from tok.split import SPLITS
@@ -64,8 +64,8 @@ def decode(args: argparse.Namespace) -> None:
         if name.endswith(".npy"):
             try:
                 ids = np.load(name, allow_pickle=False)
-            except EOFError:
-                raise refusal(f"decode {name}", "an empty file", "an array of ids") from None
+            except (EOFError, ValueError):
+                raise refusal(f"decode {name}", "no whole array", "one of ids, as encode --out writes it") from None
             sys.stdout.write(t.decode(np.atleast_1d(ids)))
             continue
         # what is no UTF-8 is no number either, and is refused as such
@@ -83,6 +83,7 @@ def _number(word, name):
 def stats(args: argparse.Namespace) -> None:
     """How each pattern cuts a sentence, its aksharas, and what tokenizers make of it."""
     text = sys.stdin.read() if args.text == "-" else args.text
+    check_text(text, "stats")
     for row in analysis.page(text, {name: load(name) for name in args.tokenizers}):
         print(row)
 
@@ -179,9 +180,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")      # closed by whoever began this process
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        if getattr(sys, name) is None:              # closed by whoever began this process
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
     try:
         args.run(args)
+        sys.stdout.flush()                          # here, where an error is caught
     except BrokenPipeError:                         # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as e:

@@ -160,7 +160,7 @@ class Tokenizer:
         """The tokens of a list of ids; the first one stands at position `at`, for messages."""
         if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= len(self.vocab):
             for position, i in enumerate(ids, at):
-                if not isinstance(i, (int, np.integer)) or not 0 <= i < len(self.vocab):
+                if isinstance(i, bool) or not isinstance(i, (int, np.integer)) or not 0 <= i < len(self.vocab):
                     raise refusal("decode", f"{i!r} at position {position}",
                                   f"a whole number from 0 to {self.vocab_size - 1}",
                                   "is this the tokenizer that made it?")
