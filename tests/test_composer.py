@@ -229,9 +229,9 @@ def test_special_and_empty_tokens_are_never_allowed():
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name + " 12" * bool(form.licence))
-def test_sets_of_places_with_one_number_have_places_in_common(form):
-    """So a state says where the line is; only the one without hope says nothing."""
+def test_a_state_says_where_the_line_is(form):
+    """Only the one without hope says nothing. Nothing is told apart to which the same may follow: lavani has most."""
     for line in dict.fromkeys(form.lines):
         alone = Form("", "", (line,), form.unit, form.rhyme, rules=form.rules)               # as a Composer has it
         dead, *others = _without_rhyme(alone, "S2", "।\n", "")[3]
-        assert not dead and all(others)
+        assert not dead and all(others) and len(others) < 10_000

@@ -99,6 +99,7 @@ def _closing(n, closing):
     return DONE if n == len(closing) else n
 
 
+@lru_cache(1 << 16)                                         # it is the same with every closing
 def _grown(first, text, char, rules):
     """_move() inside a word."""
     end = text[-1]
@@ -152,54 +153,59 @@ JAGAN = ((1,), (2,), (1,))
 class Counts:
     """table[state, symbol] of sets of places, numbered; from 0 the line cannot be closed, 1 is the start.
 
-    Sets to which the same may follow have one number. They differ in places without hope at most, as any other place
-    wants its own count of what follows. at[state] are the (part, count) that they have in common.
     A symbol is the weights of an akshara, (WORD, does the rhyme hold there?), PAUSE or CLOSE. A place is that of
     meter.Line, and a fourth number: how much of a jagan opens the part, or len(JAGAN) + 1 if it is none any more.
+    Places with one count to which the same may follow are taken for one: far from its end a part forgets its last
+    weights. So there are some thousand sets at most, where else there would be tens of thousands.
+    at[state] are the (part, count) of its places.
     """
 
     def __init__(self, form, rules, symbols):
         self.machine = line_of(form, rules)
-        start, closed = (frozenset({(*place, self._opening(place[0]))}) for place in ((0, 0, ""), self.machine.end))
-        number, table = {frozenset(): 0, start: 1, closed: 2}, []
-        for places in number_and_grow(number):
-            row = []
-            for symbol in symbols:
-                if symbol == CLOSE:
-                    found = closed if any(place[:3] == self.machine.end for place in places) else frozenset()
-                elif symbol == PAUSE:
-                    found = self._pause(places)
-                elif symbol[0] == WORD:
-                    found = self._word(places, symbol[1])
-                else:
-                    found = self._akshara(places, symbol)
-                row.append(number.setdefault(found, len(number)))
-            table.append(row)
-        self.table, alike = _least(np.array(table), 2)
-        alike_in = {}
-        for places, n in zip(number, alike):
-            alike_in.setdefault(n, []).append(frozenset(place[:2] for place in places))
-        self.at = [frozenset.intersection(*alike_in[n]) for n in range(len(self.table))]
+        number = {(*place, self._opening(place[0])): n for n, place in enumerate([(0, 0, ""), self.machine.end])}
+        leads = [[frozenset([number.setdefault(after, len(number)) for after in self._after(symbol, *place)])
+                  for symbol in symbols] for place in number_and_grow(number)]
+        kinds, before = [place[:2] for place in number], 0
+        while before < len({*kinds}):
+            before, told = len({*kinds}), {}
+            kinds = [told.setdefault((kind, *(frozenset([kinds[n] for n in some]) for some in row)), len(told))
+                     for kind, row in zip(kinds, leads)]
+        of_kind = {kind: [frozenset([kinds[n] for n in some]) for some in row] for kind, row in zip(kinds, leads)}
+        at, nowhere = {kind: place[:2] for kind, place in zip(kinds, number)}, frozenset()
+        sets, table = {nowhere: 0, frozenset(kinds[:1]): 1, frozenset(kinds[1:2]): 2}, []
+        for some in number_and_grow(sets):
+            rows = zip(*[of_kind[kind] for kind in some]) if some else [()] * len(symbols)
+            table.append([sets.setdefault(nowhere.union(*after), len(sets)) for after in rows])
+        self.table, self.at = np.array(table), [frozenset([at[kind] for kind in some]) for some in sets]
 
     def _opening(self, part):
         parts = self.machine.parts
         return 0 if part < len(parts) and not parts[part].opens_freely else len(JAGAN) + 1
 
-    def _akshara(self, places, weights):
-        machine, found = self.machine, set()
-        for part, count, tail, opening in places:
-            if part == len(machine.parts):
-                continue
-            feet = machine.parts[part].feet
-            like = opening < len(JAGAN) and JAGAN[opening][0] in weights
-            for weight in weights:
+    def _after(self, symbol, part, count, tail, opening):
+        """The places to which a symbol leads from one."""
+        machine, parts = self.machine, self.machine.parts
+        if symbol == CLOSE:
+            if (part, count, tail) == machine.end:
+                yield part, count, tail, opening
+        elif symbol == PAUSE:                              # where the form has pauses, one of them; else any word's end
+            if len(parts) == 1 or 0 < part < len(parts) and (count, tail) == (0, ""):
+                yield part, count, tail, opening
+        elif symbol[0] == WORD:
+            if opening != len(JAGAN):
+                yield part, count, tail, len(JAGAN) + 1
+                if machine.may_end(part, count, tail) and (symbol[1] or part != machine.rhymes_at):
+                    yield part + 1, 0, "", self._opening(part + 1)
+        elif part < len(parts):
+            feet = parts[part].feet
+            like = opening < len(JAGAN) and JAGAN[opening][0] in symbol
+            for weight in symbol:
                 if weight and feet and (count == len(feet) or feet[count] not in ("x", "LG"[weight - 1])):
                     continue
                 place = (part, count + (weight if machine.by_matras else min(weight, 1)),
                          self._tail(part, tail + ".LG"[weight] * (weight > 0)))
                 if machine.hope(place):
-                    found.add((*place, opening + 1 if like else len(JAGAN) + 1))
-        return frozenset(found)
+                    yield *place, opening + 1 if like else len(JAGAN) + 1
 
     def _tail(self, part, marks):
         """What of the last weights may become an ending of the part: its longest end that begins one."""
@@ -207,43 +213,10 @@ class Counts:
             marks = marks[1:]
         return marks
 
-    def _word(self, places, rhymes):
-        machine, found = self.machine, set()
-        for part, count, tail, opening in places:
-            if opening != len(JAGAN):
-                found.add((part, count, tail, len(JAGAN) + 1))
-                if machine.may_end(part, count, tail) and (rhymes or part != machine.rhymes_at):
-                    found.add((part + 1, 0, "", self._opening(part + 1)))
-        return frozenset(found)
-
-    def _pause(self, places):
-        """Where the form has pauses, one of them; else any word's end will do."""
-        parts = len(self.machine.parts)
-        return frozenset(place for place in places if parts == 1 or 0 < place[0] < parts and place[1:3] == (0, ""))
-
 
 @lru_cache(64)
 def _counts(form, rules, symbols):
     return Counts(form, rules, symbols)
-
-
-def _least(table, closed):
-    """(the table of fewest states, which of them each was), with 0 and 1 as they are: two are one if after any symbols
-    both are closed, or none.
-
-    Told apart are at first the closed ones; then, again and again, those that a symbol leads to such as are told apart.
-    """
-    kind, kinds, before = (np.arange(len(table)) == closed).astype(np.int64), 2, 0
-    while before < kinds:
-        before, told = kinds, kind
-        for after in table.T:
-            told = np.unique(told * before + kind[after], return_inverse=True)[1]
-        kind, kinds = told, told.max() + 1
-    kinds, first = np.unique(kind, return_index=True)
-    order = np.argsort(first)                              # by their first states, so 0 and 1 stay
-    number = np.empty_like(kinds)
-    number[order] = np.arange(len(kinds))
-    return number[kind[table[first[order]]]], number[kind]
 
 
 def number_and_grow(number):

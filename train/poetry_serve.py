@@ -76,7 +76,7 @@ def asked_of(sent: Any, poet: Poet) -> Asked:
 def verse(poet: Poet, asked: Asked, until: float) -> Iterator[dict]:
     """The parts of an answer, as dicts."""
     begun = poet.begin(asked)[-1]
-    in_time(until)                                         # the first verse of a form waits for the tables of its meter
+    in_time(until)                                         # it may have waited long for its turn
     text, logprob = begun, 0.0
     yield {"text": text}
     for step in poet.stream(asked):
@@ -192,7 +192,6 @@ select, input, button {{ font: inherit; font-size: 1.2em; min-width: 0; box-sizi
 <label>seed<input id="seed" type="number" min="0" max="4294967295" value="0"></label>
 <label>without meter<input id="free" type="checkbox"></label>
 <button id="write" class="wide">लिखो / write</button>
-<small class="wide">The first verse of a form takes longer, a doha longest: its meter is made into tables.</small>
 </form>
 <p id="error" role="alert"></p><p id="verse" lang="hi" aria-live="polite"></p><div id="scansion"></div>
 <script>
