@@ -102,7 +102,9 @@ def nccl(size, rank, address):
     MPI."""
     try:
         from cupyx.distributed import NCCLBackend
-        return NCCLBackend(size, rank, *(address or ()), use_mpi=address is None)
+        made = NCCLBackend(size, rank, *(address or ()), use_mpi=address is None)
     except (ImportError, AttributeError, NameError) as e:        # CuPy says so in ways of its own
         raise ValueError(f"NCCL: got {e!r}; expected NVIDIA's library. Hint: pip install nvidia-nccl-cu12 (or -cu13)"
                          ) from None
+    made.stop()                      # of rank 0 a process by which they have found each other: it never ends by itself
+    return made

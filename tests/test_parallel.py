@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from bench import hosts
 from bench import ranks as bench_ranks
 from bench.survive import mpiexec, ranks_of
 from gpt import GPT, GPTConfig
-from minigrad import Tensor
+from minigrad import Tensor, gpu
 from minigrad.backend import dtype_of
 from minigrad.emulator import emulator, fake_cupy
 from minigrad.recompute import recompute
@@ -768,6 +769,14 @@ def test_gpus_by_a_stand_in_for_nccl(home, tmp_path):
         np.testing.assert_allclose(two[name][:2], one[name][:2], rtol=0.3, atol=1e-4)
     states = [load_file(checkpoint.newest(tmp_path / name)[0] / "optimizer.safetensors") for name in ("one", "two")]
     assert {k: v.shape for k, v in states[0].items()} == {k: v.shape for k, v in states[1].items()}
+
+
+def test_gpus_without_mpi_find_each_other_and_leave_no_process_behind(monkeypatch):
+    """CuPy's rank 0 starts one for that. Until it is stopped, rank 0 cannot end."""
+    made = mock.Mock()
+    monkeypatch.setitem(sys.modules, "cupyx.distributed", mock.Mock(NCCLBackend=made))
+    assert gpu.nccl(2, 0, ("here", 29501)) is made.return_value
+    assert made.mock_calls == [mock.call(2, 0, "here", 29501, use_mpi=False), mock.call().stop()]
 
 
 # -------------------------------------------------------------------------------------------- bench ranks
