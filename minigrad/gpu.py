@@ -10,8 +10,8 @@ from minigrad.backend import POOLED, cupy, on_gpu
 class Later:
     """What an array holds now, on its way to the host: calling it gives that, as a NumPy array.
 
-    The host waits only when it is called: on a GPU the copy takes its turn behind what is to be computed before it, and
-    comes to pinned memory. On a CPU it is made at once.
+    The host waits only when it is called, or dropped: on a GPU the copy takes its turn behind what is to be computed
+    before it, and comes to pinned memory. On a CPU it is made at once.
     """
 
     def __init__(self, x):
@@ -25,10 +25,15 @@ class Later:
             self.value = x.copy()
 
     def __call__(self):
+        self.wait()
+        return self.value
+
+    def wait(self):
         if self.arrived is not None:
             self.arrived.synchronize()
             self.arrived = None
-        return self.value
+
+    __del__ = wait           # else CuPy would lend the memory out while this copy is still to come to it
 
 
 def uploads():
