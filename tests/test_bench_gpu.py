@@ -1,6 +1,7 @@
 """bench gpu without a GPU: its formulas, its processes, its files, and a rehearsal from end to end."""
 import json
 import os
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,17 @@ def test_the_log_has_the_predictions_that_the_formulas_give():
     log = (Path(gpu.__file__).parent / "gpu_log.md").read_text(encoding="utf-8")
     for line in gpu_report.predictions():
         assert line in log, line
+
+
+def test_what_no_card_has_told_yet_is_asked_by_the_command_in_the_log(monkeypatch):
+    monkeypatch.setattr(turns, "HAVE_TORCH", True)
+    log = (Path(gpu.__file__).parent / "gpu_log.md").read_text(encoding="utf-8")
+    only, = re.findall('^python -m bench gpu --part train --part generate --only "(.*)"$', log, re.M)
+    part = gpu.Part(gpu.WHOLE, ABOUT, seconds=60)
+    titles = [title for do in (gpu.train, gpu.generate) for title, _ in do(part)]
+    assert [title for title in titles if re.search(only, title)] == [
+        "gpt2 float16 64 rows: ours, PyTorch eager", "curves of gpt2", "write bfloat16 1 x 256",
+        "write bfloat16 32 x 256"]
 
 
 def test_a_floor_is_the_larger_of_two_times():
