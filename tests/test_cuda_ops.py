@@ -219,6 +219,14 @@ def test_adamw(dtype, n, step):
     close(got["emulated"], got["reference"], TOL[dtype], "adamw")
 
 
+def test_a_bfloat16_weight_that_is_no_number_stays_none():
+    p, g = np.ones(32, dtype_of("bfloat16")), np.ones(32, "f4")
+    g.view("u4")[3], rest = 0x7fffffff, masters(p)                       # the NaN of a GPU
+    with using("emulated"):
+        adamw(p, g, *np.zeros((2, 32), "f4"), rest, lr=0.1, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, step=1)
+    assert np.flatnonzero(np.isnan(p.astype("f4"))).tolist() == [3] and rest[3] == 0
+
+
 @pytest.mark.parametrize("case", [c for c in KERNELS if c.smooth], ids=str)
 def test_gradients_by_finite_differences(case):
     """The backward kernel against differences of the forward kernel, in float32, along one random direction. Each entry

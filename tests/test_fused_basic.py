@@ -418,6 +418,17 @@ def test_a_bfloat16_and_its_rest_are_the_whole_float32():
     np.testing.assert_array_equal(p[tie].view("u2"), (up[tie].view("u4") >> 16).astype("u2"))      # away from 0
 
 
+@both_modes
+def test_a_weight_that_is_no_number_stays_none(mode):
+    """All of its bits are set where CUDA makes it: [AW6] alone would round that up to -0."""
+    p, g = np.ones(32, backend.dtype_of("bfloat16")), np.ones(32, "f4")
+    g.view("u4")[3], rest = 0x7fffffff, masters(p)
+    with using(mode), np.errstate(invalid="ignore"):
+        for t in (1, 2):
+            adamw(p, g, *np.zeros((2, 32), "f4"), rest, **{**HYPER, "step": t})
+            assert np.flatnonzero(np.isnan(p.astype("f4"))).tolist() == [3] == np.flatnonzero(np.isnan(whole(p, rest)))
+
+
 def test_the_rest_that_is_drawn_rounds_away():
     """[AW9]: over all bfloat16 numbers, the same at every call, and evenly."""
     p = np.arange(1 << 16, dtype="u2").view(backend.dtype_of("bfloat16"))

@@ -20,7 +20,8 @@ template<int N> __device__ __forceinline__ void keep(float (&w)[N], T* p, float*
         float low[N];
 #pragma unroll
         for (int k = 0; k < N; k++) {
-            uint32_t u = __float_as_uint(w[k]), high = (u + 0x8000u) & 0xffff0000u;      // [AW6]
+            uint32_t u = __float_as_uint(w[k]) & (w[k] == w[k] ? 0xffffffffu : 0xffff0000u);       // as in adamw.py
+            uint32_t high = (u + 0x8000u) & 0xffff0000u;                                 // [AW6]
             w[k] = __uint_as_float(high);                    // which p holds without rounding
             low[k] = (float)(int)(u - high);
         }

@@ -37,6 +37,7 @@ import numpy as np
 from minigrad.backend import stream, wide, wide_dtype, xp_of
 from minigrad.kernels import kernel
 
+ALL, UPPER = np.uint32(0xffffffff), np.uint32(0xffff0000)    # a NaN has no rest: CUDA's, all ones, would become -0
 CHUNKS = 64     # sums are taken in 64 fixed parts, so that their bits do not depend on the number of threads
 
 
@@ -60,7 +61,7 @@ def whole(p, master):
 def keep(w, p, master):
     """Put the parameters, in full, where they came from."""
     if master is not None and master.dtype == np.int16:
-        u = w.view("u4")
+        u = w.view("u4") & xp_of(w).where(w == w, ALL, UPPER)
         p.view("u2")[...] = (u + 0x8000) >> 16                                           # [AW6]
         master[...] = u - (p.view("u2").astype("u4") << 16)
     elif master is not None:

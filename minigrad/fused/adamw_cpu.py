@@ -4,7 +4,7 @@ import math
 import numpy as np
 
 from minigrad import pool
-from minigrad.fused.adamw import CHUNKS, keep
+from minigrad.fused.adamw import CHUNKS, UPPER, keep
 from minigrad.jit_cpu import inline, jit
 from minigrad.math_cpu import bits, wide
 
@@ -48,6 +48,7 @@ def _adamw_halves(p, rest, g, m, v, numbers, lo, hi):
         u = np.uint32((np.uint32(p[i]) << np.uint32(16)) + np.uint32(np.int32(rest[i])))                 # [AW7]
         w, m[i], v[i] = _step(u.view(np.float32), wide(g[i]), m[i], v[i], numbers)
         u = np.float32(w).view(np.uint32)
+        u = u if w == w else np.uint32(u & UPPER)
         high = np.uint32(np.uint32(u + np.uint32(0x8000)) >> np.uint32(16))                              # [AW6]
         p[i], rest[i] = high, np.uint32(u - np.uint32(high << np.uint32(16)))
 
