@@ -154,7 +154,7 @@ def main(argv):
     parser.add_argument("--list", action="store_true", help="show every claim, its command and its tolerance; run "
                         "nothing")
     parser.add_argument("--only", nargs="+", choices=RUNS, metavar="RUN", default=list(RUNS),
-                        help=f"of {', '.join(RUNS)}")
+                        help=f"of {', '.join(RUNS)} [all]")
     parser.add_argument("--json", type=turns.in_a_folder, metavar="FILE", help="append a dated line with all verdicts")
     args = parser.parse_args(argv)
     if args.list:

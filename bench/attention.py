@@ -255,9 +255,9 @@ def main(argv):
         "compiled kernel, beside what the formulas say and beside PyTorch.")
     parser.add_argument("--short", action="store_true", help=f"contexts up to {SHORT[0][-1]}, in a minute")
     parser.add_argument("--calls", type=turns.positive, default=9, help="of every point, of which the "
-                        "fastest counts: neighbours disturb it least (default: 9)")
+                        "fastest counts: neighbours disturb it least [9]")
     parser.add_argument("--out", type=Path, default=Path("runs/attention"), help="folder for attention.txt and "
-                        "attention.png (default: runs/attention)")
+                        "attention.png [runs/attention]")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     busy, (contexts, widths) = turns.load(), SHORT if args.short else (CONTEXTS, WIDTHS)

@@ -123,8 +123,8 @@ def pairs_for(stem, pairs):
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench cuda", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stems", nargs="*", default=STEMS, help="which files; all of them if none is named")
-    parser.add_argument("--arch", default=",".join(ARCHS), help="architectures, separated by commas")
+    parser.add_argument("stems", nargs="*", default=STEMS, help="which files [all]")
+    parser.add_argument("--arch", default=",".join(ARCHS), help="architectures, separated by commas [%(default)s]")
     args = parser.parse_args(argv)
     found = compilers()
     if not found:

@@ -108,11 +108,11 @@ def plot(file, losses, theirs, title):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("python -m bench curve", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--config", default="shakespeare-char-full", help="a name from train/configs, or a YAML file")
+    parser = argparse.ArgumentParser("python -m bench curve", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--config", default="shakespeare-char-full",
+                        help="a name from train/configs, or a YAML file [%(default)s]")
     parser.add_argument("--data", help="the text, if not the config's")
-    parser.add_argument("--steps", type=turns.positive, default=300, help="how many")
+    parser.add_argument("--steps", type=turns.positive, default=300, help="how many [300]")
     turns.add_shared(parser)
     args = parser.parse_args(argv)
     if not HAVE_TORCH:

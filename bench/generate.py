@@ -217,12 +217,11 @@ def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m bench generate", description="New tokens per second, and milliseconds for a prompt, beside "
         "transformers' and beside limits of this machine. To compare: pip install torch transformers")
-    parser.add_argument("--preset", choices=PRESETS, default="gpt2", help="the model's size (default: gpt2, 124M)")
-    parser.add_argument("--new", type=turns.positive, default=128, help="tokens to generate (default: 128)")
-    parser.add_argument("--batches", type=turns.positive, nargs="*", default=[1, 8], help="rows (default: 1 8)")
-    parser.add_argument("--lengths", type=turns.positive, nargs="*", default=[128, 512], help="of prompts (default: "
-                        "128 512)")
-    parser.add_argument("--rounds", type=turns.positive, default=3, help="turns of each (default: 3)")
+    parser.add_argument("--preset", choices=PRESETS, default="gpt2", help="the model's size [gpt2, 124M]")
+    parser.add_argument("--new", type=turns.positive, default=128, help="tokens to generate [128]")
+    parser.add_argument("--batches", type=turns.positive, nargs="*", default=[1, 8], help="rows [1 8]")
+    parser.add_argument("--lengths", type=turns.positive, nargs="*", default=[128, 512], help="of prompts [128 512]")
+    parser.add_argument("--rounds", type=turns.positive, default=3, help="turns of each [3]")
     parser.add_argument("--run", metavar="FOLDER", help="a run of train.run, to see what fewer bits do to its loss")
     turns.add_shared(parser, plot=False)
     args = parser.parse_args(argv)

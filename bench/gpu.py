@@ -377,7 +377,7 @@ def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, action="append", help="may be repeated; default: all of them")
-    parser.add_argument("--seconds", type=turns.positive, default=440, help="that a part may take (default: 440)")
+    parser.add_argument("--seconds", type=turns.positive, default=440, help="that a part may take [440]")
     parser.add_argument("--out", metavar="FOLDER", help="default: bench/results")
     parser.add_argument("--only", metavar="PATTERN", type=pattern, default="",
                         help='those entries in whose name this regular expression is found, as "bfloat16$"')

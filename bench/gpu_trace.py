@@ -65,11 +65,11 @@ def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench gpu-trace", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", choices=gpu_train.SIDES, default="ours", metavar="SIDE",
-                        help=f"one of {', '.join(map(repr, gpu_train.SIDES))} (default: ours)")
-    parser.add_argument("--preset", choices=("gpt2", "gpt2-medium", "char"), default="gpt2")
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--batch", type=turns.positive, default=64, help="rows (default: 64)")
-    parser.add_argument("--steps", type=turns.positive, default=3, help="that are averaged (default: 3)")
+                        help=f"one of {', '.join(map(repr, gpu_train.SIDES))} [ours]")
+    parser.add_argument("--preset", choices=("gpt2", "gpt2-medium", "char"), default="gpt2", help="[gpt2]")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="[bfloat16]")
+    parser.add_argument("--batch", type=turns.positive, default=64, help="rows [64]")
+    parser.add_argument("--steps", type=turns.positive, default=3, help="that are averaged [3]")
     args = parser.parse_args(argv)
     if backend.cupy() is None or not turns.HAVE_TORCH:
         why = "PyTorch is not installed: it has the profiler" if backend.cupy() is not None else backend.NO_GPU

@@ -200,16 +200,15 @@ def gibibytes(text):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("python -m bench memory", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser("python -m bench memory", description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char", "gpt2"],
-                        help="sizes; python -m bench step --help says what they are")
+                        help="sizes; python -m bench step --help says what they are [char gpt2]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
-                        help="how parameters are stored")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is computed again")
+                        help="how parameters are stored [%(default)s]")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is computed again [all]")
     parser.add_argument("--largest", nargs="*", type=gibibytes, metavar="GIB", help="also train the largest models "
                         "that fit into so many GiB, with recompute and without, each in a process of its own")
-    parser.add_argument("--rounds", type=positive, default=7, help="steps of each mode that are timed, in turns")
+    parser.add_argument("--rounds", type=positive, default=7, help="steps of each mode that are timed, in turns [7]")
     args = parser.parse_args(argv)
     for name in args.config:
         report(name, args.dtype, args.modes, args.rounds)

@@ -275,14 +275,14 @@ def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m bench ops", description="Milliseconds of every fused op at the shapes of a config, forward and "
         "backward: the median, its rates, how near it comes to its floor (see bench/ops.py), and PyTorch's.")
-    parser.add_argument("--config", choices=CONFIGS, default="char", help="default: char; tiny shows what an op costs "
+    parser.add_argument("--config", choices=CONFIGS, default="char", help="[char]; tiny shows what an op costs "
                         "before it computes anything")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="[float32]")
     parser.add_argument("--op", help="one op only")
-    parser.add_argument("--rounds", type=turns.positive, default=5, help="turns each (default: 5)")
-    parser.add_argument("--steps", type=turns.positive, default=2, help="steps per turn (default: 2)")
+    parser.add_argument("--rounds", type=turns.positive, default=5, help="turns each [5]")
+    parser.add_argument("--steps", type=turns.positive, default=2, help="steps per turn [2]")
     parser.add_argument("--threads", type=turns.positive, default=pool.size(),
-                        help=f"default: {pool.size()}, the cores at hand")
+                        help="[%(default)s, the cores at hand]")
     parser.add_argument("--json", type=turns.in_a_folder, metavar="FILE", help="append a dated line with the medians")
     parser.add_argument("--gradcheck", action="store_true", help="instead: the relative error of every gradient in "
                         "float64, by the reference and (where there is one) by the CPU kernel, over the cases that the "

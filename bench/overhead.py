@@ -110,13 +110,12 @@ def measure(name, dtype, rounds, folder):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("python -m bench overhead", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser("python -m bench overhead", description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char"],
-                        help="sizes; python -m bench step --help says what they are")
+                        help="sizes; python -m bench step --help says what they are [char]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
                         help="how parameters are stored [%(default)s]")
-    parser.add_argument("--rounds", type=turns.positive, default=15, help="pairs of blocks with a save and without")
+    parser.add_argument("--rounds", type=turns.positive, default=15, help="pairs of blocks, one with a save [15]")
     parser.add_argument("--json", type=turns.in_a_folder, metavar="FILE", help="append a dated line with the numbers")
     args = parser.parse_args(argv)
     print(turns.machine())

@@ -536,14 +536,14 @@ def compiled_from(path):
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench planted", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=positive, default=60, help="how many breakages (default: 60)")
-    parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument("--draws", type=positive, default=60, help="how many breakages [60]")
+    parser.add_argument("--seed", type=int, default=0, help="which ones [0]")
     parser.add_argument("--cuda", action="store_true", help="break the CUDA kernels, not what is written in Python")
-    parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time [1]")
     parser.add_argument("--reach", type=int, default=REACH, help="how many imports a test may be away from what is "
-                        f"broken (default: {REACH})")
+                        f"broken [{REACH}]")
     parser.add_argument("--out", type=Path, default=Path("runs/planted"), help="where judgements are kept, for runs "
-                        "that go on (default: runs/planted)")
+                        "that go on [runs/planted]")
     parser.add_argument("--list", action="store_true", help="show what would be planted, and run nothing")
     args = parser.parse_args(argv)
     code = importlib.import_module("bench.planted_cuda" if args.cuda else "bench.planted")

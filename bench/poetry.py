@@ -268,10 +268,10 @@ def main(argv):
     what.add_argument("--scansion", metavar="FOLDER", help="with poetry/*.jsonl and prose/*.txt")
     what.add_argument("--decoding", metavar="DIR", help="with a model that python -m train.poetry has trained")
     parser.add_argument("--stanzas", type=turns.positive, default=20_000,
-                        help="how many windows of prose, and how many paragraphs (20000)")
-    parser.add_argument("--verses", type=turns.positive, default=200, help="how many of each form are written (200)")
-    parser.add_argument("--rows", type=turns.positive, default=8, help="how many of them at a time (8)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="(0.8)")
+                        help="how many windows of prose, and how many paragraphs [20000]")
+    parser.add_argument("--verses", type=turns.positive, default=200, help="how many of each form are written [200]")
+    parser.add_argument("--rows", type=turns.positive, default=8, help="how many of them at a time [8]")
+    parser.add_argument("--temperature", type=float, default=0.8, help="of the verse [0.8]")
     parser.add_argument("--json", type=turns.in_a_folder, metavar="FILE", help="append a dated line with all numbers")
     args = parser.parse_args(argv)
     if args.decoding:

@@ -90,9 +90,9 @@ def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m bench scaling", description="Milliseconds per token of our training step against context, "
         "width and depth, beside what the formula of its operations says at the rate that this machine reaches.")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
-    parser.add_argument("--rounds", type=turns.positive, default=3, help="visits to each point (default: 3)")
-    parser.add_argument("--steps", type=turns.positive, default=3, help="steps per visit that count (default: 3)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="[float32]")
+    parser.add_argument("--rounds", type=turns.positive, default=3, help="visits to each point [3]")
+    parser.add_argument("--steps", type=turns.positive, default=3, help="steps per visit that count [3]")
     parser.add_argument("--quick", action="store_true", help="fewer points with half the tokens, in a minute")
     turns.add_shared(parser)
     args = parser.parse_args(argv)

@@ -425,12 +425,12 @@ def fit_again(file):
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench scaling-laws", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="verse", help="verse (default), or a text that train.run can read; the "
+    parser.add_argument("--data", default="verse", help="[verse], or a text that train.run can read; the "
                         "longest runs see 4 million tokens of it: 10 MB of English, 25 of Hindi")
-    parser.add_argument("--out", default="runs/scaling-laws", help="folder of the runs (default: runs/scaling-laws)")
-    parser.add_argument("--results", metavar="FOLDER", help="where Markdown, JSON and a plot go (default: as --out)")
-    parser.add_argument("--minutes", type=float, help=f"most time for training (default: {FULL['minutes']}, "
-                        f"with --short {SHORT['minutes']})")
+    parser.add_argument("--out", default="runs/scaling-laws", help="folder of the runs [runs/scaling-laws]")
+    parser.add_argument("--results", metavar="FOLDER", help="where Markdown, JSON and a plot go [as --out]")
+    parser.add_argument("--minutes", type=float, help=f"most time for training [{FULL['minutes']}, "
+                        f"with --short {SHORT['minutes']}]")
     parser.add_argument("--short", action="store_true", help="five sizes, up to a million tokens")
     parser.add_argument("--fit", metavar="FILE.json", help="train nothing: fit the laws again to the runs of such a "
                         "file, and write its results anew")

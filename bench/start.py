@@ -62,7 +62,7 @@ def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m bench start", description="Seconds from the start of a process to the end of its first "
         f"training step ({CONFIGS['b'][0]}, batch {CONFIGS['b'][1]}), ours and PyTorch's: medians of fresh processes.")
-    parser.add_argument("--rounds", type=turns.positive, default=5, help="starts of each (default: 5, a minute or two)")
+    parser.add_argument("--rounds", type=turns.positive, default=5, help="starts of each [5, a minute or two]")
     turns.add_shared(parser, plot=False)
     args = parser.parse_args(argv)
     busy, names = turns.load(), [n for n, (code, _) in STARTS.items() if HAVE_TORCH or "torch" not in code]

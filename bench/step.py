@@ -287,14 +287,14 @@ def main(argv):
         "Modes: ours in float32 and in bfloat16 (float32 masters); PyTorch eager, with torch.compile, with autocast "
         "to\nbfloat16, with both; tuned-* are PyTorch's with glibc told from outside to keep freed memory and to use "
         "huge pages.")
-    parser.add_argument("--config", action="append", choices=[*CONFIGS, "all"], help="default: b; may be repeated")
+    parser.add_argument("--config", action="append", choices=[*CONFIGS, "all"], help="may be repeated [b]")
     usual = default_modes()
     parser.add_argument("--modes", nargs="+", choices=[*MODES, "all"], default=usual, metavar="MODE",
                         help=f"of {', '.join(MODES)}, or all (of "
-                        "PyTorch's in bfloat16 only where the processor has instructions for it); default on this "
-                        f"processor: {' '.join(usual)}")
-    parser.add_argument("--rounds", type=turns.positive, help="turns each (default: b 10, char 5, gpt2 4)")
-    parser.add_argument("--steps", type=turns.positive, help="steps per turn (default: b 5, char 2, gpt2 1)")
+                        "PyTorch's in bfloat16 only where the processor has instructions for it) "
+                        f"[here {' '.join(usual)}]")
+    parser.add_argument("--rounds", type=turns.positive, help="turns each [b 10, char 5, gpt2 4]")
+    parser.add_argument("--steps", type=turns.positive, help="steps per turn [b 5, char 2, gpt2 1]")
     parser.add_argument("--neighbour", action="store_true", help="measure beside a process that keeps one core busy")
     turns.add_shared(parser)
     args = parser.parse_args(argv)

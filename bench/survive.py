@@ -261,14 +261,13 @@ def damage(place, n, rng):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser("python -m bench survive", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser("python -m bench survive", description=__doc__.split("\n\n")[0])
     parser.add_argument("--short", action="store_true", help="a twentieth of everything, in less than a minute")
-    parser.add_argument("--kills", type=int, default=200, help="times kill -9")
-    parser.add_argument("--stops", type=int, default=50, help="times SIGTERM")
-    parser.add_argument("--damage", type=int, default=10_000, help="damaged files")
-    parser.add_argument("--ranks", type=int, default=1, help="also kill one of so many, as often as --kills says")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and of the damage")
+    parser.add_argument("--kills", type=int, default=200, help="times kill -9 [200]")
+    parser.add_argument("--stops", type=int, default=50, help="times SIGTERM [50]")
+    parser.add_argument("--damage", type=int, default=10_000, help="damaged files [10000]")
+    parser.add_argument("--ranks", type=int, default=1, help="also kill one of so many, as often as --kills says [1]")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and of the damage [0]")
     args = parser.parse_args(argv)
     share, rng = 20 if args.short else 1, random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="survive-") as folder:

@@ -176,8 +176,8 @@ def main(argv):
                         f"to learn from; default: {COUPLETS:,} couplets of this project's grammar")
     parser.add_argument("--gpt2", metavar="FOLDER", help="with encoder.json and vocab.bpe; default: a vocabulary of "
                         "32,000 tokens is learned from the corpora")
-    parser.add_argument("--vocab_size", type=turns.positive, default=32_000, help="of the training (default: 32000)")
-    parser.add_argument("--rounds", type=turns.positive, default=3, help="turns of each (default: 3)")
+    parser.add_argument("--vocab_size", type=turns.positive, default=32_000, help="of the training [32000]")
+    parser.add_argument("--rounds", type=turns.positive, default=3, help="turns of each [3]")
     turns.add_shared(parser, plot=False)
     args = parser.parse_args(argv)
     corpora, busy, good, results = args.corpora or [""], turns.load(), True, []

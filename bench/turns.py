@@ -209,7 +209,7 @@ def record(file, command, **what):
 def add_shared(parser, plot=True):
     """--threads, --json and, where there is something to draw, --plot."""
     parser.add_argument("--threads", type=positive, default=pool.size(),
-                        help=f"default: {pool.size()}, the cores at hand")
+                        help="[%(default)s, the cores at hand]")
     parser.add_argument("--json", type=in_a_folder, metavar="FILE",
                         help="append a dated line with machine, command, medians and quartiles")
     if plot:

@@ -176,8 +176,7 @@ def machine():
 def main(argv=None):
     from gpt.model import GPTConfig
     parser = argparse.ArgumentParser("python -m gpt.sizes", description="What a model costs, before a byte is taken.",
-                                     epilog="example: python -m gpt.sizes gpt2 gpt2-xl --memory 80 --device gpu "
-                                     "--dtype bfloat16")
+                                     epilog="example: python -m gpt.sizes gpt2 gpt2-xl --memory 80 --device gpu")
     parser.add_argument("presets", nargs="*", metavar="PRESET", default=["gpt2"],
                         help=f"of {', '.join(PRESETS)} [gpt2]")
     parser.add_argument("--memory", type=float, default=machine(), metavar="GIB",

@@ -141,6 +141,15 @@ def python(code, **environment):
     return done.stdout
 
 
+@every_file
+def test_a_default_stands_in_brackets_in_the_help(path):
+    """--seed SEED   another seed, another text [0]"""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+            said = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert said.get("default") in (None, "False", "''", "[]", "()") or "[" in said.get("help", ""), said
+
+
 def test_import_minigrad_is_light_and_silent():
     said = python("import sys, minigrad; print(*[m for m in ('numba', 'cupy', 'matplotlib', 'llvmlite', 'ml_dtypes', "
                   "'scipy', 'torch') if m in sys.modules])")

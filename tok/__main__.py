@@ -137,13 +137,13 @@ def parser() -> argparse.ArgumentParser:
         if "tokenizer" in uses:
             p.add_argument("tokenizer", metavar="TOKENIZER", help="the tokenizer's file")
         if "files" in uses:
-            p.add_argument("files", nargs="*", default=["-"], metavar="FILES", help="texts; - is stdin")
+            p.add_argument("files", nargs="*", default=["-"], metavar="FILES", help="texts; - is stdin [-]")
         return p
 
     p = command(train)
     p.add_argument("kind", choices=analysis.KINDS, metavar="KIND",
                    help="; ".join(f"{kind}: {what}" for kind, what in analysis.KINDS.items()))
-    p.add_argument("files", nargs="*", default=["-"], metavar="FILES", help="texts; - is stdin")
+    p.add_argument("files", nargs="*", default=["-"], metavar="FILES", help="texts; - is stdin [-]")
     p.add_argument("--vocab_size", type=int, default=32000, metavar="N",
                    help="tokens in all; char and akshara have as many as the text has [%(default)s]")
     p.add_argument("--split", choices=SPLITS, default="indic", help="where bpe may cut words; see stats [%(default)s]")
@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE.npy", help="an array instead of numbers on stdout")
     p = command(decode, "tokenizer")
     p.add_argument("files", nargs="*", default=["-"], metavar="IDS",
-                   help="files of numbers, or .npy arrays; - is stdin")
+                   help="files of numbers, or .npy arrays; - is stdin [-]")
     p = command(stats)
     p.add_argument("text", nargs="?", default=SENTENCE, help="the sentence; - is stdin [one in Hindi and in English]")
     p.add_argument("--tokenizers", nargs="+", default=[], metavar="TOKENIZER", help="show their tokens too")

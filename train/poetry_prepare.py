@@ -59,11 +59,11 @@ COUPLETS, SMALL, LARGE = 4000, 1024, 8192                # without sources; toke
 def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("prepare", help="sources of verse and prose -> a folder to train on",
                                    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="files or folders (none: the grammar's couplets)")
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="files or folders [the grammar's couplets]")
     parser.add_argument("--verse", nargs="+", default=[], metavar="FILE", help=".txt files of poems")
-    parser.add_argument("--out", default="runs/poetry", metavar="DIR", help="(runs/poetry)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another split (0)")
-    parser.add_argument("--vocab_size", type=int, help=f"tokens in all ({LARGE}; of the couplets {SMALL})")
+    parser.add_argument("--out", default="runs/poetry", metavar="DIR", help="what to write [runs/poetry]")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another split [0]")
+    parser.add_argument("--vocab_size", type=int, help=f"tokens in all [{LARGE}; of the couplets {SMALL}]")
     parser.set_defaults(run=run)
 
 

@@ -74,10 +74,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("score", help="what a trained model's verse is worth", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", metavar="DIR")
-    parser.add_argument("--split", choices=("val", "test"), default="test", help="(test)")
-    parser.add_argument("--n", type=int, default=0, help="how many of its poems, the first ones (0: all)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="(0.8)")
-    parser.add_argument("--seed", type=int, default=0, help="(0)")
+    parser.add_argument("--split", choices=("val", "test"), default="test", help="which of the poems held out [test]")
+    parser.add_argument("--n", type=int, default=0, help="so many of these, the same in every call [0: all]")
+    parser.add_argument("--temperature", type=float, default=0.8, help="of the verse that the model writes [0.8]")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other verse [0]")
     parser.add_argument("--also", nargs="+", default=[], metavar="FILE", help="poems of others, as .jsonl")
     parser.set_defaults(run=run)
 

@@ -35,7 +35,7 @@ def add_serve(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("serve", help="a web page on this machine that writes verse",
                                    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", help="a prepared folder after training, or any with weights")
-    parser.add_argument("--port", type=int, default=8000, help="(8000)")
+    parser.add_argument("--port", type=int, default=8000, help="of this machine [8000]")
     parser.set_defaults(run=run)
 
 

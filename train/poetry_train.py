@@ -28,8 +28,8 @@ SIZES = {"small": "", "gpt2-124m": "--preset gpt2 --block_size 256 --backend cup
 def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("train", help="three stages: prose, verse, verse on demand",
                                    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=(*map(str, STAGES), "all"), default="all", help="(all)")
-    parser.add_argument("--out", default="runs/poetry", metavar="DIR", help="the prepared folder (runs/poetry)")
+    parser.add_argument("--stage", choices=(*map(str, STAGES), "all"), default="all", help="which of the three [all]")
+    parser.add_argument("--out", default="runs/poetry", metavar="DIR", help="the prepared folder [runs/poetry]")
     parser.add_argument("--size", choices=SIZES, default="small", help="small, for two CPU cores, or "
                         "gpt2-124m, for a GPU [%(default)s]")
     parser.set_defaults(run=run, more=())

@@ -387,8 +387,8 @@ def entropy(n: int = 20_000, seed: int = 0) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="couplets with their matras and bits, and the grammar in numbers")
-    parser.add_argument("--n", type=int, default=5, help="couplets to show")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n", type=int, default=5, help="couplets to show [5]")
+    parser.add_argument("--seed", type=int, default=0, help="other couplets [0]")
     args = parser.parse_args()
     return exit_status(lambda: show(args.n, args.seed))
 
