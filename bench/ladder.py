@@ -192,6 +192,6 @@ def main(argv):
     print("ms/step" + "".join(f"{seconds / args.steps * 1e3:{21 if i == 0 else 24}.2f}"
                               for i, (_, seconds) in enumerate(rungs.values())))
     first, *rest = (np.array(losses) for losses, _ in rungs.values())
-    gap = max(np.abs(losses / first - 1).max() for losses in rest)
+    gap = np.max([np.abs(losses / first - 1).max() for losses in rest])              # max() would overlook a NaN
     print(f"largest relative difference of the losses: {gap:.1e}")
     return 0 if gap <= 1e-9 else 1

@@ -1,5 +1,8 @@
 """From one scalar to a trained GPT: three implementations, the same weights, the same losses."""
+import math
+
 import numpy as np
+import pytest
 from reference_data import DATA
 
 from bench import ladder
@@ -18,6 +21,13 @@ def test_scalars_references_and_kernels_learn_alike():
     assert len(scalars) == 20 and scalars[-5:].mean() < 0.8 * scalars[:5].mean()      # five names, again and again
     assert np.abs(reference / scalars - 1).max() <= 1e-9
     assert np.abs(kernels / scalars - 1).max() <= 1e-9
+
+
+@pytest.mark.parametrize("last, status", [(2.0, 0), (2.1, 1), (math.nan, 1)])
+def test_the_command_tells_losses_that_differ(monkeypatch, last, status):
+    rungs = {"scalars": ([3.0, 2.0], 1.0), "reference": ([3.0, 2.0], 1.0), "kernels": ([3.0, last], 1.0)}
+    monkeypatch.setattr(ladder, "climb", lambda *_: rungs)
+    assert ladder.main(["--steps", "2"]) == status
 
 
 def test_the_scalar_gpt_has_the_same_gradients():
