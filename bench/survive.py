@@ -115,6 +115,11 @@ def kills(place, want, seconds, n, rng, many=1):
                     break
                 except subprocess.TimeoutExpired:
                     there = [process.pid] if many == 1 else ranks_of(process.pid)
+                    if not held.that(done < n, f"run {runs}: no end within {PATIENCE:.0f} s, with no kill"):
+                        for pid in there:
+                            os.kill(pid, signal.SIGKILL)
+                        process.communicate()
+                        break
                     if there:
                         os.kill(rng.choice(there), signal.SIGKILL)
                     began = time.perf_counter()
@@ -128,8 +133,8 @@ def kills(place, want, seconds, n, rng, many=1):
                 held.that(not said.getvalue(), f"run {runs}: a checkpoint was damaged: {said.getvalue()}")
                 held.that(step >= before, f"run {runs}: step {step} after a kill, {before} before it")
                 before = step
-            held.that(process.returncode == 0, f"run {runs}: exit status {process.returncode}")
-            held.that(place.weights(out) == want, f"run {runs}: other weights at the end")
+            if held.that(process.returncode == 0, f"run {runs}: exit status {process.returncode}"):
+                held.that(place.weights(out) == want, f"run {runs}: other weights at the end")
             held.that(not left_over(place.folder / out), f"run {runs}: {left_over(place.folder / out)} left over")
             shutil.rmtree(place.folder / out)
     return held.report(name, f"{done} times kill -9{f' of one of {many} ranks' if many > 1 else ''} in {runs} runs of "
@@ -215,6 +220,16 @@ def digest(model):
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
+def outcome(read, want):
+    """(was it read?, what is wrong with what came, or "")"""
+    try:
+        return True, "" if read() == want else "something else was loaded"
+    except (ValueError, OSError) as e:
+        return False, "" if "got" in str(e) and "expected" in str(e) else f"{e!r} explains nothing"
+    except (Exception, SystemExit) as e:                     # but Ctrl-C ends the whole
+        return False, repr(e)
+
+
 def damage(place, n, rng):
     """n damaged files, one at a time, and what their readers make of them."""
     held, loaded = Held(), 0
@@ -247,15 +262,10 @@ def damage(place, n, rng):
         data = damaged(whole[path], rng)
         path.write_bytes(data)
         signal.alarm(int(PATIENCE))
-        try:
-            found = readers[path]()
-            loaded += 1
-            held.that(found == want[path] or data == whole[path], f"{path.name}: something else was loaded")
-        except (ValueError, OSError) as e:
-            held.that("got" in str(e) and "expected" in str(e), f"{path.name}: {e!r} explains nothing")
-        except BaseException as e:
-            held.that(False, f"{path.name}: {e!r}")
+        read, wrong = outcome(readers[path], want[path])
         signal.alarm(0)
+        loaded += read
+        held.that(not wrong, f"{path.name}: {wrong}")
         path.write_bytes(whole[path])
     return held.report("damage", f"{n} damaged files, of which {loaded} were read and the others refused")
 
@@ -272,7 +282,7 @@ def main(argv=None):
     share, rng = 20 if args.short else 1, random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="survive-") as folder:
         place = Place(folder)
-        place.finish("first")                                # compiles, and makes the shards
+        place.start("first").communicate()                   # compiles, however long that takes, and makes the shards
         status, said, seconds = place.finish("whole")
         if status:
             print(said, file=sys.stderr)

@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -407,3 +408,29 @@ def test_a_checkpoint_says_which_code_wrote_it(tmp_path, monkeypatch):
         (tmp_path / "train" / name).write_text(text)
         found.add(checkpoint.code.__wrapped__())
     assert len(found) == 4                                   # a text is no code
+
+
+def test_a_run_that_hangs_does_not_hold(tmp_path, monkeypatch, capsys):
+    """Once killed it is let alone, for as long as PATIENCE lasts: before, it was killed again and again, for ever."""
+    class Hanging:
+        folder = tmp_path
+
+        def start(self, out, ranks):
+            (tmp_path / out).mkdir(exist_ok=True)
+            return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stderr=subprocess.PIPE)
+
+    monkeypatch.setattr(survive, "PATIENCE", 1.0)
+    assert not survive.kills(Hanging(), None, 0.1, 1, random.Random(0))
+    assert "run 1: no end within 1 s, with no kill" in capsys.readouterr().out
+
+
+def test_what_a_reader_makes_of_damage():
+    def refuses(error):
+        def read():
+            raise error
+        return survive.outcome(read, 1)
+
+    assert survive.outcome(lambda: 1, 1) == (True, "") and survive.outcome(lambda: 2, 1)[1] and refuses(KeyError("a"))[1]
+    assert refuses(ValueError("got 2; expected 1")) == (False, "") and refuses(TimeoutError())[1]
+    with pytest.raises(KeyboardInterrupt):
+        refuses(KeyboardInterrupt())
