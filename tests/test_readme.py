@@ -118,5 +118,15 @@ def test_every_file_that_is_named_exists():
         assert (ROOT / name).exists(), name
 
 
+def test_a_file_of_the_reading_order_stands_on_those_above_it():
+    """It imports none below, kernels in Numba aside: they come behind the formula that chooses them."""
+    order = re.findall(r"^\| `([a-z_/]+\.py)` \|", README, re.M)
+    assert len(order) > 20
+    for i, name in enumerate(order):
+        found = re.findall(r"^(?:from|import) ([\w.]+)", (ROOT / name).read_text(encoding="utf-8"), re.M)
+        below = {file for file in order[i:] if not file.endswith("_cpu.py") or name.endswith("_cpu.py")}
+        assert not below & {module.replace(".", "/") + ".py" for module in found}, name
+
+
 def test_readme_stays_short():
     assert len(README.splitlines()) < 250
