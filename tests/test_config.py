@@ -182,3 +182,14 @@ def test_resume_takes_the_settings_of_the_run_and_guards_its_shape(tmp_path):
         parse(["--resume", str(tmp_path), "--config", "verse"])
     with pytest.raises(ValueError, match="nowhere', where no checkpoint is"):
         parse(["--resume", str(tmp_path / "nowhere")])
+
+
+def test_a_file_may_say_where_a_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text("out: mine\nresume: auto\nsteps: 7\n")
+    for flags in ([], ["--resume", "auto"]):
+        c = parse(["--config", "job.yaml", *flags])
+        assert (c.out, c.resume, c.steps) == ("mine", "auto", 7)
+    (tmp_path / "job.yaml").write_text("resume: mine")
+    with pytest.raises(ValueError, match="both --config and --resume"):
+        parse(["--config", "job.yaml"])

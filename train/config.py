@@ -137,12 +137,14 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     if "steps" in flags:                                     # later than a file's epochs, so it is they that give way
         expect(not flags.get("epochs"), "--steps", "it together with --epochs", "one of them")
         flags["epochs"] = 0.0
-    resume, name = flags.get("resume", ""), flags.get("config", Config.config)
+    name = flags.get("config", Config.config)
+    lines = read_yaml(config_file(name))
+    resume = flags.get("resume", lines.get("resume", ""))
     if auto := resume == "auto":
-        out = flags.get("out") or f"runs/{Path(name).stem}"
+        out = flags.get("out") or lines.get("out") or f"runs/{Path(name).stem}"
         flags, resume = {**flags, "out": out}, out if checkpoint.steps(out) else ""
     if not resume:
-        return build({**_expand(read_yaml(config_file(name))), **_expand(flags)})
+        return build({**_expand(lines), **_expand(flags)})
     if auto:                                                 # the same command as the one that it began with
         flags = {key: value for key, value in flags.items() if key not in ("config", "out")}
     for key in ("config", "out"):
