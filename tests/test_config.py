@@ -108,6 +108,7 @@ def test_several_numbers_with_spaces_or_a_comma():
     (["--steps", "5", "--epochs", "1"], "--steps: got it together with --epochs; expected one of them"),
     (["--n_head", "3"], "n_embd: got 128 for 3 heads; expected a multiple"),
     (["--config", "vers"], "--config: got 'vers'; expected .*verse. Hint: did you mean verse?"),
+    (["--out", "\udcff"], "--out: got .*udcff'; expected text in UTF-8"),
 ])
 def test_a_wrong_flag_is_explained(flags, says):
     with pytest.raises(ValueError, match=says):

@@ -261,7 +261,8 @@ def describe(config: Config) -> str:
     return "\n".join(lines)
 
 
-KINDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers"}
+KINDS: dict[Any, str] = {str: "text in UTF-8", int: "a whole number", float: "a number", bool: "true or false",
+                         tuple: "numbers"}
 
 
 def convert(name: str, value: object, who: str) -> Any:
@@ -283,6 +284,7 @@ def convert(name: str, value: object, who: str) -> Any:
 def _text(value):
     if not isinstance(value, str):
         raise TypeError
+    value.encode()                             # a path may have bytes that no checkpoint could write down
     return value
 
 
