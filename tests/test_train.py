@@ -430,6 +430,7 @@ def test_user_errors_are_one_line_and_exit_2(home, tmp_path, capsys):
                           ({"init": tmp_path}, "a folder with model.safetensors"),
                           ({"split": "0.5 0.2 0.2"}, "split: got"),
                           ({"shards": tmp_path / "run"}, "the folder of the run; expected another one. Hint: --shards"),
+                          ({"data": tmp_path / "run"}, "the folder of the run; expected another one. Hint: a folder"),
                           ({"sample_prompt": "ONE"}, "'O'")]:
         assert run.main(flags(home, **{"out": tmp_path / "run", **changes})) == 2
         said = capsys.readouterr().err

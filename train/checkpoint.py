@@ -72,6 +72,9 @@ def open_folder(config: "Config", held: contextlib.ExitStack) -> Path:
     for flag, other in (("--shards", config.shards), ("--downloads", config.downloads)):
         expect(Path(other).resolve() != out.resolve(), flag, f"{other!r}, the folder of the run", "another one",
                f"{flag} {Path(other, flag[2:])}")            # each is locked by who works in it
+    expect(config.data == "verse" or Path(config.data).resolve() != out.resolve(), "--data",
+           f"{config.data!r}, the folder of the run", "another one",
+           "a folder for the texts alone, as the log and the samples of the run would be read with them")
     writable("--shards", Path(config.shards))
     if config.resume == "auto" and not steps(out):           # stopped before its first checkpoint
         (out / "log.jsonl").unlink(missing_ok=True)
