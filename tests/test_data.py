@@ -363,7 +363,7 @@ def test_aligned_windows_reach_every_part_of_a_document_longer_than_a_block(tmp_
 @pytest.mark.parametrize("block", [1, 5, 16, 64])
 def test_validation_scores_every_token_once(shard, block):
     shard, texts, tokenizer = shard
-    v = Validation(shard, block, batch=4, tokens=10**6)
+    v = Validation(shard, block, batch=4, tokens=10**15)
     scored = np.concatenate([y[y >= 0] for _, y in v.batches()])
     assert scored.tolist() == shard.tokens.tolist()[1:] and v.tokens == len(scored)
     assert [tokenizer.decode(ids) for ids in v.documents()] == texts

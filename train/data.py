@@ -472,7 +472,8 @@ class Validation:
             j = np.searchsorted(bounds, bounds[i] + block_size, "right") - 1
             rows.append((bounds[i], bounds[j]))
             i = j
-        chosen = np.unique(np.linspace(0, len(rows) - 1, max(1, tokens // block_size)).astype(int))
+        wanted = min(len(rows), max(1, tokens // block_size))
+        chosen = np.unique(np.linspace(0, len(rows) - 1, wanted).astype(int))
         self.shard, self.rows, self.block_size = shard, [rows[i] for i in chosen], block_size
         self.batch = batch
         self.tokens = int(sum(b - a for a, b in self.rows))
