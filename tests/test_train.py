@@ -424,6 +424,7 @@ def test_user_errors_are_one_line_and_exit_2(home, tmp_path, capsys):
                           ({"data": tmp_path / "latin.txt"}, "latin.txt, byte 3: got 0xe9"),
                           ({"data": tmp_path / "short.txt"}, "more than one block of 16"),
                           ({"data": tmp_path / "no"}, "does not exist"),
+                          ({"data": ""}, "'', which does not exist"),
                           ({"tokenizer": tmp_path / "no.json"}, "no.json"),
                           ({"resume": tmp_path / "no"}, "--config and --resume"),
                           ({"preset": "gpt9"}, "gpt2-medium"),

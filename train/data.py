@@ -62,7 +62,7 @@ def source_files(config: Config) -> list[Path]:
     if not path.exists() and data in catalogue.SOURCES:
         path = catalogue.fetch(data, config.downloads)
     near = difflib.get_close_matches(path.name.partition(".")[0], catalogue.SOURCES, 1)
-    expect(path.exists(), "--data", f"{data!r}, which does not exist",
+    expect(data and path.exists(), "--data", f"{data!r}, which does not exist",      # Path("") is the folder we are in
            "a file or folder of texts, a name that python -m train.catalogue lists, or the word verse",
            f"--data {near[0]} downloads it" if near else "")
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.name.endswith(corpus.SUFFIXES))
