@@ -654,7 +654,7 @@ def test_config_fields_all_do_something():
 
 # --------------------------------------------------------------------------------------------------------- reports
 
-def test_runs_side_by_side(home, tmp_path, capsys):
+def test_runs_side_by_side(home, tmp_path, capsys, monkeypatch):
     runs = [str(train(home, tmp_path / name, lr=lr)) for name, lr in (("slow", 1e-4), ("fast", 1e-2))]
     capsys.readouterr()
     for plot in ("both", "nowhere/both.png"):
@@ -674,6 +674,8 @@ def test_runs_side_by_side(home, tmp_path, capsys):
     assert [row.split()[1] for row in rows] == ["step", "0", "4", "6"]
     assert rows[1].split()[2] == "-" and rows[2].split()[2] == f"{np.mean(losses[:4]):.4f}"
     assert rows[3].split()[2:4] == [f"{np.mean(losses[4:]):.4f}", f"{last['val_loss']:.4f}"]
+    monkeypatch.chdir(runs[1])
+    assert report.main(["."]) == 0 and "\nfast " in capsys.readouterr().out
     assert report.main([str(tmp_path)]) == 2
     assert "no log.jsonl in it; expected a run folder" in capsys.readouterr().err
 

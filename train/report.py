@@ -19,7 +19,7 @@ def summary(folder: str | Path) -> dict[str, str]:
     expect(scored, folder, "a log without a validation", "a run that has come to one")
     best, last = min(scored, key=lambda e: e["val_loss"]), validations[-1]
     speeds = sorted(e["tokens_per_s"] for e in entries if "tokens_per_s" in e)
-    found = {"run": Path(folder).name, **{title: form.format(last[key]) if last.get(key) is not None else "-"
+    found = {"run": Path(folder).absolute().name, **{title: form.format(last[key]) if last.get(key) is not None else "-"
                                           for title, key, form in COLUMNS}}
     found["best"] = f"{best['val_loss']:.4f} at {best['step']:,}"
     found["tokens/s"] = f"{speeds[len(speeds) // 2]:,}" if speeds else "-"
@@ -64,7 +64,7 @@ def plot(file: str | Path, folders: Iterable[str | Path]) -> None:
     for folder in folders:
         scored = [e for e in log.read(Path(folder, "log.jsonl")) if e.get("val_loss") is not None]
         axes.plot([e["step"] for e in scored], [e["val_loss"] for e in scored], "o-", markersize=3, linewidth=1.4,
-                  label=f"{Path(folder).name}: {scored[-1]['val_loss']:.3f}")
+                  label=f"{Path(folder).absolute().name}: {scored[-1]['val_loss']:.3f}")
     axes.set(xlabel="step", ylabel="validation loss (nats per token)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
