@@ -341,10 +341,6 @@ def empty_like(x, dtype=None, order="K", subok=None, shape=None):
     return wrapped(np.empty_like(x._a, dtype, order, shape=shape))
 
 
-def get_array_module(*arrays):
-    return sys.modules[__name__] if any(isinstance(a, ndarray) for a in arrays) else np
-
-
 def may_share_memory(a, b, max_work=None):
     return np.may_share_memory(unwrapped(a), unwrapped(b))
 
@@ -485,17 +481,11 @@ class MemoryPool:
     def total_bytes(self):
         return self.most
 
-    def free_bytes(self):
-        return self.most - self.used
-
     def free_all_blocks(self, stream=None):
         self.most = self.used
 
     def set_limit(self, size=None, fraction=None):
         self.limit = size or 0
-
-    def get_limit(self):
-        return self.limit
 
 
 @contextlib.contextmanager
