@@ -631,6 +631,7 @@ def test_what_has_no_say_in_the_dtype(other, dtype):
         for y in (Tensor(x) * made, made - Tensor(x), Tensor(x) / made, e.maximum(Tensor(x), made)):
             assert y.dtype == x.dtype
     assert (Tensor(x).sum() / Tensor([1, 0]).sum()).dtype == x.dtype
+    assert (Tensor(x) @ np.eye(2, dtype=int)).dtype == ((np.eye(2) > 0) @ Tensor(x)).dtype == x.dtype
     assert (Tensor(x) + np.ones(2)).dtype == np.result_type(x, np.ones(2)) == "float64"
 
 

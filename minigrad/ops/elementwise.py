@@ -15,17 +15,21 @@ from minigrad.slot import SKIP
 from minigrad.tensor import Tensor, op
 
 
-def _together(who, *arrays):
-    """The arrays, if their shapes broadcast, in dtypes that go together: beside floats of one dtype integers and
-    booleans take it, and floats without axes, as Python's numbers do. NumPy would widen float32 to float64 for them."""
-    given = [a for a in arrays if hasattr(a, "dtype")]
-    if len({a.shape for a in given}) > 1:
-        shapes = [a.shape for a in given]
+def _fit(who, *arrays):
+    """Refuse shapes that do not broadcast."""
+    shapes = [a.shape for a in arrays if hasattr(a, "shape")]
+    if len(set(shapes)) > 1:
         try:
             np.broadcast_shapes(*shapes)
         except ValueError:
             expect(False, who, "shapes " + " and ".join(map(str, shapes)),
                    "axes that are equal, or 1, counted from the last", "insert axes of 1 with expand_dims")
+
+
+def joined(*arrays):
+    """The arrays in dtypes that go together: beside floats of one dtype integers and booleans take it, and floats
+    without axes, as Python's numbers do. NumPy would widen float32 to float64 for them."""
+    given = [a for a in arrays if hasattr(a, "dtype")]
     if len({a.dtype for a in given}) > 1:
         floats = [a for a in given if is_float(a.dtype)]
         theirs = {a.dtype for a in floats if a.ndim} or {a.dtype for a in floats}
@@ -36,6 +40,11 @@ def _together(who, *arrays):
     elif given and float in map(type, arrays) and given[0].dtype.kind == "V":  # bfloat16: NumPy sees to its own only
         return [xp_of(*arrays).asarray(a, given[0].dtype) if type(a) is float else a for a in arrays]
     return arrays
+
+
+def _together(who, *arrays):
+    _fit(who, *arrays)
+    return joined(*arrays)
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic
@@ -343,8 +352,8 @@ def _(dy, x, low, high):
 @op(numbers=True)
 def where(mask, a, b):
     """y = a where mask, else b"""
-    _together("where", mask, a, b)                           # their shapes; a mask has no say in the dtype
-    a, b = _together("where", a, b)
+    _fit("where", mask, a, b)
+    a, b = joined(a, b)                                      # a mask has no say in the dtype
     return xp_of(mask, a, b).where(mask, a, b), (mask,)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from minigrad.backend import wide, xp_of
 from minigrad.check import expect
+from minigrad.ops.elementwise import joined
 from minigrad.slot import SKIP
 from minigrad.tensor import op
 
@@ -46,6 +47,7 @@ def in_stacks(batch, a, b, dtype):
 def matmul(a, b):
     """y_ij = sum_k a_ik b_kj.  a (..., N, K), b (..., K, M) -> (..., N, M); a (K,) has no N, b (K,) no M"""
     expect_fit(a, b)
+    a, b = joined(a, b)
     am, bm = _as_matrices(a, b)
     y = am @ bm
     if a.ndim == 1:
