@@ -90,6 +90,10 @@ def test_every_form_can_be_written(form):
     check(writer, written(writer, random.Random(0), writer.begin()))
 
 
+def test_a_rhyme_is_of_the_kind_for_which_the_kernels_are_compiled():
+    assert Rhyme("मन मेरा नाम").moves.flags.c_contiguous and Rhyme().moves.flags.c_contiguous
+
+
 def test_a_verse_is_without_a_fault_for_its_reader():
     """Among invented words a line may find none that rhymes, and goes without: it does not with these seeds."""
     for seed, form in enumerate(["chaupai", "doha", "sortha", "rola", "harigitika", "totak", "manaharan"] * 3, 200):

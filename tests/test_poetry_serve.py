@@ -9,7 +9,7 @@ from test_poetry_write import gpt2
 
 from tok.meter import meter
 from train import poetry_serve
-from train.poetry_write import Poet
+from train.poetry_write import Asked, Poet
 
 starlette = pytest.importorskip("starlette", reason="pip install '.[serve]' has the server")
 pytest.importorskip("httpx", reason="Starlette's test client wants httpx")
@@ -18,7 +18,9 @@ from starlette.testclient import TestClient  # noqa: E402
 
 @pytest.fixture(scope="module")
 def client():
-    return TestClient(poetry_serve.application(Poet(gpt2())), base_url="http://127.0.0.1:8000")
+    poet = Poet(gpt2())
+    poet.write(Asked())                                    # on a busy machine compilers take longer than a verse may
+    return TestClient(poetry_serve.application(poet), base_url="http://127.0.0.1:8000")
 
 
 def ask(client, **sent):

@@ -260,7 +260,7 @@ class Rhyme:
         kind = np.empty(len(ALPHABET), np.int64)
         for k, characters in enumerate(alike.values()):
             kind[characters] = k
-        self.moves = np.array(moves, np.int16)[:, kind]
+        self.moves = np.ascontiguousarray(np.array(moves, np.int16)[:, kind])    # else the kernels compile once more
         self.moves[:, BREAKS] = 0
         self.holds = np.array([self._holds(state) for state in number], np.int64)
 
