@@ -277,7 +277,7 @@ def _endings(line):
     if not rest or head.vowel not in SIGN_OF or not {*ending} <= {*ALPHABET}:
         return
     # In गती the a is said, but in बहती it would not be: so nothing may stand before it.
-    quiet = len(rest) == 1 and head.vowel == "अ" and head.weight == 1 and rest[0].vowel not in ("", "अ")
+    quiet = len(rest) == 1 and head.vowel == "अ" and head.weight < 2 and rest[0].vowel not in ("", "अ")
     opening = [START] if quiet else []
     for vowel in ([CONSONANTS + NUKTA, *SIGN_OF[head.vowel]], [head.vowel]):
         yield [*opening, *vowel, *head.marks, *ending, HALANT]

@@ -242,11 +242,15 @@ def tuk(line: str) -> str:
 
 
 def rhyming(line: str) -> list[Akshara]:
-    """The aksharas from which a line's tuk is taken: two, or three if the middle one is not said."""
+    """The aksharas from which a line's tuk is taken: two, or three if the middle one is not said.
+
+    A vowelless consonant that comes first is given its a, as one that comes last is: भगवान् हो, महान हो -> अहो.
+    """
     tail = [a for a in scan(line) if a.text != AVAGRAHA][-3:]
     silent = (len(tail) == 3 and tail[0].word == tail[2].word
               and tail[1].vowel == "अ" and tail[1].weight == 1 and tail[2].vowel not in ("", "अ"))
-    return tail if silent else tail[-2:]
+    tail = tail if silent else tail[-2:]
+    return [a._replace(vowel=a.vowel or "अ") for a in tail[:-1]] + tail[-1:]
 
 
 def rhymes(a: str, b: str) -> bool:
