@@ -25,7 +25,7 @@ def by_definition(texts, order):
         for gram, times in table.items():
             level[gram[:-1]][gram[-1]] = times
     n1, n2 = ([sum(times == wanted for times in table.values()) for table in k] for wanted in (1, 2))
-    discounts = [Fraction(a, a + 2 * b) if a else Fraction(0) for a, b in zip(n1, n2)]
+    discounts = [Fraction(a, a + 2 * b) if a else Fraction(1, 2) for a, b in zip(n1, n2)]
 
     def p(unit, before):
         value = Fraction(1, (ALPHABET + 1) ** (len(unit) + 1))
@@ -57,6 +57,10 @@ def test_kneser_ney_is_its_definition(training, texts, order):
         for unit in [*aksharas(text), END]:
             assert next(found) == pytest.approx(float(p(unit, before)), rel=1e-12)
             before.append(unit)
+
+
+def test_what_is_new_has_a_probability_where_nothing_stands_once():
+    assert KneserNey(["क", "क"], 2).bits(["न"]) < 100
 
 
 @given(TEXTS, st.text(st.sampled_from("कखगघ"), max_size=3), st.integers(1, 4))

@@ -8,7 +8,7 @@ in how many contexts something stands, not how often, for a unit that follows on
     k(hw) = c(hw)                        if h has N - 1 units
           = |{v: c(vhw) > 0}|            else                                                                    [KN1]
     k(h.) = sum over w of k(hw),    t(h) = |{w: k(hw) > 0}|
-    D     = n1 / (n1 + 2 n2)             of each length; n1, n2: how many k(hw) are 1, and 2                     [KN2]
+    D     = n1 / (n1 + 2 n2)             of each length; n1, n2: how many k(hw) are 1, and 2; 1/2 if none is 1   [KN2]
     p(w | h) = (max(k(hw) - D, 0) + D t(h) p(w | h')) / k(h.)       p(w | h') where h never came                 [KN3]
 
 Every context takes D from each of its units and gives what it took to the shorter context. The shortest, without any
@@ -102,7 +102,7 @@ class _Level:
         once = np.unique(number, return_index=True)[1]
         self.kinds = np.bincount(context[once], minlength=len(self.total))
         n1, n2 = ((self.k == times).sum() for times in (1, 2))
-        self.discount = n1 / (n1 + 2 * n2) if n1 else 0.0                                                       # [KN2]
+        self.discount = n1 / (n1 + 2 * n2) if n1 else 0.5                                                       # [KN2]
 
     def __call__(self, number, context, p):
         k, total, kinds = (_at(table, i) for table, i in ((self.k, number), (self.total, context),
