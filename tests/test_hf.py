@@ -144,6 +144,7 @@ def changed(content, path, value):
     (["pre_tokenizer", "pretokenizers", 0, "pattern"], {"String": " "}, "expected a Regex"),
     (["added_tokens", 0, "lstrip"], True, "the added token '<a>' with lstrip"),
     (["added_tokens", 0, "special"], False, "the added token '<a>' with special: false"),
+    (["added_tokens", 0, "id"], 999, "got '<a>' with the ids [0-9]+ and 999; expected one id"),
     (["added_tokens", 0], 7, "expected a tokenizer.json"),
     (["added_tokens"], [{}], "expected a tokenizer.json"),
 ])

@@ -132,6 +132,8 @@ def read(path: str | Path, kind: str, model: dict) -> tuple[str, dict, dict[str,
         if odd or not token.get("special", True):
             raise refusal(where, f"the added token {token.get('content')!r} with {odd[0] if odd else 'special: false'}",
                           "special tokens only, which stand for themselves")
+        if (other := found["vocab"].get(token["content"], token["id"])) != token["id"]:
+            raise refusal(where, f"{token['content']!r} with the ids {other} and {token['id']}", "one id")
         special[token["content"]] = token["id"]
     return where, content, special
 
