@@ -524,17 +524,20 @@ def note(pairs, lists, nodes, state, left, right, times, place):
 
 
 @plain
-def join(tokens, before, after, pairs, i, j, new, times):
-    """Make one token, new, of those at the neighbours i and j, in words that stand so often; the places on either side,
-    -1 for none. Their pairs with the two are counted no more; those with the new one are for note()."""
-    h, k = before[i], after[j]
-    if h >= 0:
-        pairs[slot_of(pairs, tokens[h], tokens[i]), 1] -= times
-    if k >= 0:
-        pairs[slot_of(pairs, tokens[j], tokens[k]), 1] -= times
-        before[k] = i
+def join(tokens, before, after, nodes, pairs, lists, state, i, j, new, times):
+    """Make one token, new, of those at the neighbours i and j, in words that stand so often: what note() says of its
+    pairs with the tokens on either side, -1 where there is none. Those of the old two are counted no more."""
+    left, right, h, k = tokens[i], tokens[j], before[i], after[j]
     tokens[i], tokens[j], after[i] = new, -1, k
-    return h, k
+    first = second = np.int64(-1)
+    if h >= 0:
+        pairs[slot_of(pairs, tokens[h], left), 1] -= times
+        first = np.int64(note(pairs, lists, nodes, state, tokens[h], new, times, h))
+    if k >= 0:
+        pairs[slot_of(pairs, right, tokens[k]), 1] -= times
+        before[k] = i
+        second = np.int64(note(pairs, lists, nodes, state, new, tokens[k], times, i))
+    return first, second
 
 
 @plain
@@ -614,15 +617,7 @@ def _learn(tokens, word, counts, before, after, nodes, pairs, lists, heap, merge
             j = after[i]
             if tokens[i] != left or j < 0 or tokens[j] != right:
                 continue
-            times = counts[word[i]]
-            h, k = join(tokens, before, after, pairs, i, j, new, times)
-            if h >= 0:
-                slot = note(pairs, lists, nodes, state, tokens[h], new, times, h)
-                if slot >= 0:
-                    fresh[made] = slot
-                    made += 1
-            if k >= 0:
-                slot = note(pairs, lists, nodes, state, new, tokens[k], times, i)
+            for slot in join(tokens, before, after, nodes, pairs, lists, state, i, j, new, counts[word[i]]):
                 if slot >= 0:
                     fresh[made] = slot
                     made += 1

@@ -140,18 +140,12 @@ def _join(at, new, tokens, word, counts, before, after, single, first, nodes, pa
         if tokens[i] != left or j < 0 or tokens[j] != right:
             continue
         times = counts[word[i]]
-        h, k = join(tokens, before, after, pairs, i, j, new, times)
+        for slot in join(tokens, before, after, nodes, pairs, lists, state, i, j, new, times):
+            if slot >= 0:
+                link(first, pairs, links, slot)
         single[left] -= times
         single[right] -= times
         single[new] += times
-        if h >= 0:
-            slot = note(pairs, lists, nodes, state, tokens[h], new, times, h)
-            if slot >= 0:
-                link(first, pairs, links, slot)
-        if k >= 0:
-            slot = note(pairs, lists, nodes, state, new, tokens[k], times, i)
-            if slot >= 0:
-                link(first, pairs, links, slot)
     pairs[at, 1] = 0
     for token in (left, right, new):
         for side in range(2):
