@@ -37,7 +37,7 @@ def table_of(merges):
     small = (pairs < 256).all(1)
     bytes_[pairs[small, 0] << 8 | pairs[small, 1]] = numbers[small]
     hashed = np.full((1 << (2 * len(merges) + 2).bit_length(), 2), NONE)
-    _fill(hashed, pairs[:, 0] << 32 | pairs[:, 1], numbers)
+    _fill(hashed, pairs, numbers)
     return bytes_, hashed
 
 
@@ -151,12 +151,19 @@ def _move(old, new):
 
 @jit
 def _fill(hashed, pairs, numbers):
-    last = len(hashed) - 1
     for k in range(len(pairs)):
-        at = mix(pairs[k]) & last
-        while hashed[at, 0] != NONE:
-            at = at + 1 & last
-        hashed[at, 0], hashed[at, 1] = pairs[k], numbers[k]
+        at = slot_of(hashed, pairs[k, 0], pairs[k, 1])
+        hashed[at, 0], hashed[at, 1] = pairs[k, 0] << 32 | pairs[k, 1], numbers[k]
+
+
+@plain
+def slot_of(pairs, left, right):
+    """Where a pair is in the table, or where it would be."""
+    key, last = np.int64(left) << 32 | np.int64(right), len(pairs) - 1
+    at = mix(key) & last
+    while pairs[at, 0] != NONE and pairs[at, 0] != key:
+        at = at + 1 & last
+    return at
 
 
 @plain
@@ -165,13 +172,8 @@ def find(table, left, right):
     bytes_, hashed = table
     if left < 256 and right < 256:
         return bytes_[left << 8 | right]
-    key, last = np.int64(left) << 32 | np.int64(right), len(hashed) - 1
-    at = mix(key) & last
-    while hashed[at, 0] != NONE:
-        if hashed[at, 0] == key:
-            return np.int32(hashed[at, 1])
-        at = at + 1 & last
-    return FAR
+    at = slot_of(hashed, left, right)
+    return FAR if hashed[at, 0] == NONE else np.int32(hashed[at, 1])
 
 
 @plain
@@ -480,23 +482,10 @@ def _add(text, edges, counts, k, places, taken, most, seen, size):
 
 @jit
 def _move_pairs(old, old_lists, new, new_lists):
-    last = len(new) - 1
     for k in range(len(old)):
         if old[k, 0] != NONE:
-            at = mix(old[k, 0]) & last
-            while new[at, 0] != NONE:
-                at = at + 1 & last
+            at = slot_of(new, old[k, 0] >> 32, old[k, 0] & 0xffffffff)
             new[at], new_lists[at] = old[k], old_lists[k]
-
-
-@plain
-def slot_of(pairs, left, right):
-    """Where a pair is in the table, or where it would be."""
-    key, last = np.int64(left) << 32 | np.int64(right), len(pairs) - 1
-    at = mix(key) & last
-    while pairs[at, 0] != NONE and pairs[at, 0] != key:
-        at = at + 1 & last
-    return at
 
 
 @plain
