@@ -160,9 +160,7 @@ def main(argv):
     if args.list:
         print(table(ROWS))
         return 0
-    busy = turns.load()
-    print(turns.machine())
-    turns.warn_of(busy)
+    busy = turns.begin()
     seconds = 14.5 * 60 if args.short else 1e6
     found = list(verdicts(ROWS, {key: RUNS[key] for key in args.only}, args.short, seconds,
                           lambda text: print(text, flush=True)))
@@ -173,6 +171,5 @@ def main(argv):
         if v.state == BROKEN:
             print(line(v))
     if args.json:
-        turns.record(args.json, " ".join(["python -m bench all", *argv]), load=busy,
-                     verdicts=[v._asdict() for v in found])
+        turns.record(args.json, "all", argv, load=busy, verdicts=[v._asdict() for v in found])
     return 1 if count[BROKEN] else 0

@@ -271,7 +271,7 @@ def main(argv):
     rate, found = max(ceiling.values), measure(todo, args.calls)
     if len(found) < len(todo):                               # what ended is reported already
         return 1
-    head = [" ".join(["python -m bench attention", *argv]), turns.machine(),
+    head = [turns.command("attention", argv), turns.machine(),
             f"{HEADS} heads, float32, one thread, the processor's time, the fastest of {args.calls} calls; load "
             f"{busy:.1f} before and {turns.load():.1f} after; a large product runs at {rate / 1e9:.0f} GFLOP/s"]
     if not turns.HAVE_TORCH:

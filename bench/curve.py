@@ -107,7 +107,7 @@ def plot(file, losses, theirs, title):
     plt.close(figure)
 
 
-def main(argv=None):
+def main(argv):
     parser = argparse.ArgumentParser("python -m bench curve", description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", default="shakespeare-char-full",
                         help="a name from train/configs, or a YAML file [%(default)s]")
@@ -142,12 +142,7 @@ def main(argv=None):
     losses, theirs = (side.values for side in sides)
     print(table(losses, theirs))
     if args.json:
-        turns.record(args.json, f"python -m bench curve --config {args.config} --steps {steps}", ours=losses,
-                     pytorch=theirs)
+        turns.record(args.json, "curve", argv, ours=losses, pytorch=theirs)
     if args.plot:
         plot(args.plot, losses, theirs, f"{args.config}, {c.dtype}, no dropout")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -225,9 +225,7 @@ def main(argv):
     parser.add_argument("--run", metavar="FOLDER", help="a run of train.run, to see what fewer bits do to its loss")
     turns.add_shared(parser, plot=False)
     args = parser.parse_args(argv)
-    busy, results, good = turns.load(), [], True
-    print(turns.machine() + (f", {turns.installed('transformers')}" if HAVE_THEIRS else ""))
-    turns.warn_of(busy)
+    busy, results, good = turns.begin("transformers"), [], True
     if not HAVE_THEIRS:
         print("transformers is left out, because it or torch is not installed here")
     with tempfile.TemporaryDirectory() as folder:
@@ -257,5 +255,5 @@ def main(argv):
     if args.run:
         print(*quality(args.run, 100_000), sep="\n")
     if args.json:
-        turns.record(args.json, " ".join(["python -m bench generate", *argv]), load=busy, results=results)
+        turns.record(args.json, "generate", argv, load=busy, results=results)
     return 0 if good else 1

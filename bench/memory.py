@@ -8,7 +8,6 @@ interpreter and its libraries come on top. --largest counts them too: what the s
 import argparse
 import math
 import statistics
-import sys
 import time
 import tracemalloc
 
@@ -199,7 +198,7 @@ def gibibytes(text):
     return size
 
 
-def main(argv=None):
+def main(argv):
     parser = argparse.ArgumentParser("python -m bench memory", description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char", "gpt2"],
                         help="sizes; python -m bench step --help says what they are [char gpt2]")
@@ -215,7 +214,3 @@ def main(argv=None):
     if args.largest:
         show_largest(args.largest, args.dtype)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

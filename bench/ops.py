@@ -294,12 +294,12 @@ def main(argv):
         parser.error(f"--op: got {args.op!r}; expected one of {', '.join(sorted(known))}")
     if args.gradcheck:
         return gradients(args.op)
-    return times([row for row in table if args.op in (None, row.name)], args)
+    return times([row for row in table if args.op in (None, row.name)], args, argv)
 
 
-def times(table, args):
+def times(table, args, argv):
     """Measure the rows and print them; return the exit status."""
-    busy = turns.load()
+    busy = turns.begin()
     floor = turns.Side("the ceilings", ceilings, dict(config=args.config, dtype=args.dtype, threads=args.threads),
                        dict(OPENBLAS_NUM_THREADS=str(args.threads)))
     floor.work(1)
@@ -312,8 +312,7 @@ def times(table, args):
     sides = [turns.Side(name, calls, dict(make=make, **settings)) for name, make in makers.items()]
 
     (moved, multiplied), (sizes, batch) = floor.values[0], CONFIGS[args.config]
-    print(f"{turns.machine()}\nconfig {args.config}: {sizes}, batch {batch}, {args.dtype}, {args.threads} threads")
-    turns.warn_of(busy)
+    print(f"config {args.config}: {sizes}, batch {batch}, {args.dtype}, {args.threads} threads")
     print(f"ceilings: {moved / 1e9:.1f} GB/s, a large copy; {multiplied / 1e9:.0f} GFLOP/s, a large product")
     if not turns.HAVE_TORCH:
         print("PyTorch is not installed, so its column is left out: pip install torch")
@@ -335,8 +334,7 @@ def times(table, args):
     if linear_cross_entropy in (row.op for row in table):
         print("linear_cross_entropy computes its gradients in forward already: compare sums of both phases.")
     if args.json:
-        turns.record(args.json, f"bench ops --config {args.config} --dtype {args.dtype}",
-                     copy=moved, product=multiplied, seconds=found)
+        turns.record(args.json, "ops", argv, load=busy, copy=moved, product=multiplied, seconds=found)
     return 0
 
 

@@ -7,7 +7,6 @@ second block begins when the first one's files are on the disk. The rest is time
 import argparse
 import contextlib
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -109,7 +108,7 @@ def measure(name, dtype, rounds, folder):
     return one, found
 
 
-def main(argv=None):
+def main(argv):
     parser = argparse.ArgumentParser("python -m bench overhead", description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char"],
                         help="sizes; python -m bench step --help says what they are [char]")
@@ -127,10 +126,6 @@ def main(argv=None):
             share = f"{took / every / one:8.3%}, every {every} steps" if every else "  1.000% at most"
             print(f"{what:40}{1e3 * took:10.3f}   {share.replace('every 1 steps', 'every step')}")
         if args.json:
-            turns.record(args.json, "python -m bench overhead", config=name, dtype=args.dtype, step=one,
+            turns.record(args.json, "overhead", argv, config=name, dtype=args.dtype, step=one,
                          found=found)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -282,7 +282,7 @@ def main(argv):
         found = {"counts": show_counts(verse), "names": show_names(verse), "prose": show_prose(verse, args.stanzas),
                  "quoted": show_quoted(verse, args.stanzas), "speed": show_speed(verse)}
     if args.json:
-        turns.record(args.json, " ".join(["python -m bench poetry", *argv]), **found)
+        turns.record(args.json, "poetry", argv, **found)
     missed = [row for rows in found.values() for row in rows if not row.get("good", True)]
     print(f"\nnot reached: {len(missed)}" if missed else "\nall targets reached")
     return 1 if missed else 0

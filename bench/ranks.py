@@ -34,7 +34,7 @@ import time
 
 import numpy as np
 
-from bench import hosts
+from bench import hosts, turns
 from bench.step import CONFIGS
 from bench.survive import mpiexec
 from bench.turns import positive
@@ -199,15 +199,10 @@ def show(name, rows, counts, rounds, steps, rate):
                 parts = [step(c, q["meetings"][0] / 1e3, n, add, gather, hides=h) for h in (1.0, 0.0)]
                 said = ", ".join(f"{sum(p.values()) / p['compute'] - 1:.1%}" for p in parts)
             print(f"{kind:8}{n:6}{each:6}" + "".join(f"{a:9.1f} ({b:6.1f})" for a, b in q.values())
-                  + f"{''.join(cost)}{said:>16}{found['moments'] / 1e6:13.2f}{load():6.1f}")
+                  + f"{''.join(cost)}{said:>16}{found['moments'] / 1e6:13.2f}{turns.load():6.1f}")
             if n > 1 and kind == "weak":
                 print(f"{'':8}sum: {add[0] * 1e6:.0f} us + {add[1] / 1e9:.2f} GB/s; gather: {gather[0] * 1e6:.0f} us + "
                       f"{gather[1] / 1e9:.2f} GB/s")
-
-
-def load():
-    """How many processes want a processor, on average over the last minute."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
 
 def main(argv):
@@ -233,7 +228,7 @@ def main(argv):
         why = hosts.refused(args.rate)
         expect(not why, "--rate", why, "Linux, its ip and tc, and leave to make network namespaces")
         expect(set(args.ranks) <= {1, 2}, "--rate", f"--ranks {args.ranks}", "1 or 2, one on each host")
-    print(f"load average of this machine at the start: {load():.1f}")
+    turns.begin()
     for name in args.config:
         show(name, args.rows or CONFIGS[name][1], args.ranks, args.rounds, args.steps, args.rate)
     inside, between = ((a * 1e-6, b * 1e9) for a, b in (args.inside, args.between))

@@ -96,9 +96,7 @@ def main(argv):
     parser.add_argument("--quick", action="store_true", help="fewer points with half the tokens, in a minute")
     turns.add_shared(parser)
     args = parser.parse_args(argv)
-    busy, todo = turns.load(), list(points(args.quick))
-    print(turns.machine())
-    turns.warn_of(busy)
+    busy, todo = turns.begin(), list(points(args.quick))
     rate, found = measure(todo, args.dtype, args.threads, args.rounds, args.steps)
     if not all(found):                                       # what ended is reported already
         return 1
@@ -107,7 +105,7 @@ def main(argv):
           f"products alone: {rate / 1e9:.0f} GFLOP/s")
     show(rows)
     if args.json:
-        turns.record(args.json, " ".join(["python -m bench scaling", *argv]), load=busy, dtype=args.dtype, rate=rate,
+        turns.record(args.json, "scaling", argv, load=busy, dtype=args.dtype, rate=rate,
                      columns=["varied", "value", "s per token", "s per token by formula"], rows=rows)
     if args.plot:
         plot(args.plot, rows, f"{turns.machine()}\n{args.dtype}, {rate / 1e9:.0f} GFLOP/s in the products alone")

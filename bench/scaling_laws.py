@@ -443,9 +443,7 @@ def main(argv):
         parser.error(f"--minutes: got {minutes}; expected a number, 0 or more")
     if args.data != "verse" and not Path(args.data).exists():
         parser.error(f"--data: got {args.data!r}; expected verse, or a file or folder that exists")
-    busy = turns.load()
-    print(turns.machine())
-    turns.warn_of(busy)
+    turns.begin()
     try:
         results.mkdir(parents=True, exist_ok=True)
         todo = jobs(plan)
@@ -457,7 +455,7 @@ def main(argv):
         print("error: no run has ended yet; expected one at least. Hint: more --minutes", file=sys.stderr)
         return 1
     name = "scaling-laws-" + re.sub(r"\W+", "-", Path(args.data).stem) + ("-short" if args.short else "")
-    command = " ".join(["python -m bench scaling-laws", *argv])
+    command = turns.command("scaling-laws", argv)
     try:
         print("\n" + write(results / name, found, args.data, command, len(todo), turns.machine()))
     except ValueError as e:

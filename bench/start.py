@@ -65,9 +65,7 @@ def main(argv):
     parser.add_argument("--rounds", type=turns.positive, default=5, help="starts of each [5, a minute or two]")
     turns.add_shared(parser, plot=False)
     args = parser.parse_args(argv)
-    busy, names = turns.load(), [n for n, (code, _) in STARTS.items() if HAVE_TORCH or "torch" not in code]
-    print(turns.machine())
-    turns.warn_of(busy)
+    busy, names = turns.begin(), [n for n, (code, _) in STARTS.items() if HAVE_TORCH or "torch" not in code]
     if not HAVE_TORCH:
         print("PyTorch is left out, because it is not installed here. To compare with it: pip install torch")
     found = measure(names, args.threads, args.rounds)
@@ -78,6 +76,6 @@ def main(argv):
     warm, cold = (statistics.median(found[f"ours, {kind}"]) for kind in ("cached kernels", "empty cache"))
     print(f"compiling all kernels that the step needs: {cold - warm:.1f} s, once")
     if args.json:
-        turns.record(args.json, " ".join(["python -m bench start", *argv]), load=busy, threads=args.threads,
+        turns.record(args.json, "start", argv, load=busy, threads=args.threads,
                      starts={name: turns.quartiles(seconds) for name, seconds in found.items()})
     return 0

@@ -305,9 +305,7 @@ def main(argv):
         modes = [m for m in modes if m in OURS]
         if not modes:
             return 1
-    busy, results, good = turns.load(), {}, True
-    print(turns.machine())
-    turns.warn_of(busy)
+    busy, results, good = turns.begin(), {}, True
     for config in configs:
         sizes, batch = CONFIGS[config]
         rounds, steps = args.rounds or TURNS[config][0], args.steps or TURNS[config][1]
@@ -320,8 +318,7 @@ def main(argv):
             return 1
         good &= report(found, ceilings, idle, sizes, batch) and len(found) == len(modes)
         if args.json:
-            turns.record(args.json, " ".join(["python -m bench step", *argv]), load=busy,
-                         **entry(config, found, ceilings, idle, args))
+            turns.record(args.json, "step", argv, load=busy, **entry(config, found, ceilings, idle, args))
     if args.plot:
         plot(args.plot, results)
     return 0 if good else 1

@@ -270,7 +270,7 @@ def damage(place, n, rng):
     return held.report("damage", f"{n} damaged files, of which {loaded} were read and the others refused")
 
 
-def main(argv=None):
+def main(argv):
     parser = argparse.ArgumentParser("python -m bench survive", description=__doc__.split("\n\n")[0])
     parser.add_argument("--short", action="store_true", help="a twentieth of everything, in less than a minute")
     parser.add_argument("--kills", type=int, default=200, help="times kill -9 [200]")

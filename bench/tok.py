@@ -180,9 +180,7 @@ def main(argv):
     parser.add_argument("--rounds", type=turns.positive, default=3, help="turns of each [3]")
     turns.add_shared(parser, plot=False)
     args = parser.parse_args(argv)
-    corpora, busy, good, results = args.corpora or [""], turns.load(), True, []
-    print(turns.machine() + "".join(f", {turns.installed(name)}" for name in THEIRS))
-    turns.warn_of(busy)
+    corpora, busy, good, results = args.corpora or [""], turns.begin("tiktoken", "tokenizers"), True, []
     if missing := sorted({"tiktoken", "tokenizers"} - set(THEIRS)):
         print(f"Left out, because not installed here: {', '.join(missing)}")
     size = sum(len(text.encode()) for text in texts_of(corpora[0]))
@@ -209,7 +207,7 @@ def main(argv):
     for what, (warm, cold) in calls.items():
         print(f"{what:38}{warm:16.2f}{cold:14.2f}")
     if args.json:
-        turns.record(args.json, " ".join(["python -m bench tok", *argv]), load=busy, results=results, first_calls=calls)
+        turns.record(args.json, "tok", argv, load=busy, results=results, first_calls=calls)
     return 0 if good else 1
 
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import shlex
 import sys
 import time
 from contextlib import contextmanager
@@ -197,9 +198,22 @@ def quartiles(values):
     return [float(q) for q in np.percentile(values, (25, 50, 75))]
 
 
-def record(file, command, **what):
+def begin(*packages):
+    """Say on what machine, and with which versions of these packages too, and whether it is busy; the load."""
+    busy = load()
+    print(", ".join(filter(None, [machine(), *map(installed, packages)])))
+    warn_of(busy)
+    return busy
+
+
+def command(name, argv):
+    """The command line that runs `bench name` with these arguments, for a shell."""
+    return shlex.join(["python", "-m", "bench", name, *argv])
+
+
+def record(file, name, argv, **what):
     """Append one line of JSON: when, where and by which command these numbers were measured."""
-    entry = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine(), "command": command, **what}
+    entry = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine(), "command": command(name, argv), **what}
     with open(file, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry) + "\n")
 

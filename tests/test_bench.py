@@ -132,9 +132,10 @@ def test_the_machine_is_described_without_torch(monkeypatch):
 
 def test_a_record_is_a_line_of_json_with_a_date(tmp_path):
     for n in range(2):
-        turns.record(tmp_path / "x.json", "python -m bench step", n=n)
+        turns.record(tmp_path / "x.json", "curve", ["--data", "a text"], n=n)
     lines = [json.loads(line) for line in (tmp_path / "x.json").read_text().splitlines()]
     assert [line["n"] for line in lines] == [0, 1] and all(line["date"] and line["machine"] for line in lines)
+    assert lines[0]["command"] == "python -m bench curve --data 'a text'"
 
 
 def test_arguments_are_refused_before_the_measurement(tmp_path):
@@ -524,6 +525,7 @@ def test_what_safety_costs_is_a_line_each(monkeypatch, tmp_path, capsys):
                  "statistics", "--check_finite"):
         assert what in said, what
     kept = json.loads((tmp_path / "x.json").read_text())
+    assert kept["command"] == "python -m bench overhead --rounds 3 --json x.json"
     name, took, every = kept["found"][1]
     assert name.strip() == "of that the copy" and took > 0 and every == 50
     assert f"{1e3 * took:.3f}   {took / 50 / kept['step']:8.3%}, every 50 steps" in said
