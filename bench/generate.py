@@ -27,6 +27,7 @@ from gpt.decode import Decoder
 from gpt.decode_cpu import MATRICES, SET, _outputs, packed
 from gpt.presets import PRESETS
 from minigrad import backend, blas, no_grad, pool
+from train import checkpoint
 
 HAVE_THEIRS = turns.HAVE_TORCH and find_spec("transformers") is not None
 PROMPT = 16                         # tokens that are there before
@@ -186,7 +187,6 @@ def reading_table(found, batch, length):
 
 def quality(folder, tokens):
     """Lines: the loss of a run's model with its weights as they are, rounded to bfloat16, and by [DE1] to int8."""
-    from train import checkpoint
     from train.config import Config
     from train.data import Validation, prepare
     from train.step import evaluate
@@ -225,6 +225,8 @@ def main(argv):
     parser.add_argument("--run", metavar="FOLDER", help="a run of train.run, to see what fewer bits do to its loss")
     turns.add_shared(parser, plot=False)
     args = parser.parse_args(argv)
+    if args.run:
+        checkpoint.load(args.run)                            # what is wrong with it is said before anything is measured
     busy, results, good = turns.begin("transformers"), [], True
     if not HAVE_THEIRS:
         print("transformers is left out, because it or torch is not installed here")
@@ -252,8 +254,8 @@ def main(argv):
                 results.append({"what": "read", "batch": batch, "length": length, "sides": {
                     name: {"quartiles_s": quartiles(side.seconds), "peak_bytes": side.peak}
                     for name, side in found.items()}})
-    if args.run:
-        print(*quality(args.run, 100_000), sep="\n")
     if args.json:
         turns.record(args.json, "generate", argv, load=busy, results=results)
+    if args.run:
+        print(*quality(args.run, 100_000), sep="\n")
     return 0 if good else 1

@@ -465,6 +465,9 @@ def test_the_whole_of_bench_generate(monkeypatch, tmp_path, capsys):
     assert "100%" in capsys.readouterr().out
     found["transformers float32"] = writer(0.1, ids=((1, 3),))
     assert writing.main(command) == 1 and "ids of ours and of transformers differ" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="where nothing is"):
+        writing.main([*command, "--run", str(tmp_path / "nowhere")])
+    assert capsys.readouterr().out == "" and len(kept.read_text().splitlines()) == 2          # nothing was measured
 
 
 def test_writers_live_in_processes_of_their_own(folder, monkeypatch):
