@@ -2,6 +2,7 @@
 import importlib
 import json
 import os
+import re
 from argparse import ArgumentTypeError
 from dataclasses import replace
 from types import SimpleNamespace
@@ -663,6 +664,18 @@ def test_cuda_is_broken(operator, source, want):
                                   "constexpr int WIDE = HEAD + PACK;"])
 def test_no_result_depends_on_it(text):
     assert not planted_cuda.Finder("", text.encode()).found
+
+
+def test_every_place_that_is_left_alone_is_there():
+    """A pattern that matches nothing was left behind by code that has gone, or that is broken again since it moved."""
+    lines = [(path, line.strip()) for path in planted.broken_files()
+             for line in planted.read(path).decode().splitlines()]
+    for file, pattern, why in planted.EXEMPT:
+        assert any(path.startswith(file) and re.search(pattern, line) for path, line in lines), (file, pattern, why)
+    text = "\n".join(planted.read(path).decode() for path in planted_cuda.broken_files())
+    for pattern, why in planted_cuda.EXEMPT:
+        text, n = re.subn(pattern, lambda found: re.sub(r"[^\n]", " ", found[0]), text, flags=re.M)
+        assert n, (pattern, why)
 
 
 def test_a_seed_draws_the_same_bugs_of_every_kind():
