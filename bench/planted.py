@@ -3,9 +3,8 @@
 Places are drawn from the syntax trees of all packages but bench: first a kind of breakage (sign, index, axis, constant,
 comparison, dropped term, removed copy, removed statement, swapped arguments), then one of all the places where it can
 be done. Each is planted in a copy of the project, whose tests run until the first failure. Which tests: those that
-import the broken file, then those that import a file that does, and so on as far as --reach says. A test that crashes
-or never ends has noticed too. What nobody noticed is listed at the end, for a person to judge: a gap in the tests, or
-no change in meaning?
+import the broken file, then those that import a file that does. A test that crashes or never ends has noticed too. What
+nobody noticed is listed at the end, for a person to judge: a gap in the tests, or no change in meaning?
 
 What was judged is kept in --out, and not judged again while it cannot have changed: a run that was stopped goes on.
 
@@ -32,9 +31,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -330,9 +327,9 @@ class Sandbox:
 
     longest = LONGEST
 
-    def __init__(self, folder, reach=REACH):
+    def __init__(self, folder):
         self.root, self.warm, self.clock = Path(folder) / "project", Path(folder) / "warm", int(time.time())
-        self.reach, self.took = reach, {}                    # took: seconds of a sound test file, None of another
+        self.took = {}                                       # seconds of a sound test file, None of another
         self.root.mkdir(parents=True)
         self.warm.mkdir()
         for name in COPIED:
@@ -357,9 +354,11 @@ class Sandbox:
                                    start_new_session=True)
         try:
             said = process.communicate(timeout=seconds)[0].decode(errors="replace")
-        except subprocess.TimeoutExpired:
+        except BaseException as e:                           # or Ctrl-C, of which the group knows nothing
             os.killpg(process.pid, signal.SIGKILL)           # the group that start_new_session made
             process.communicate()
+            if not isinstance(e, subprocess.TimeoutExpired):
+                raise
             return "timeout", f"no end after {seconds:.0f} s"
         if process.returncode < 0:
             return process.returncode, f"a crash, signal {-process.returncode}"
@@ -420,7 +419,7 @@ class Sandbox:
         """(test files, words in their names): the op's own cases, then the files that import it, nearest first."""
         if name := op_at(plant):
             yield ["test_ops"], name
-        for tests in nearest(plant.path, self.reach):
+        for tests in nearest(plant.path, REACH):
             yield tests, ""
 
 
@@ -537,9 +536,6 @@ def main(argv):
     parser.add_argument("--draws", type=positive, default=60, help="how many breakages [60]")
     parser.add_argument("--seed", type=int, default=0, help="which ones [0]")
     parser.add_argument("--cuda", action="store_true", help="break the CUDA kernels, not what is written in Python")
-    parser.add_argument("--jobs", type=int, default=1, help="how many at a time [1]")
-    parser.add_argument("--reach", type=int, default=REACH, help="how many imports a test may be away from what is "
-                        f"broken [{REACH}]")
     parser.add_argument("--out", type=Path, default=Path("runs/planted"), help="where judgements are kept, for runs "
                         "that go on [runs/planted]")
     parser.add_argument("--list", action="store_true", help="show what would be planted, and run nothing")
@@ -555,30 +551,19 @@ def main(argv):
     args.out.mkdir(parents=True, exist_ok=True)
     record = Record(args.out / "judged.jsonl")
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
-        idle = SimpleQueue()
-        for i in range(args.jobs):
-            idle.put(code.Sandbox(Path(folder) / str(i), args.reach))
-
-        def judge(plant):
-            if found := record.find(plant):
-                return plant, *found
-            sandbox, start = idle.get(), time.perf_counter()
-            try:
-                noticed, by = sandbox.judge(plant)
-            finally:
-                idle.put(sandbox)
-            record.add(plant, noticed, by, time.perf_counter() - start)
-            return plant, noticed, by, time.perf_counter() - start
-
-        survivors, faults, broken = [], 0, 0
-        with ThreadPoolExecutor(args.jobs) as pool:
-            for n, (plant, noticed, by, seconds) in enumerate(pool.map(judge, drawn), 1):
-                print(f"{n:3} {plant.show()}\n    "
-                      f"{'caught by' if noticed else 'SURVIVED:'} {by} ({seconds:.0f} s)", flush=True)
-                if not noticed:
-                    survivors.append(plant)
-                faults += "emulator.Fault: " in by
-                broken += args.cuda and "RuntimeError: " in by and " failed:" in by           # at another size
+        sandbox, survivors, faults, broken = code.Sandbox(folder), [], 0, 0
+        for n, plant in enumerate(drawn, 1):
+            if not (found := record.find(plant)):
+                start = time.perf_counter()
+                found = *sandbox.judge(plant), time.perf_counter() - start
+                record.add(plant, *found)
+            noticed, by, seconds = found
+            print(f"{n:3} {plant.show()}\n    "
+                  f"{'caught by' if noticed else 'SURVIVED:'} {by} ({seconds:.0f} s)", flush=True)
+            if not noticed:
+                survivors.append(plant)
+            faults += "emulator.Fault: " in by
+            broken += args.cuda and "RuntimeError: " in by and " failed:" in by               # at another size
     counted = len(drawn) - broken
     print(f"\nseed {args.seed}: {counted - len(survivors)} of {counted} caught"
           f" ({100 - 100 * len(survivors) / max(1, counted):.1f} %)"
