@@ -36,7 +36,7 @@ import numpy as np
 
 from bench import hosts, turns
 from bench.step import CONFIGS
-from bench.survive import mpiexec
+from bench.survive import expect_mpi, mpiexec
 from bench.turns import positive
 from gpt import GPT, GPTConfig
 from gpt.sizes import forward_flops, parameters
@@ -228,6 +228,8 @@ def main(argv):
         why = hosts.refused(args.rate)
         expect(not why, "--rate", why, "Linux, its ip and tc, and leave to make network namespaces")
         expect(set(args.ranks) <= {1, 2}, "--rate", f"--ranks {args.ranks}", "1 or 2, one on each host")
+    if args.config and max(args.ranks) > 1:
+        expect_mpi("--ranks")
     turns.begin()
     for name in args.config:
         show(name, args.rows or CONFIGS[name][1], args.ranks, args.rounds, args.steps, args.rate)

@@ -27,12 +27,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
 
 import tok
 from gpt import GPT
+from minigrad.check import expect
 from train import checkpoint, config, log
 from train.data import SPLITS, Shard
 
@@ -144,6 +146,10 @@ def kills(place, want, seconds, n, rng, many=1):
 def mpiexec():
     """The one beside this Python, or else the system's."""
     return shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
+def expect_mpi(who):
+    expect(mpiexec() and find_spec("mpi4py"), who, "no mpiexec, or no mpi4py", "both", "pip install -e '.[mpi]'")
 
 
 def ranks_of(pid):
@@ -279,6 +285,8 @@ def main(argv):
     parser.add_argument("--ranks", type=int, default=1, help="also kill one of so many, as often as --kills says [1]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of the damage [0]")
     args = parser.parse_args(argv)
+    if args.ranks > 1:
+        expect_mpi("--ranks")
     share, rng = 20 if args.short else 1, random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="survive-") as folder:
         place = Place(folder)

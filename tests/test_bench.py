@@ -589,6 +589,15 @@ def test_what_makes_no_sense_is_refused_before_anything_is_measured(words, said,
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["ranks", "survive"])
+def test_ranks_are_refused_before_anything_is_measured(name, monkeypatch):
+    module = importlib.import_module(f"bench.{name}")
+    monkeypatch.setattr("bench.survive.mpiexec", lambda: None)
+    with pytest.raises(ValueError, match="--ranks: got no mpiexec.*Hint: pip install"):
+        module.main(["--ranks", "2"])
+    assert name == "survive" or module.main(["--config", "--models"]) == 0           # predictions need none
+
+
 def test_a_curve_says_what_is_missing(capsys, monkeypatch):
     assert curve.main(["--config", "nothing"]) == 2
     assert "--config: got 'nothing'" in capsys.readouterr().err
