@@ -219,33 +219,27 @@ def exponents(found):
 
 def plot(file, found, rate, title):
     """Time and memory against n and against d: points as measured, lines as the formulas say."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, panels = plt.subplots(2, 2, figsize=(11, 8), dpi=120, layout="constrained")
-    for column, (name, varied) in enumerate((("context n", 1), ("width d of a head", 2))):
-        for way, colour in COLOURS.items():
-            points = sorted((key[varied], key, values) for key, values in found.items()
-                            if key[0] == way and key[3 - varied] == (D, N)[varied - 1])
-            if not points:
-                continue
-            x = [size for size, *_ in points]
-            measured = [[1e3 * (forward + backward) for *_, (forward, backward, _) in points],
-                        [peak / MIB for *_, (_, _, peak) in points]]
-            lines = [[1e3 * operations(*key) / rate for _, key, _ in points],
-                     [(predicted(*key) or np.nan) / MIB for _, key, _ in points]]
-            for axes, values, line in zip(panels[:, column], measured, lines):
-                axes.plot(x, values, "o", color=colour, label=way)
-                axes.plot(x, line, "-", color=colour, alpha=0.5, linewidth=1)
-        for axes, what in zip(panels[:, column], ("ms, forward and backward", "MiB beyond the arguments")):
-            axes.set(xscale="log", yscale="log", xlabel=name, ylabel=what)
-            axes.set_xscale("log", base=2)
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
-    panels[0, 0].legend(frameon=False)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(file)
-    plt.close(figure)
+    with turns.drawing(file, 2, 2, figsize=(11, 8)) as (figure, panels):
+        for column, (name, varied) in enumerate((("context n", 1), ("width d of a head", 2))):
+            for way, colour in COLOURS.items():
+                points = sorted((key[varied], key, values) for key, values in found.items()
+                                if key[0] == way and key[3 - varied] == (D, N)[varied - 1])
+                if not points:
+                    continue
+                x = [size for size, *_ in points]
+                measured = [[1e3 * (forward + backward) for *_, (forward, backward, _) in points],
+                            [peak / MIB for *_, (_, _, peak) in points]]
+                lines = [[1e3 * operations(*key) / rate for _, key, _ in points],
+                         [(predicted(*key) or np.nan) / MIB for _, key, _ in points]]
+                for axes, values, line in zip(panels[:, column], measured, lines):
+                    axes.plot(x, values, "o", color=colour, label=way)
+                    axes.plot(x, line, "-", color=colour, alpha=0.5, linewidth=1)
+            for axes, what in zip(panels[:, column], ("ms, forward and backward", "MiB beyond the arguments")):
+                axes.set(xscale="log", yscale="log", xlabel=name, ylabel=what)
+                axes.set_xscale("log", base=2)
+                axes.grid(alpha=0.25)
+        panels[0, 0].legend(frameon=False)
+        figure.suptitle(title, fontsize=10)
 
 
 def main(argv):

@@ -88,23 +88,16 @@ def table(losses, theirs):
 
 
 def plot(file, losses, theirs, title):
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, (top, low) = plt.subplots(2, figsize=(8, 6), dpi=120, layout="constrained", sharex=True,
-                                      height_ratios=(2, 1))
-    steps = np.arange(1, len(losses) + 1)
-    top.plot(steps, theirs, color="#fdae6b", linewidth=4, label="PyTorch")
-    top.plot(steps, losses, color="#2171b5", linewidth=1.2, label="ours")
-    top.set(ylabel="training loss (nats per token)", title=title)
-    top.legend(frameon=False)
-    low.semilogy(steps, np.abs(np.array(losses) / np.array(theirs) - 1) + 1e-9, color="#636363", linewidth=0.8)
-    low.set(xlabel="step", ylabel="relative difference")
-    for axes in top, low:
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file)
-    plt.close(figure)
+    with turns.drawing(file, 2, figsize=(8, 6), sharex=True, height_ratios=(2, 1)) as (_, ((top,), (low,))):
+        steps = np.arange(1, len(losses) + 1)
+        top.plot(steps, theirs, color="#fdae6b", linewidth=4, label="PyTorch")
+        top.plot(steps, losses, color="#2171b5", linewidth=1.2, label="ours")
+        top.set(ylabel="training loss (nats per token)", title=title)
+        top.legend(frameon=False)
+        low.semilogy(steps, np.abs(np.array(losses) / np.array(theirs) - 1) + 1e-9, color="#636363", linewidth=0.8)
+        low.set(xlabel="step", ylabel="relative difference")
+        for axes in top, low:
+            axes.grid(alpha=0.25)
 
 
 def main(argv):

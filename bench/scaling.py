@@ -69,21 +69,15 @@ def show(rows):
 
 def plot(file, rows, title):
     """Three panels: points as measured, lines as the formula says."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, panels = plt.subplots(1, len(SWEEPS), figsize=(12, 4), dpi=120, layout="constrained")
-    for axes, name in zip(panels, SWEEPS):
-        values, measured, formula = zip(*(row[1:] for row in rows if row[0] == name))
-        axes.plot(values, [1e3 * p for p in formula], color="#969696", label="formula, at the rate of the products")
-        axes.plot(values, [1e3 * m for m in measured], "o", color="#2171b5", label="measured")
-        axes.set(xlabel=NAMES[name], ylabel="ms per token", ylim=(0, None))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False)
-    figure.suptitle(title)
-    figure.savefig(file)
-    plt.close(figure)
+    with turns.drawing(file, 1, len(SWEEPS), figsize=(12, 4)) as (figure, panels):
+        for axes, name in zip(panels.flat, SWEEPS):
+            values, measured, formula = zip(*(row[1:] for row in rows if row[0] == name))
+            axes.plot(values, [1e3 * p for p in formula], color="#969696", label="formula, at the rate of the products")
+            axes.plot(values, [1e3 * m for m in measured], "o", color="#2171b5", label="measured")
+            axes.set(xlabel=NAMES[name], ylabel="ms per token", ylim=(0, None))
+            axes.grid(alpha=0.25)
+        panels[0, 0].legend(frameon=False)
+        figure.suptitle(title)
 
 
 def main(argv):

@@ -343,46 +343,41 @@ CAN = ["What this can show: whether powers describe these losses (the columns `o
 def plot(file, found, fits, title):
     """The loss against parameters; what of it is above the floor; and against operations, with the best that [PL6]
     allows. Runs that the law was not fitted to are hollow, and it is drawn where it was fitted."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib import colormaps
     from matplotlib.ticker import LogLocator, NullLocator
     _, both = chosen(fits)
     floor = found[0]["floor"] or (both.law.floor if both else 0)
     (fewest, most), (least, _) = both.over if both else [(math.inf, math.inf)] * 2
     tokens = sorted({row["tokens"] for row in found})
-    figure, panels = plt.subplots(1, 3, figsize=(14, 4.4), dpi=120, layout="constrained")
-    for i, many in enumerate(tokens):
-        colour = plt.get_cmap("viridis")(i / max(1, len(tokens) - 1) * 0.9)
-        n, loss = (np.array([row[k] for row in found if row["tokens"] == many]) for k in ("parameters", "loss"))
-        asked = (n >= fewest) & (many >= least)
-        grid = np.geomspace(fewest, most) if many >= least else np.empty(0)
-        for axes, x, below in zip(panels, (n, n, 6 * n * many), (0, floor, 0)):
-            axes.plot(x[~asked], loss[~asked] - below, "o", color=colour, markersize=4, fillstyle="none")
-            axes.plot(x[asked], loss[asked] - below, "o", color=colour, markersize=4)
-            axes.plot([], [], "o-", color=colour, markersize=4, linewidth=1, label=f"{many:,} tokens")
-            if axes is not panels[2]:
-                axes.plot(grid, both.law(grid, many) - below if len(grid) else grid, color=colour, linewidth=1)
-    if both:
-        c = 6 * np.geomspace(fewest * least, max(row["parameters"] * row["tokens"] for row in found))
-        n = best_parameters(both.law, c)
-        panels[2].plot(c, both.law(n, c / 6 / n), color="#969696", linestyle="--", label="best use of operations")
-    if found[0]["floor"]:
-        for axes in (panels[0], panels[2]):
-            axes.axhline(floor, color="#a50f15", linewidth=1, label="entropy of the text")
-    for axes, x, y in zip(panels, ("parameters", "parameters", "operations, 6 N D"),
-                          ("nats per token", "nats per token above the floor", "nats per token")):
-        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if axes is panels[1] else (1, 1.5, 2, 3, 5, 7)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.grid(alpha=0.25, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[2].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
-    figure.suptitle(title)
-    figure.savefig(file)
-    plt.close(figure)
+    with turns.drawing(file, 1, 3, figsize=(14, 4.4)) as (figure, (panels,)):
+        for i, many in enumerate(tokens):
+            colour = colormaps["viridis"](i / max(1, len(tokens) - 1) * 0.9)
+            n, loss = (np.array([row[k] for row in found if row["tokens"] == many]) for k in ("parameters", "loss"))
+            asked = (n >= fewest) & (many >= least)
+            grid = np.geomspace(fewest, most) if many >= least else np.empty(0)
+            for axes, x, below in zip(panels, (n, n, 6 * n * many), (0, floor, 0)):
+                axes.plot(x[~asked], loss[~asked] - below, "o", color=colour, markersize=4, fillstyle="none")
+                axes.plot(x[asked], loss[asked] - below, "o", color=colour, markersize=4)
+                axes.plot([], [], "o-", color=colour, markersize=4, linewidth=1, label=f"{many:,} tokens")
+                if axes is not panels[2]:
+                    axes.plot(grid, both.law(grid, many) - below if len(grid) else grid, color=colour, linewidth=1)
+        if both:
+            c = 6 * np.geomspace(fewest * least, max(row["parameters"] * row["tokens"] for row in found))
+            n = best_parameters(both.law, c)
+            panels[2].plot(c, both.law(n, c / 6 / n), color="#969696", linestyle="--", label="best use of operations")
+        if found[0]["floor"]:
+            for axes in (panels[0], panels[2]):
+                axes.axhline(floor, color="#a50f15", linewidth=1, label="entropy of the text")
+        for axes, x, y in zip(panels, ("parameters", "parameters", "operations, 6 N D"),
+                              ("nats per token", "nats per token above the floor", "nats per token")):
+            axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if axes is panels[1] else (1, 1.5, 2, 3, 5, 7)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.grid(alpha=0.25, which="both")
+        figure.legend(*panels[2].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+        figure.suptitle(title)
 
 
 def write(where, found, data, command, planned, machine):

@@ -255,26 +255,19 @@ def entry(config, found, ceilings, idle, args):
 
 def plot(file, results):
     """A bar for every mode, a panel for every config, the floors as lines."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, panels = plt.subplots(1, len(results), figsize=(5.2 * len(results) + 1, 4.2), dpi=120, squeeze=False,
-                                  layout="constrained")
-    for axes, (config, (found, ceilings)) in zip(panels[0], results.items()):
-        names, medians = [TITLES[m] for m in found], [quartiles(s.seconds)[1] * 1e3 for s in found.values()]
-        colours = ["#2171b5" if m in OURS else "#bdbdbd" if m.startswith("tuned") else "#969696" for m in found]
-        axes.bar_label(axes.barh(names, medians, color=colours), fmt="%.4g", padding=3)
-        for name, colour in (("float32", "#d94801"), ("bfloat16", "#238b45")):
-            if name in ceilings:
-                axes.axvline(floors.quartiles_of(ceilings[name])[1] * 1e3, color=colour, linestyle="--", linewidth=1.2,
-                             label=f"the products alone, {name}")
-        axes.set(xlabel="ms per training step", title=f"config {config}", xlim=(0, 1.15 * max(medians)))
-        axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
-    figure.savefig(file)
-    plt.close(figure)
+    with turns.drawing(file, 1, len(results), figsize=(5.2 * len(results) + 1, 4.2)) as (_, (panels,)):
+        for axes, (config, (found, ceilings)) in zip(panels, results.items()):
+            names, medians = [TITLES[m] for m in found], [quartiles(s.seconds)[1] * 1e3 for s in found.values()]
+            colours = ["#2171b5" if m in OURS else "#bdbdbd" if m.startswith("tuned") else "#969696" for m in found]
+            axes.bar_label(axes.barh(names, medians, color=colours), fmt="%.4g", padding=3)
+            for name, colour in (("float32", "#d94801"), ("bfloat16", "#238b45")):
+                if name in ceilings:
+                    axes.axvline(floors.quartiles_of(ceilings[name])[1] * 1e3, color=colour, linestyle="--",
+                                 linewidth=1.2, label=f"the products alone, {name}")
+            axes.set(xlabel="ms per training step", title=f"config {config}", xlim=(0, 1.15 * max(medians)))
+            axes.invert_yaxis()
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
 def main(argv):
