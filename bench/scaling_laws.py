@@ -16,7 +16,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -31,6 +30,7 @@ from bench.power_law import best_parameters, fit, share_of_parameters
 from gpt import GPTConfig
 from gpt.sizes import parameters
 from minigrad.check import expect
+from tok.base import write_text
 from train import log
 
 VOCABULARY, BLOCK, TOKENS_PER_STEP = 512, 64, 1024       # a couplet has 37 of these tokens
@@ -397,12 +397,9 @@ def write(where, found, data, command, planned, machine):
                         **{key: {"value": of(one.law), "95 %": one.interval(of)}
                            for key, of in numbers(one.law).items()}}
                  for form, one in fits.items()}}, indent=1) + "\n"
-    for end, make in ((".md", lambda file: file.write_text(text, encoding="utf-8")),
-                      (".json", lambda file: file.write_text(said, encoding="utf-8")),
-                      (".png", lambda file: plot(file, found, fits, f"{data}: {machine}"))):
-        beside = Path(f"{where}.part{end}")
-        make(beside)
-        os.replace(beside, f"{where}{end}")
+    write_text(f"{where}.md", text)
+    write_text(f"{where}.json", said)
+    plot(f"{where}.png", found, fits, f"{data}: {machine}")
     return text
 
 

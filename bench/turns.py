@@ -229,7 +229,9 @@ def drawing(file, rows=1, columns=1, **how):
         yield figure, panels
         for axes in panels.flat:
             axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(file)
+        beside = Path(file).with_name(f".part-{Path(file).name}")        # who looks meanwhile sees the old one
+        figure.savefig(beside)
+        os.replace(beside, file)
     finally:
         plt.close(figure)
 
