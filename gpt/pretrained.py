@@ -249,7 +249,7 @@ def header(path):
             tensors.pop("__metadata__", None)
             found = {name: (t["dtype"], tuple(map(int, t["shape"])), *map(int, t["data_offsets"]))
                      for name, t in tensors.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
             expect(False, "from_pretrained", f"{path}, whose header is none ({e!r})", "a safetensors file", DAMAGED)
     for name, (dtype, shape, begin, end) in sorted(found.items(), key=lambda item: item[1][3]):
         need = math.prod(shape) * DTYPES.get(dtype, 0)
@@ -289,7 +289,7 @@ def read_config(path):
 def read_json(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:       # of brackets in brackets
         expect(False, "from_pretrained", f"{path} ({e})", "a file of JSON")
 
 

@@ -123,6 +123,7 @@ def cut(keep):
 @pytest.mark.parametrize("damage, says", [
     (lambda folder: (folder / "config.json").unlink(), "expected a folder with model.safetensors and config.json"),
     (edit("{", ""), "expected a file of JSON"),
+    (edit("{", "[" * 10 ** 5), "expected a file of JSON"),
     (edit("gpt2", "bert"), "model_type 'bert'"),
     (edit("gelu_new", "tanh"), "activation_function 'tanh' .*; expected one of gelu_new, relu"),
     (edit('tie_word_embeddings": true', 'tie_word_embeddings": false'), "tie_word_embeddings False .* expected True"),
@@ -145,6 +146,8 @@ def cut(keep):
     (cut(lambda data: b"\0" * 100), "100 bytes; expected a header of 0"),
     (cut(lambda data: b"\xff" * 100), "100 bytes; expected a header of 18,446,744"),
     (cut(lambda data: data[:8] + b"x" + data[9:]), "whose header is none"),
+    (cut(lambda data: (10 ** 5).to_bytes(8, "little") + b"[" * 10 ** 5), "whose header is none"),
+    (cut(lambda data: data.replace(b"[11, 8]", b"[1e999]")), "whose header is none"),
     (cut(lambda data: data[:-1]), r"which ends after 31 bytes of transformer.ln_f.bias \(8,\); expected its 32"),
     (cut(lambda data: data.replace(b"F32", b"F64", 1)), r"\(\d+.*\) of F64 in \S+ bytes of .*; expected"),
 ])
