@@ -169,7 +169,10 @@ class Chooser:
         if self.allowed is not None:
             if self.allows and self.allows(b, self.rows[b], drawn := choose(z, self.streams[b], **self.how)):
                 return drawn                                                              # [SA3]
-            z = np.where(self.allowed(b, self.rows[b]), z, -np.inf)
+            may = np.asarray(self.allowed(b, self.rows[b]))
+            expect(may.dtype == bool and may.shape == z.shape, "generate", f"allowed {may.dtype} {may.shape}",
+                   f"booleans ({len(z)},), one for every token")
+            z = np.where(may, z, -np.inf)
             expect((z > -np.inf).any(), "generate", "no token allowed", "at least one in every row")
         drawn = choose(z, self.streams[b], **self.how)
         return int(self.sure[z[self.sure].argmax()]) if drawn in self.sure else drawn

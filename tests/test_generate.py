@@ -110,6 +110,9 @@ def test_allowed_forbids(model):
     assert (generate(model, prompt(), 5, allowed=lambda b, ids: only_seven)[:, 3:] == 7).all()
     with pytest.raises(ValueError, match="generate: got no token allowed"):
         generate(model, prompt(), 5, allowed=lambda b, ids: np.zeros(V, bool))
+    for wrong in ([7], np.ones(V), np.ones(1, bool)):      # an id would be as good as True, for all of them
+        with pytest.raises(ValueError, match=r"generate: got allowed .*; expected booleans \(11,\), one for"):
+            generate(model, prompt(), 5, allowed=lambda b, ids, wrong=wrong: wrong)
 
 
 def test_of_what_is_sure_the_likeliest_is_taken(model):
