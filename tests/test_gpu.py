@@ -258,7 +258,8 @@ def weights(folder):
 
 
 @on_a_card_alone
-@pytest.mark.parametrize("flags", [[], ["--graph"], ["--dtype", "float16", "--dropout", "0.1"]], ids=" ".join)
+@pytest.mark.parametrize("flags", [[], ["--dtype", "bfloat16", "--graph"], ["--dtype", "float16", "--dropout", "0.1"]],
+                         ids=" ".join)
 def test_a_run_that_ctrl_c_stopped_goes_on_to_the_same_bits(flags, tmp_path):
     train("--steps", 400, "--out", tmp_path / "whole", *flags)
     out = tmp_path / "parts"
