@@ -84,7 +84,7 @@ EXEMPT = [
     (r"(?<=int b = 0; b )<(?= ROWS; b\+\+\))|(?<=int tile = 0; tile )<(?= TILES; tile\+\+\))",
      "a bound before which another ends it"),
     (r"(?<=threadIdx\.x % 4 == )0(?=\) to\[)", "which lane writes what several have"),
-    (r"(?<=\? added\(row, j\) : )0\.0f(?=;)", "is not taken where nothing is to be added"),
+    (r"(?<=\? added\(row, j\) : float2\{)0\.0f, 0\.0f(?=\};)", "is not taken where nothing is to be added"),
     (r"(?<=output = p\.begin; output )<(?= p\.end;)", "a turn without tiles"),
     (r"if \(tile < tiles\)(?= found\[tile\]\.leave)", "zeros to nobody, in a place of their own"),
     (r"\bif(?= \(output > p\.begin \|\|)|(?<=if \(output )>(?= p\.begin \|\|)", "loads once more what is there"),

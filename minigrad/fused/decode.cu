@@ -350,12 +350,11 @@ __device__ void multiply(const Model& m, int q, const Product& p, const Product&
     bool adds = kind == PROJECT || kind == DOWN;
     auto output_of = [](unsigned i) { return int(i / OF_TILE * 8 + i % 8); };
     auto row_of = [](unsigned i) { return int(i / 8 % ROWS); };
-    auto added = [&](int row, int j) {                      // to output j of a row
-        float v = kind != HEAD ? biases[j] : 0.0f;
-        return adds ? v + m.kept[(first + row) * m.padded(m.C, 4) + j] : v;
+    auto added = [&](int row, int j) {                      // to output j of a row. Two terms: a sum would wait here
+        return float2{kind != HEAD ? biases[j] : 0.0f, adds ? m.kept[(first + row) * m.padded(m.C, 4) + j] : 0.0f};
     };
     int row = row_of(threadIdx.x), j = p.begin + output_of(threadIdx.x);
-    float more = row < rows && j < p.end ? added(row, j) : 0.0f;                         // while numbers are on the way
+    float2 more = row < rows && j < p.end ? added(row, j) : float2{0.0f, 0.0f};          // while numbers are on the way
     stage(m, q, first, rows, n_in, later.begin, later.end, x, parts);
     wait_copies<1>();
     for (int output = p.begin; output < p.end; output += 8 * TILES, side ^= 1) {
@@ -384,7 +383,7 @@ __device__ void multiply(const Model& m, int q, const Product& p, const Product&
             float v = 0.0f;
 #pragma unroll
             for (int w = 0; w < WARPS; w++) v += its[w * OF_WARP];                       // [LI1]
-            v += more;
+            v += more.x + more.y;
             if (kind == UP) v = m.what == GELU ? v * gate(v) : fmaxf(v, 0.0f);
             if (kind == HEAD) m.logits[(long long)(first + row) * p.n_out + j] = v;
             else m.send(m.out(q) + (first + row) * m.padded(p.n_out, 4) + j, v);
