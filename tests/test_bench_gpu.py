@@ -50,6 +50,13 @@ def test_what_no_card_has_told_yet_is_asked_by_the_command_in_the_log(monkeypatc
         "write bfloat16 32 x 256"]
 
 
+@pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
+def test_a_draw_for_which_16_bits_are_too_few_is_no_fault_of_the_kernel():
+    with fake_cupy.installed():
+        found = gpu_kernels.Kernels(TINY, gpu.REHEARSAL.checked, SHORT).cases("add_layer_norm", 443523353)
+    assert all(error <= gpu_kernels.TOLERANCE[dtype] for dtype, (_, error, _) in found.items())
+
+
 def test_a_floor_is_the_larger_of_two_times():
     row = gpu_kernels.rows(TINY, 2, "bfloat16")["linear"]
     N, C = 32, 32
