@@ -33,6 +33,7 @@ from bench.turns import Side
 from minigrad import kernels, pool
 from minigrad.fused.attention import attention, heads, merge, split
 from minigrad.ops.matmul import matmul
+from train.drawing import drawing
 from train.log import progress
 
 CONTEXTS, WIDTHS = (128, 256, 512, 1024, 2048, 4096), (32, 64, 128, 256)
@@ -219,7 +220,7 @@ def exponents(found):
 
 def plot(file, found, rate, title):
     """Time and memory against n and against d: points as measured, lines as the formulas say."""
-    with turns.drawing(file, 2, 2, figsize=(11, 8)) as (figure, panels):
+    with drawing(file, 2, 2, figsize=(11, 8)) as (figure, panels):
         for column, (name, varied) in enumerate((("context n", 1), ("width d of a head", 2))):
             for way, colour in COLOURS.items():
                 points = sorted((key[varied], key, values) for key, values in found.items()

@@ -13,6 +13,7 @@ import numpy as np
 from bench import turns
 from bench.turns import HAVE_TORCH, Side
 from train import config as settings
+from train.drawing import drawing
 
 
 def setting(name, data, steps):
@@ -88,7 +89,7 @@ def table(losses, theirs):
 
 
 def plot(file, losses, theirs, title):
-    with turns.drawing(file, 2, figsize=(8, 6), sharex=True, height_ratios=(2, 1)) as (_, ((top,), (low,))):
+    with drawing(file, 2, figsize=(8, 6), sharex=True, height_ratios=(2, 1)) as (_, ((top,), (low,))):
         steps = np.arange(1, len(losses) + 1)
         top.plot(steps, theirs, color="#fdae6b", linewidth=4, label="PyTorch")
         top.plot(steps, losses, color="#2171b5", linewidth=1.2, label="ours")

@@ -9,6 +9,7 @@ import argparse
 from bench import floors, turns
 from bench.step import ours
 from bench.turns import WARM, Side, quartiles
+from train.drawing import drawing
 from train.log import progress
 
 BASE = dict(vocab_size=256, block_size=256, n_layer=4, n_head=4, n_embd=256)
@@ -69,7 +70,7 @@ def show(rows):
 
 def plot(file, rows, title):
     """Three panels: points as measured, lines as the formula says."""
-    with turns.drawing(file, 1, len(SWEEPS), figsize=(12, 4)) as (figure, panels):
+    with drawing(file, 1, len(SWEEPS), figsize=(12, 4)) as (figure, panels):
         for axes, name in zip(panels.flat, SWEEPS):
             values, measured, formula = zip(*(row[1:] for row in rows if row[0] == name))
             axes.plot(values, [1e3 * p for p in formula], color="#969696", label="formula, at the rate of the products")

@@ -32,6 +32,7 @@ from gpt.sizes import parameters
 from minigrad.check import expect
 from tok.base import write_text
 from train import log
+from train.drawing import drawing
 
 VOCABULARY, BLOCK, TOKENS_PER_STEP = 512, 64, 1024       # a couplet has 37 of these tokens
 SIZES = (16, 1, 1), (32, 2, 2), (64, 2, 2), (96, 3, 4), (128, 4, 4), (192, 5, 6), (256, 6, 8), (384, 6, 6)
@@ -350,7 +351,7 @@ def plot(file, found, fits, title):
     floor = found[0]["floor"] or (both.law.floor if both else 0)
     (fewest, most), (least, _) = both.over if both else [(math.inf, math.inf)] * 2
     tokens = sorted({row["tokens"] for row in found})
-    with turns.drawing(file, 1, 3, figsize=(14, 4.4)) as (figure, (panels,)):
+    with drawing(file, 1, 3, figsize=(14, 4.4)) as (figure, (panels,)):
         for i, many in enumerate(tokens):
             colour = colormaps["viridis"](i / max(1, len(tokens) - 1) * 0.9)
             n, loss = (np.array([row[k] for row in found if row["tokens"] == many]) for k in ("parameters", "loss"))

@@ -12,6 +12,7 @@ import numpy as np
 
 from bench import floors, turns
 from bench.turns import HAVE_TORCH, WARM, Side, beside, quartiles, take_turns
+from train.drawing import drawing
 
 CONFIGS = {             # (GPTConfig, batch): what published figures and our own goals are about
     "b":    (dict(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128), 12),
@@ -255,7 +256,7 @@ def entry(config, found, ceilings, idle, args):
 
 def plot(file, results):
     """A bar for every mode, a panel for every config, the floors as lines."""
-    with turns.drawing(file, 1, len(results), figsize=(5.2 * len(results) + 1, 4.2)) as (_, (panels,)):
+    with drawing(file, 1, len(results), figsize=(5.2 * len(results) + 1, 4.2)) as (_, (panels,)):
         for axes, (config, (found, ceilings)) in zip(panels, results.items()):
             names, medians = [TITLES[m] for m in found], [quartiles(s.seconds)[1] * 1e3 for s in found.values()]
             colours = ["#2171b5" if m in OURS else "#bdbdbd" if m.startswith("tuned") else "#969696" for m in found]

@@ -218,24 +218,6 @@ def record(file, name, argv, **what):
         stream.write(json.dumps(entry) + "\n")
 
 
-@contextmanager
-def drawing(file, rows=1, columns=1, **how):
-    """(a figure, its panels [row, column]), which are in the file afterwards."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, panels = plt.subplots(rows, columns, dpi=120, layout="constrained", squeeze=False, **how)
-    try:
-        yield figure, panels
-        for axes in panels.flat:
-            axes.spines[["top", "right"]].set_visible(False)
-        beside = Path(file).with_name(f".part-{Path(file).name}")        # who looks meanwhile sees the old one
-        figure.savefig(beside)
-        os.replace(beside, file)
-    finally:
-        plt.close(figure)
-
-
 # what the command lines share
 
 def add_shared(parser, plot=True):

@@ -21,6 +21,7 @@ from nn import AdamW
 from train import checkpoint, finite, log, precision, report, run, sample, step
 from train.config import Config
 from train.data import Validation, Windows, prepare
+from train.drawing import drawing
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "device_batch": 4, "tokens_per_step": 64, "steps": 6,
@@ -582,14 +583,27 @@ def test_a_plot_of_nothing_and_of_everything(tmp_path):
     assert (tmp_path / "b.png").stat().st_size > (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_a_folder_may_have_dollars_in_its_name(tmp_path):
-    """They begin no formula, neither whole ones nor halves."""
-    folder = tmp_path / "a$b_$^$c$"
+@pytest.mark.filterwarnings("error")
+def test_a_folder_may_have_any_name(tmp_path):
+    """Dollars begin no formula, neither whole ones nor halves; letters that the font lacks give no warnings."""
+    folder = tmp_path / "a$b_$^$c$ कविता"
     folder.mkdir()
     (folder / "log.jsonl").write_text('{"step": 1, "val_loss": 2.0}\n')
     log.plot(folder / "loss.png", log.read(folder / "log.jsonl"), folder.name)
-    report.plot(folder / "both.png", [folder])
-    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "loss.png", "both.png"}
+    report.plot(folder / "both", [folder])
+    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "loss.png", "both"}
+    assert (folder / "both").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path):
+    file = tmp_path / "loss.svg"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError), drawing(file):
+        raise ZeroDivisionError
+    assert file.read_text() == "old"
+    with drawing(file):
+        pass
+    assert "<svg" in file.read_text() and [path.name for path in tmp_path.iterdir()] == ["loss.svg"]
 
 
 def test_the_smooth_curve_keeps_lines_and_has_no_lag():

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from minigrad.check import expect
 from train import stats
+from train.drawing import drawing
 
 FLUSH = 10           # seconds, at least, between two moments at which TensorBoard can see what is new
 
@@ -169,40 +170,29 @@ class Picture:
 
 def plot(file: str | Path, entries: list[dict], title: str = "") -> None:
     """Draw training and validation loss over steps, and the entropy of the source where it is known."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     train = [(e["step"], e["loss"]) for e in entries if e.get("loss") is not None]
     val = [e for e in entries if e.get("val_loss") is not None]
-    figure, axes = plt.subplots(figsize=(8, 4.8), dpi=120, layout="constrained")
-    if train:
-        steps, losses = np.array(train).T
-        axes.plot(steps, losses, color="#9ecae1", linewidth=0.7, alpha=0.8)
-        smooth = _smooth(losses)
-        axes.plot(steps, smooth, color="#2171b5", linewidth=1.6, label="training")
-        if len(losses) > 200:                           # the first fall from ignorance would flatten all that matters
-            axes.set_ylim(top=1.1 * smooth[len(losses) // 50:].max())
-    if val:
-        axes.plot([e["step"] for e in val], [e["val_loss"] for e in val], "o-", color="#d94801", markersize=4,
-                  linewidth=1.4, label=f"validation: {val[-1]['val_loss']:.3f}")
-    if val and "entropy_bits" in val[-1]:
-        last = val[-1]                                  # bits per document -> nats per token, on the same documents
-        floor = last["val_loss"] * last["entropy_bits"] / last["val_bits"]
-        axes.axhline(floor, color="#238b45", linestyle="--", linewidth=1.4, label=f"entropy of the source: {floor:.3f}")
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
-    axes.set_title(title, parse_math=False)             # the name of a folder: a $ is one
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
-    temporary = Path(file).with_name(f".{Path(file).name}.tmp")      # who looks meanwhile sees the old one
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, file)
-    finally:
-        plt.close(figure)
-        temporary.unlink(missing_ok=True)
+    with drawing(file, figsize=(8, 4.8)) as (_, ((axes,),)):
+        if train:
+            steps, losses = np.array(train).T
+            axes.plot(steps, losses, color="#9ecae1", linewidth=0.7, alpha=0.8)
+            smooth = _smooth(losses)
+            axes.plot(steps, smooth, color="#2171b5", linewidth=1.6, label="training")
+            if len(losses) > 200:                       # the first fall from ignorance would flatten all that matters
+                axes.set_ylim(top=1.1 * smooth[len(losses) // 50:].max())
+        if val:
+            axes.plot([e["step"] for e in val], [e["val_loss"] for e in val], "o-", color="#d94801", markersize=4,
+                      linewidth=1.4, label=f"validation: {val[-1]['val_loss']:.3f}")
+        if val and "entropy_bits" in val[-1]:
+            last = val[-1]                              # bits per document -> nats per token, on the same documents
+            floor = last["val_loss"] * last["entropy_bits"] / last["val_bits"]
+            axes.axhline(floor, color="#238b45", linestyle="--", linewidth=1.4,
+                         label=f"entropy of the source: {floor:.3f}")
+        axes.set(xlabel="step", ylabel="loss (nats per token)")
+        axes.set_title(title, parse_math=False)         # the name of a folder: a $ is one
+        axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
 
 
 def _smooth(values, share=0.01):

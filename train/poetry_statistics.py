@@ -7,6 +7,7 @@ from tok import scansion
 from tok.base import Tokenizer, write_json, write_text
 from tok.hindi import AKSHARA
 from train.data import SPLITS
+from train.drawing import drawing
 from train.poems import FREE, Poem
 from train.report import table
 
@@ -73,25 +74,18 @@ def shown(row: dict) -> dict[str, str]:
 
 def plot(file: Path, poems: list[Poem], tokenizer: Tokenizer) -> None:
     """Poems by form and by author, the matras of their lines, and their length in tokens."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), dpi=120, layout="constrained")
-    for ax, key in zip(axes[0], ("form", "author")):
-        counts = Counter(getattr(p, key) or "none" for p in poems).most_common(12)[::-1]
-        ax.barh([name for name, _ in counts], [n for _, n in counts])
-        ax.set(title=f"poems by {key}", xscale="log")
-    for form, _ in Counter(p.form for p in poems).most_common(3):
-        lengths = [n for p in poems if p.form == form for n in lengths_of(p.verse)]
-        axes[1, 0].hist(lengths, range(8, 50), density=True, histtype="step", label=form)
-    axes[1, 0].set(title="matras between dandas or line ends (S1)")
-    axes[1, 0].legend()
-    axes[1, 1].hist([len(ids) for ids in tokenizer.encode_batch([p.verse for p in poems])], 60, log=True)
-    axes[1, 1].set(title="tokens of a poem")
-    temporary = file.with_name(f".{file.name}")
-    figure.savefig(temporary, format="png")
-    plt.close(figure)
-    temporary.replace(file)
+    with drawing(file, 2, 2, figsize=(11, 7.5)) as (_, axes):
+        for ax, key in zip(axes[0], ("form", "author")):
+            counts = Counter(getattr(p, key) or "none" for p in poems).most_common(12)[::-1]
+            ax.barh([name for name, _ in counts], [n for _, n in counts])
+            ax.set(title=f"poems by {key}", xscale="log")
+        for form, _ in Counter(p.form for p in poems).most_common(3):
+            lengths = [n for p in poems if p.form == form for n in lengths_of(p.verse)]
+            axes[1, 0].hist(lengths, range(8, 50), density=True, histtype="step", label=form)
+        axes[1, 0].set(title="matras between dandas or line ends (S1)")
+        axes[1, 0].legend()
+        axes[1, 1].hist([len(ids) for ids in tokenizer.encode_batch([p.verse for p in poems])], 60, log=True)
+        axes[1, 1].set(title="tokens of a poem")
 
 
 def lengths_of(verse: str) -> list[int]:

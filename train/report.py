@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minigrad.check import exit_status, expect
 from train import checkpoint, log, stats
+from train.drawing import drawing
 
 COLUMNS = (("step", "step", "{:,}"), ("validation", "val_loss", "{:.4f}"), ("perplexity", "perplexity", "{:.2f}"),
            ("bits/byte", "bits_per_byte", "{:.3f}"), ("accuracy", "accuracy", "{:.1%}"))
@@ -57,21 +58,15 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def plot(file: str | Path, folders: Iterable[str | Path]) -> None:
     """Validation losses of all runs over the tokens' steps, in one picture."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(figsize=(8, 4.8), dpi=120, layout="constrained")
-    for folder in folders:
-        scored = [e for e in log.read(Path(folder, "log.jsonl")) if e.get("val_loss") is not None]
-        axes.plot([e["step"] for e in scored], [e["val_loss"] for e in scored], "o-", markersize=3, linewidth=1.4,
-                  label=f"{Path(folder).absolute().name}: {scored[-1]['val_loss']:.3f}")
-    axes.set(xlabel="step", ylabel="validation loss (nats per token)")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    for text in axes.legend(frameon=False).get_texts():
-        text.set_parse_math(False)                           # the name of a folder: a $ is one
-    figure.savefig(file)
-    plt.close(figure)
+    with drawing(file, figsize=(8, 4.8)) as (_, ((axes,),)):
+        for folder in folders:
+            scored = [e for e in log.read(Path(folder, "log.jsonl")) if e.get("val_loss") is not None]
+            axes.plot([e["step"] for e in scored], [e["val_loss"] for e in scored], "o-", markersize=3, linewidth=1.4,
+                      label=f"{Path(folder).absolute().name}: {scored[-1]['val_loss']:.3f}")
+        axes.set(xlabel="step", ylabel="validation loss (nats per token)")
+        axes.grid(alpha=0.25)
+        for text in axes.legend(frameon=False).get_texts():
+            text.set_parse_math(False)                       # the name of a folder: a $ is one
 
 
 EXAMPLES = """\
