@@ -2,13 +2,15 @@
 import asyncio
 import json
 import shutil
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from test_poetry_write import gpt2
 
 from tok.meter import meter
-from train import poetry_serve
+from train import poetry, poetry_serve
 from train.poetry_write import Asked, Poet
 
 starlette = pytest.importorskip("starlette", reason="pip install '.[serve]' has the server")
@@ -91,6 +93,16 @@ def test_time_is_limited(client, monkeypatch):
     monkeypatch.setattr(poetry_serve, "SECONDS", -1)
     (error,) = ask(client)[1]                              # nothing is written that comes too late
     assert "seconds" in error["error"]
+
+
+def test_kernels_are_compiled_before_anybody_waits(monkeypatch, capsys):
+    """Where nothing is in a cache that takes longer than a verse may, and the first visitor was refused."""
+    model, said = gpt2(), []
+    monkeypatch.setattr(poetry_serve.poems, "model_of", lambda folder: model)
+    monkeypatch.setattr(Poet, "write", lambda poet, asked: said.append((asked, capsys.readouterr().out)))
+    monkeypatch.setitem(sys.modules, "uvicorn", SimpleNamespace(run=lambda app, **how: said.append(how["port"])))
+    assert poetry.main(["serve", "folder", "--port", "8001"]) == 0
+    assert said == [(Asked(), ""), 8001] and "http://127.0.0.1:8001 writes verse" in capsys.readouterr().out
 
 
 def test_who_leaves_in_the_middle_of_a_request_leaves_no_traceback(client):

@@ -16,11 +16,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from minigrad.check import expect
 from tok import scan_view
 from train import poems
+from train.log import slow
 from train.poetry_write import Asked, Poet, answered
 
 if TYPE_CHECKING:
@@ -45,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
     except ImportError:
         raise ValueError("serve: got no uvicorn; expected it and Starlette. Hint: pip install -e '.[serve]'") from None
     expect(0 < args.port < 65536, "--port", args.port, "1 to 65535")
-    app = application(Poet(poems.model_of(args.folder)))
+    poet = Poet(poems.model_of(args.folder))
+    with slow("compiling kernels, once: later runs find them in a cache"), suppress(ValueError):
+        poet.write(Asked())                                # of a model that knows no dohas, who asks first waits
+    app = application(poet)
     print(f"http://127.0.0.1:{args.port} writes verse until Ctrl-C", flush=True)
     uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning", limit_concurrency=64,
                 timeout_keep_alive=5, timeout_graceful_shutdown=2)
