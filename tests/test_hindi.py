@@ -22,6 +22,7 @@ from tok.hindi import (
     aksharas,
     normalize,
 )
+from tok.split import SPLITS
 
 VOWELS = "\u093e\u093f\u0940\u0941\u0943\u0945\u0946\u0947\u0948\u0949\u094b\u094c"
 NUKTA, HALANT, MARKS = "\u093c", "\u094d", "\u0900\u0901\u0902\u0903"
@@ -304,3 +305,6 @@ def test_the_tokenizer_normalizes(tmp_path):
     assert HindiTokenizer.from_hf(tmp_path / "hf").hash == t.hash
     with pytest.raises(ValueError, match="got the normalizer .*NFC"):
         BPETokenizer.from_hf(tmp_path / "hf")
+    HindiTokenizer(t.merges, SPLITS["gpt4"]).to_hf(tmp_path / "hf")      # as Qwen's is: there a stray sign has an id
+    with pytest.raises(ValueError, match="got the normalizer NFC with a pattern of its own; .* Indic"):
+        load(tmp_path / "hf")

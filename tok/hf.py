@@ -165,6 +165,9 @@ def read_bpe(path: str | Path, normalizer: dict | None = None) -> tuple:
         split = SPLITS["gpt2"]
     else:
         raise refusal(where, "a text that is not cut into words", "a pre-tokenizer with a pattern")
+    if normalizer and split != SPLITS["indic"]:              # another's, whose normalizing ends at NFC; ours goes on
+        raise refusal(where, f"the normalizer {normalizer['type']} with a pattern of its own",
+                      "the Indic pattern, as HindiTokenizer.to_hf() writes it")
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     if odd := [pair for pair in pairs if len(pair) != 2]:
         raise refusal(where, f"the merge {odd[0]!r}", "two tokens")
