@@ -43,6 +43,7 @@ TAKEN = 500_000      # nanoseconds after which a processor that comes back was u
 AGAIN = 10 ** 8      # if that happens twice within so many nanoseconds,
 CROWD = 10 ** 9      # somebody is thought to want it for so many more
 MOST = 1 << 15       # pieces of a job
+CALLER = -1          # who takes part however many helpers do
 FAILURE = "a kernel raised an exception on one of its ranges. Hint: is there memory left?"
 
 POSIX = {"pthread_mutex_lock": 1, "pthread_mutex_unlock": 1, "pthread_cond_broadcast": 1, "pthread_cond_wait": 2,
@@ -251,7 +252,7 @@ def share(pool, code, args, n, pieces):
         lock(pool + MUTEX)
         wake(pool + CONDITION)
         unlock(pool + MUTEX)
-    take(pool)
+    take(pool, CALLER)
     if not look_for_the_end(pool, pieces):
         lock(pool + MUTEX)
         poke(pool + WAITING, 1)
@@ -266,12 +267,12 @@ def share(pool, code, args, n, pieces):
 
 
 @plain
-def take(pool):
-    """Run pieces of the current job until none is left."""
+def take(pool, me):
+    """Run pieces of the current job until none is left, or helper number me is not wanted any more."""
     while True:
         ticket = peek(pool + TICKET)
         i, pieces = ticket & 0xffff, ticket >> 16 & 0xffff
-        if i >= pieces:
+        if i >= pieces or me >= peek(pool + HELPERS):
             return
         if exchange(pool + TICKET, ticket, ticket + 1):
             n = peek(pool + JOB + 16)
@@ -300,7 +301,7 @@ def serve(pool, me):
                 wait(pool + CONDITION, pool + MUTEX)
             count(pool + ASLEEP, -1)
             unlock(pool + MUTEX)
-        take(pool)
+        take(pool, me)
 
 
 def launcher(kernel):
