@@ -43,6 +43,7 @@ def joined(*arrays):
 
 
 def _together(who, *arrays):
+    """joined(), of arrays whose shapes broadcast."""
     _fit(who, *arrays)
     return joined(*arrays)
 
