@@ -689,7 +689,7 @@ def test_runs_side_by_side(home, tmp_path, capsys, monkeypatch):
     assert rows[1].split()[2] == "-" and rows[2].split()[2] == f"{np.mean(losses[:4]):.4f}"
     assert rows[3].split()[2:4] == [f"{np.mean(losses[4:]):.4f}", f"{last['val_loss']:.4f}"]
     monkeypatch.chdir(runs[1])
-    assert report.main(["."]) == 0 and "\nfast " in capsys.readouterr().out
+    assert report.main(["."]) == 0 and "\nfast " in capsys.readouterr().out and log.Picture(".").title == "fast"
     assert report.main([str(tmp_path)]) == 2
     assert "no log.jsonl in it; expected a run folder" in capsys.readouterr().err
 

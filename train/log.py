@@ -157,7 +157,8 @@ class Picture:
     """loss.png of a run, drawn anew as it goes on, in at most a hundredth of its time."""
 
     def __init__(self, out: str | Path) -> None:
-        self.file, self.log, self.title, self.next = Path(out, "loss.png"), Path(out, "log.jsonl"), Path(out).name, 0.0
+        self.file, self.log = Path(out, "loss.png"), Path(out, "log.jsonl")
+        self.title, self.next = Path(out).absolute().name, 0.0
 
     def draw(self, last: bool = False) -> None:
         began = time.perf_counter()

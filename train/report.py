@@ -20,8 +20,8 @@ def summary(folder: str | Path) -> dict[str, str]:
     expect(scored, folder, "a log without a validation", "a run that has come to one")
     best, last = min(scored, key=lambda e: e["val_loss"]), validations[-1]
     speeds = sorted(e["tokens_per_s"] for e in entries if "tokens_per_s" in e)
-    found = {"run": Path(folder).absolute().name, **{title: form.format(last[key]) if last.get(key) is not None else "-"
-                                          for title, key, form in COLUMNS}}
+    found = {"run": Path(folder).absolute().name,
+             **{title: form.format(last[key]) if last.get(key) is not None else "-" for title, key, form in COLUMNS}}
     found["best"] = f"{best['val_loss']:.4f} at {best['step']:,}"
     found["tokens/s"] = f"{speeds[len(speeds) // 2]:,}" if speeds else "-"
     if checkpoint.steps(folder):
