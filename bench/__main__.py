@@ -5,7 +5,7 @@ import sys
 from minigrad.check import exit_status
 
 COMMANDS = {
-    "all": "every number of README's table, measured again: which no longer hold?",
+    "all": "every number of README and bench/results/README.md, measured again: which no longer hold?",
     "ops": "every fused op beside its floor and PyTorch's; --gradcheck: every gradient by finite differences",
     "cuda": "registers, spills and shared memory of every CUDA kernel; needs no GPU",
     "gpu": "on an NVIDIA GPU: kernels, training and generation, right or wrong, beside floors and PyTorch",

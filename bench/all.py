@@ -1,10 +1,10 @@
 """Does README still tell the truth? python -m bench all --short
 
-Runs the commands of bench/claims.py one by one, reads their numbers, and sets each beside the one in README: it holds,
-it does not, or it was not measured, and why. --short leaves out what takes long, and stops when 15 minutes are over.
-What needs PyTorch, a text that has not been downloaded, or a GPU, is left out where there is none, and that is said. A
-time is judged on a processor of the kind that README's were taken on, and only shown on others; there too, a step must
-take less time than PyTorch's.
+Runs the commands of bench/claims.py one by one, reads their numbers, and sets each beside the one in README, or in
+bench/results/README.md, which goes on where README ends: it holds, it does not, or it was not measured, and why.
+--short leaves out what takes long, and stops when 15 minutes are over. What needs PyTorch, a text that has not been
+downloaded, or a GPU, is left out where there is none, and that is said. A time is judged on a processor of the kind
+that README's were taken on, and only shown on others; there too, a step must take less time than PyTorch's.
 
 Exit status: 1 if a number no longer holds, or if a run fails or says nothing.
 """

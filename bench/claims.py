@@ -1,6 +1,6 @@
-r"""Every number of README's table "What it shows": by which command it is measured again, and how far it may move.
+r"""Every number of README and bench/results/README.md: by which command it is measured again, how far it may move.
 
-A Row stands for a line of the table, and begins as the line does. A Claim holds one number of its middle column,
+A Row stands for a line of a table, and begins as the line does. A Claim holds one number of its middle columns,
 several that are checked by the same thing, or none: a ratio that two of them are there to say. It has the run that
 measures it, a regular expression with a group for the number in what that run prints (of several matches the one that
 `pick` takes), and a Tolerance: how many times the number in README it may be, and why; of a time, on a processor of the
@@ -171,6 +171,19 @@ b, beside, char, gpt2 = steps("step"), steps("neighbour"), steps("char"), steps(
 gpt2_mb = steps("gpt2")
 
 ROWS = (
+    Row("0.8 M parameters (4 layers", (
+        b("31", FLOAT32, 1, SPEED), b("48", PLAIN, 1, THEIRS), b("49", TUNED32, 1, THEIRS),
+        b("21", BF16, 1, SPEED), b("48", ANY, 1, THEIRS), b("49", TUNED, 1, THEIRS),
+        b("199", FLOAT32, 6, MEMORY), b("376", PLAIN, 6, MEMORY), *faster("step", (48, 31), (48, 21)))),
+    Row("6 layers of width 384, context", (
+        char("1614", FLOAT32, 1, SPEED), char("2005", PLAIN, 1, THEIRS), char("2144", TUNED32, 1, THEIRS),
+        char("871", BF16, 1, SPEED), char("1276", ANY, 1, THEIRS), char("1249", TUNED, 1, THEIRS),
+        char("793", FLOAT32, 6, MEMORY), char("1233", PLAIN, 6, MEMORY), *faster("char", (2005, 1614), (1276, 871)))),
+    Row("GPT-2 124M, context 256", (
+        gpt2("4.3", FLOAT32, 1, SPEED), gpt2("6.3", PLAIN, 1, THEIRS), gpt2("5.6", TUNED32, 1, THEIRS),
+        gpt2("2.2", BF16, 1, SPEED), gpt2("3.4", ANY, 1, THEIRS), gpt2("2.8", TUNED, 1, THEIRS),
+        gpt2_mb("2632", FLOAT32, 6, MEMORY), gpt2_mb("3112", PLAIN, 6, MEMORY),
+        *faster("gpt2", (6.3, 4.3), (3.4, 2.2)))),
     Row("Hindi couplets", (
         Claim("42.0", "verse", r"([\d.]+) bits per couplet; the source", SAME),
         Claim("38.4", "verse", r"composed them needs ([\d.]+):", EXACT._replace(low=0.998, high=1.002)),
@@ -180,8 +193,13 @@ ROWS = (
     Row("tinyshakespeare by characters", (
         Claim("1.81", "shakespeare", r"^validation loss ([\d.]+) nats", SAME),
         Claim("75", "shakespeare", r"tokens, (\d+) s in this process", SPEED),
-    ), {"1.90 1.89": "the same run with --lr 1e-3, and with another seed", "1.88": "in nanoGPT's README",
-        "20,500": "tokens/s: the 75 s"}),
+    ), {"1.90 1.89": "the same run with --lr 1e-3, and with another seed", "1.88": "in nanoGPT's README"}),
+    Row("trained in 16 bits", (
+        Claim("42.0 42.0", "bfloat16", r"([\d.]+) bits per couplet; the source", ROUNDED, 68.5),
+    ), {"1.81 1.81": "bfloat16 and float32 of the Shakespeare run, as the row says",
+        "42.2": "float16 takes 20 minutes on a CPU"}),
+    Row("GPT-2 124M on one H200", (),
+        {"630,000 104 54 2.11 539,000 415,000 21.8 34.9 71.6": GPU}),
     Row("every gradient", (
         Claim("439", "gradients", r"^(\d+) cases", EXACT),
         Claim("8.1e-10", "gradients", r"the worst is ([\d.e-]+)", ROUNDING))),
@@ -190,59 +208,30 @@ ROWS = (
         Claim("2.2e-7", "torch", r"float32, .* by ([\d.e-]+) at most", ROUNDING, pick=max))),
     Row("released and exported weights", (
         Claim("5.2e-6 7.2e-6 3.0e-6 4.7e-6", "weights", r"\b(\d+) passed", PASSES, 1),)),
-    Row("one GPT by scalars", (Claim("3.3e-16", "ladder", r"difference of the losses: ([\d.e-]+)", ROUNDING),)),
-    Row("a training step beside PyTorch's, 0.8 M", (
-        b("31", FLOAT32, 1, SPEED), b("48", PLAIN, 1, THEIRS), b("49", TUNED32, 1, THEIRS),
-        b("21", BF16, 1, SPEED), b("48", ANY, 1, THEIRS), b("49", TUNED, 1, THEIRS),
-        b("199", FLOAT32, 6, MEMORY), b("376", PLAIN, 6, MEMORY), *faster("step", (48, 31), (48, 21)))),
-    Row("the same beside a process", (
-        beside("59", FLOAT32, 1, SPEED), beside("158", PLAIN, 1, THEIRS),
-        beside("41", BF16, 1, SPEED), beside("125", ANY, 1, THEIRS), *faster("neighbour", (158, 59), (125, 41)))),
-    Row("the same with 6 layers", (
-        char("1614", FLOAT32, 1, SPEED), char("2005", PLAIN, 1, THEIRS), char("2144", TUNED32, 1, THEIRS),
-        char("871", BF16, 1, SPEED), char("1276", ANY, 1, THEIRS), char("1249", TUNED, 1, THEIRS),
-        char("793", FLOAT32, 6, MEMORY), char("577", BF16, 6, MEMORY), char("1233", PLAIN, 6, MEMORY),
-        char("971", ANY, 6, MEMORY), *faster("char", (2005, 1614), (1276, 871)))),
-    Row("GPT-2 124M, context 256", (
-        gpt2("4.3", FLOAT32, 1, SPEED), gpt2("6.3", PLAIN, 1, THEIRS), gpt2("5.6", TUNED32, 1, THEIRS),
-        gpt2("2.2", BF16, 1, SPEED), gpt2("3.4", ANY, 1, THEIRS), gpt2("2.8", TUNED, 1, THEIRS),
-        gpt2_mb("2632", FLOAT32, 6, MEMORY), gpt2_mb("2548", BF16, 6, MEMORY),
-        gpt2_mb("3112", PLAIN, 6, MEMORY), gpt2_mb("3036", ANY, 6, MEMORY), *faster("gpt2", (6.3, 4.3), (3.4, 2.2)))),
-    Row("a step of 0.8 M parameters, and one", (),
-        {"60 73 70 2938 3438 3072": "of a znver3; here, or on any other, the rows above ask who is ahead"}),
-    Row("GPT-2 124M on one H200", (),
-        {"630,000 104 54 2.11 539,000 539,000 415,000 21.8 34.9 34.9 71.6": GPU}),
-    Row("the matrix products alone", (
-        char("101", FLOAT32, 4, SHARE), gpt2_mb("105", FLOAT32, 4, SHARE),
-        char("88", BF16, 4, SHARE), gpt2_mb("101", BF16, 4, SHARE),
-    ), {"6 384": "sizes", "101": "floors of the step in one table: our products beside torch.matmul's"}),
-    Row("time per token", (
-        Claim("0.88", "scaling", r"^(?:context|width|layers).* ([\d.]+)$", SHARE),
-        Claim("1.17", "scaling", r"^(?:context|width|layers).* ([\d.]+)$", SHARE, pick=max))),
-    Row("scaling laws", (
-        Claim("1.4", "laws", COUPLED + r".* ([\d.]+) %", SPREAD),
-        Claim("0.733", "laws", COUPLED + r"([\d.]+) ", SPREAD),
-        Claim("70", "laws", COUPLED + r".*, D ([\d.]+) of", Tolerance(0.6, 1.35, SPREAD.why), 0.70),
-        Claim("30", "laws", COUPLED + r".*, D [\d.]+ of ([\d.]+)", SPREAD, 0.30),
-        Claim("34", "laws", COUNTS + r"(\d+) at", EXACT), Claim("20", "laws", COUNTS + r"\d+ at (\d+)", EXACT),
-    ), {"95 0.711 0.785": "of the bootstrap; what it is there to hold is the entropy, which the output says"}),
-    Row("trained in 16 bits", (
-        Claim("42.0 42.0", "bfloat16", r"([\d.]+) bits per couplet; the source", ROUNDED, 68.5),
-    ), {"1.81 1.81": "bfloat16 and float32 of the Shakespeare run, as the row says",
-        "42.2": "float16 takes 20 minutes on a CPU"}),
-    Row("recompute, 6 layers", (
+    Row("every block computed again", (
         *recompute("memory", "blocks again", activations="87", all="46", time="24"),
-        *recompute("memory", "attention again", activations="29", all="19", time="9"),
-        *recompute("memory gpt2", "blocks again", activations="89", all="14", time="16"),
-        *recompute("memory gpt2", "attention again", activations="30", all="5", time="6"),
-        *recompute("memory bfloat16", "blocks again", activations="86", time="23"),
-        *recompute("memory bfloat16", "blocks again", last, activations="88", time="15"),
-    ), {"1": "tests/test_sizes.py asks for it"}),
-    Row("the largest GPT-2", tuple(
-        Claim(says, "largest", rf"^ *{gib} GiB, {mode} +\d+ +\d+ +(\d+)", EXACT)
-        for says, gib, mode in (("82", 4, "keep all"), ("181", 4, "blocks again"), ("459", 16, "keep all"),
-                                ("851", 16, "blocks again"))),
-        {"4 16": "sizes", "2": "stands in the same table: predicted and measured"}),
+        *recompute("memory gpt2", "blocks again", activations="89", all="14", time="16"))),
+    Row("new tokens per second", (
+        written("62", 1, FLOAT32), written("21", 1, "transformers float32"), written("113", 1, BF16),
+        written("28", 1, "transformers bfloat16"), written("195", 1, "ours int8"),
+        written("324", 8, FLOAT32), written("80", 8, "transformers float32"), written("417", 8, BF16),
+        written("163", 8, "transformers bfloat16"), written("621", 8, "ours int8"))),
+    Row("kills and damage: 200 times", (Claim("0.5", "survive", r"^stops.*?([\d.]+) s", SPEED),)),
+    Row("tokens per word of Hindi (prose", (), {"32,000 1.19 1.20 4,096 1.52 1.52 4,096 2.98 2.98": HINDI}),
+    Row("training a tokenizer", (), {"1.1 6.2 5.3": HINDI}),
+    Row("the ids of GPT-2 for the same", (), {"43 59 12 16 0.8": HINDI}),
+    Row("Hindi verse: padas", (), {"97.6 16,738 78.8 2,082 97.8 12 13 98.0 148 95.3 738 21.4 29.2": HINDI}),
+    Row("Hindi poetry: 6.9 M", (), {"92.0 96.9 21.4 75.7 76.3 8.8 62 97 16 1.18 1.36": HINDI}),
+    Row("bugs drawn at random from all", (
+        Claim("90 100", "planted", r"^seed 67: (\d+) of", OTHER),), {"67": "the seed"}),
+    Row("from the start of a process", (
+        Claim("1.0", "start", column("ours, cached kernels, first step", 1), SPEED),
+        Claim("2.9", "start", column("PyTorch eager, first step", 1), THEIRS),
+        Claim("1.5", "start", column("import torch", 1), THEIRS),
+        Claim("32", "start", r"that the step needs: ([\d.]+) s", SPEED))),
+
+    # bench/results/README.md
+    Row("one GPT by scalars", (Claim("3.3e-16", "ladder", r"difference of the losses: ([\d.e-]+)", ROUNDING),)),
     Row("nanoGPT's Shakespeare setting", (
         Claim("4.26", "curve in full", r"^ +1 +([\d.]+)", SAME),
         Claim("1.66", "curve in full", r"^ +300 +([\d.]+)", SAME._replace(low=0.97, high=1.03)),
@@ -251,6 +240,68 @@ ROWS = (
         Claim("1.4", "curve in full", r"^ +300 .* ([\d.e-]+)$", CHANCE, 0.014),
         Claim("0.03", "curve in full", r"^mean of the last 100: .* apart by ([\d.e-]+)$", CHANCE, 3e-4),
     )),
+    Row("scaling laws", (
+        Claim("1.4", "laws", COUPLED + r".* ([\d.]+) %", SPREAD),
+        Claim("0.733", "laws", COUPLED + r"([\d.]+) ", SPREAD),
+        Claim("70", "laws", COUPLED + r".*, D ([\d.]+) of", Tolerance(0.6, 1.35, SPREAD.why), 0.70),
+        Claim("30", "laws", COUPLED + r".*, D [\d.]+ of ([\d.]+)", SPREAD, 0.30),
+        Claim("34", "laws", COUNTS + r"(\d+) at", EXACT), Claim("20", "laws", COUNTS + r"\d+ at (\d+)", EXACT),
+    ), {"95 0.711 0.785": "of the bootstrap; what it is there to hold is the entropy, which the output says"}),
+    Row("32,033 names", tuple(
+        Claim(says, "names", column(model, 4), SAME)         # the column of the test text
+        for model, says in (("bigram", "2.45"), ("mlp", "2.11"), ("wavenet", "1.98"), ("rnn", "2.00"), ("gru", "1.95"),
+                            ("transformer", "1.94"))) + (
+        Claim("12,097", "names", column("mlp", 1).replace(r"[\d.]+", r"[\d,]+"), EXACT),
+        Claim("76,579", "names", column("wavenet", 1).replace(r"[\d.]+", r"[\d,]+"), EXACT),
+    ), {"2.45 2.17 1.99": "the lectures'", "8": "a size", "12 50 30 90 7": "seconds and minutes of the same run"}),
+    Row("a training step of 0.8 M parameters beside", (
+        beside("59", FLOAT32, 1, SPEED), beside("158", PLAIN, 1, THEIRS),
+        beside("41", BF16, 1, SPEED), beside("125", ANY, 1, THEIRS), *faster("neighbour", (158, 59), (125, 41)))),
+    Row("a step of 0.8 M parameters, and one", (),
+        {"60 73 70 2938 3438 3072": "of a znver3; here, or on any other, the rows above ask who is ahead"}),
+    Row("the matrix products alone", (
+        char("101", FLOAT32, 4, SHARE), gpt2_mb("105", FLOAT32, 4, SHARE),
+        char("88", BF16, 4, SHARE), gpt2_mb("101", BF16, 4, SHARE),
+    ), {"6 384": "sizes", "101": "floors of the step in one table: our products beside torch.matmul's"}),
+    Row("time per token", (
+        Claim("0.88", "scaling", r"^(?:context|width|layers).* ([\d.]+)$", SHARE),
+        Claim("1.17", "scaling", r"^(?:context|width|layers).* ([\d.]+)$", SHARE, pick=max))),
+    Row("attention, 2 heads of 64", (
+        Claim("1.99", "attention", power("flash", 1), POWER),
+        Claim("1.03", "attention", power("flash", 2), POWER),
+        Claim("2.03", "attention", power("naive", 1), POWER),
+        Claim("1.93", "attention", power("naive", 2), POWER),
+    ), {"0.02 0.02 0.04 0.03": "how far points lie from their line, which the load decides",
+        "1.12 1.20 0.20 0.38": "from the points of the same run, at more lengths than --short has"}),
+    Row("new tokens of GPT-2 124M", (
+        Claim("93", "generate", rf"^{BF16} +\S+ +\S+ +\S+ +([\d.]+)%", SHARE),
+        Claim("", "generate", rf"^{FLOAT32} +\S+ +\S+ +\S+ +([\d.]+)%", SHARE._replace(low=0.75), 100),
+        Claim("0.01", "generate all", r"^(?:bfloat16|int8) .*[+-]([\d.]+) %", NONE, pick=max),
+    ), {"32 50 0.8": "how fast the memory is, of two processes of one day: bench/LOG.md, generation"}),
+    Row("what `import minigrad` adds", (
+        Claim("0.014", "import", r"adds ([\d.]+) s to import numpy", SPEED),
+        Claim("", "import", r"\b(\d+) passed", PASSES, 1))),
+    *(Row(begins, tuple(read(says, title, rows, length) for says, (rows, length) in
+                        zip(cells.split(), ((1, 128), (1, 512), (8, 128), (8, 512)), strict=True)))
+      for begins, title, cells in (
+          ("ours, float32", FLOAT32, "274 804 1499 5653"),
+          ("transformers, float32", "transformers float32", "381 1223 2195 12470"),
+          ("products, float32", "products float32", "287 773 1288 5282"),
+          ("ours, bfloat16", BF16, "154 441 701 2857"),
+          ("transformers, bfloat16", "transformers bfloat16", "158 635 992 5040"))),
+    Row("memory of a step in bfloat16", (char("577", BF16, 6, MEMORY), char("971", ANY, 6, MEMORY))),
+    Row("the same of GPT-2 124M", (gpt2_mb("2548", BF16, 6, MEMORY), gpt2_mb("3036", ANY, 6, MEMORY))),
+    Row("recompute, 6 layers", (
+        *recompute("memory bfloat16", "blocks again", activations="86", time="23"),
+        *recompute("memory bfloat16", "blocks again", last, activations="88", time="15"),
+        *recompute("memory", "attention again", activations="29", all="19", time="9"),
+        *recompute("memory gpt2", "attention again", activations="30", all="5", time="6"),
+    ), {"1": "tests/test_sizes.py asks for it"}),
+    Row("the largest GPT-2", tuple(
+        Claim(says, "largest", rf"^ *{gib} GiB, {mode} +\d+ +\d+ +(\d+)", EXACT)
+        for says, gib, mode in (("82", 4, "keep all"), ("181", 4, "blocks again"), ("459", 16, "keep all"),
+                                ("851", 16, "blocks again"))),
+        {"4 16": "sizes", "2": "stands in the same table: predicted and measured"}),
     Row("what safety costs", (
         Claim("0.5", "overhead", r"^a checkpoint, in all +\S+ +(-?[\d.]+)%", COST),
         Claim("9", "overhead", r"of that the copy +([\d.]+)", SPEED),
@@ -261,67 +312,20 @@ ROWS = (
         Claim("0.03", "overhead", r"^statistics.* +([\d.]+)%", TINY),
         Claim("10", "overhead", r"^looking at every op.* +(-?[\d.]+)%", COST._replace(high=3)),
     ), {"50 32,768 250 50": "settings"}),
-    Row("kills and damage", (
-        Claim("0.5", "survive", r"^stops.*?([\d.]+) s", SPEED),
-    ), {"30 2 0.1": "python -m bench survive --ranks 2, which needs mpi4py and mpich"}),
-    Row("32,033 names", tuple(
-        Claim(says, "names", column(model, 4), SAME)         # the column of the test text
-        for model, says in (("bigram", "2.45"), ("mlp", "2.11"), ("wavenet", "1.98"), ("rnn", "2.00"), ("gru", "1.95"),
-                            ("transformer", "1.94"))) + (
-        Claim("12,097", "names", column("mlp", 1).replace(r"[\d.]+", r"[\d,]+"), EXACT),
-        Claim("76,579", "names", column("wavenet", 1).replace(r"[\d.]+", r"[\d,]+"), EXACT),
-    ), {"2.45 2.17 1.99": "the lectures'", "8": "a size", "12 50 30 90 7": "seconds and minutes of the same run"}),
-    Row("new tokens per second", (
-        written("62", 1, FLOAT32), written("21", 1, "transformers float32"), written("113", 1, BF16),
-        written("28", 1, "transformers bfloat16"), written("195", 1, "ours int8"),
-        written("324", 8, FLOAT32), written("80", 8, "transformers float32"), written("417", 8, BF16),
-        written("163", 8, "transformers bfloat16"), written("621", 8, "ours int8"),
-        Claim("93", "generate", rf"^{BF16} +\S+ +\S+ +\S+ +([\d.]+)%", SHARE),
-        Claim("", "generate", rf"^{FLOAT32} +\S+ +\S+ +\S+ +([\d.]+)%", SHARE._replace(low=0.75), 100),
-        Claim("0.01", "generate all", r"^(?:bfloat16|int8) .*[+-]([\d.]+) %", NONE, pick=max),
-    ), {"32 50 0.8": "how fast the memory is, of two processes of one day: bench/LOG.md, generation"}),
-    Row("logits of a prompt", tuple(
-        read(says, title, rows, length)
-        for title, cells in ((FLOAT32, "274 804 1499 5653"), ("transformers float32", "381 1223 2195 12470"),
-                             ("products float32", "287 773 1288 5282"), (BF16, "154 441 701 2857"),
-                             ("transformers bfloat16", "158 635 992 5040"))
-        for says, (rows, length) in zip(cells.split(), ((1, 128), (1, 512), (8, 128), (8, 512)), strict=True))),
-    Row("tokens per word of Hindi", (), {
-        "32,000 1.19 1.20 4,096 1.52 1.52 4,096 2.98 2.98 8,000 28,364 1.22 1.22 0.003": HINDI}),
-    Row("training a tokenizer", (), {"1.1 6.2 5.3": HINDI}),
-    Row("the ids of GPT-2", (), {"43 59 12 16 0.8 50 102 19 21 1.5 490 799 2628 9": HINDI}),
-    Row("the same for tinyshakespeare", (), {
-        "26 40 12 14 1.3 41 51 19 20 2.5": "needs GPT-2's encoder.json and vocab.bpe: the row's command"}),
+    Row("kills and damage, beside", (), {"30 2 0.1": "bench survive --ranks 2, which needs mpi4py and mpich"}),
+    Row("damaged and made-up", (Claim("", "damaged", r"\b(\d+) passed", PASSES, 1),)),
+    Row("bugs drawn at random from the CUDA", (
+        Claim("59 60", "planted cuda", r"^seed 47: (\d+) of", OTHER),
+        Claim("44", "planted cuda", r"(\d+) of them as a fault", OTHER))),
+    Row("tokens per word of Hindi, the", (), {"28,364 1.22 1.22 0.003 8,000": HINDI}),
     Row("tokens per word of tinyshakespeare", (
         Claim("1.50", "words", r"^bpe:4096 +in sample +\S+ +([\d.]+)", SAME),
         Claim("1.60", "words", r"^bpe:4096 +held out +\S+ +([\d.]+)", SAME),
         Claim("1.32", "words", r"^bpe\S* +in sample +\S+ +([\d.]+)", SAME),
         Claim("1.45", "words", r"^bpe\S* +held out +\S+ +([\d.]+)", SAME),
     ), {"4,096 12,086": "sizes"}),
-    Row("Hindi verse: padas", (), {"97.6 16,738 78.8 2,082 97.8 12 13 98.0 148 95.3 738 21.4 29.2": HINDI}),
+    Row("the ids of GPT-2 for Hindi prose", (), {"50 102 19 21 1.5 490 799 2628 9": HINDI}),
+    Row("the ids of GPT-2 for tinyshakespeare", (), {
+        "26 40 12 14 1.3 41 51 19 20 2.5": "needs GPT-2's encoder.json and vocab.bpe: the row's command"}),
     Row("stanzas whose meter", (), {"959 92.6 1,041 15 20,000 5": HINDI}),
-    Row("Hindi poetry: 6.9 M", (), {
-        "92.0 76.4 96.9 79.8 21.4 11.0 75.7 76.3 8.8 96.8 5.24 6.00 62 97 71 41 16 5 1.18 1.36": HINDI}),
-    Row("damaged and made-up", (Claim("", "damaged", r"\b(\d+) passed", PASSES, 1),)),
-    Row("bugs drawn at random", (
-        Claim("90 100", "planted", r"^seed 67: (\d+) of", OTHER),
-    ), {"67": "the seed", "53 84": "what it found has tests, so it would find less now: bench/LOG.md"}),
-    Row("the same in the CUDA kernels", (
-        Claim("59 60", "planted cuda", r"^seed 47: (\d+) of", OTHER),
-        Claim("44", "planted cuda", r"(\d+) of them as a fault", OTHER))),
-    Row("from the start of a process", (
-        Claim("1.0", "start", column("ours, cached kernels, first step", 1), SPEED),
-        Claim("2.9", "start", column("PyTorch eager, first step", 1), THEIRS),
-        Claim("1.5", "start", column("import torch", 1), THEIRS),
-        Claim("32", "start", r"that the step needs: ([\d.]+) s", SPEED))),
-    Row("attention, 2 heads of 64", (
-        Claim("1.99", "attention", power("flash", 1), POWER),
-        Claim("1.03", "attention", power("flash", 2), POWER),
-        Claim("2.03", "attention", power("naive", 1), POWER),
-        Claim("1.93", "attention", power("naive", 2), POWER),
-    ), {"0.02 0.02 0.04 0.03": "how far points lie from their line, which the load decides",
-        "1.12 1.20 0.20 0.38": "from the points of the same run, at more lengths than --short has"}),
-    Row("what `import minigrad` adds", (
-        Claim("0.014", "import", r"adds ([\d.]+) s to import numpy", SPEED),
-        Claim("", "import", r"\b(\d+) passed", PASSES, 1))),
 )
