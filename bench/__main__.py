@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": "new tokens per second beside transformers' and beside the memory's limit",
     "start": "from the start of a process to its first training step",
     "tok": "training and encoding beside tiktoken and Hugging Face's tokenizers",
+    "verse": "how many of a run's couplets keep the meter, the rhyme and every rule of their grammar",
     "poetry": "how well verse is scanned, beside what luck gives; needs a folder of verse and prose",
     "survive": "kill -9, SIGTERM, a full disk, damaged files: is anything ever lost?",
     "curve": "the losses of a run's first steps beside PyTorch's, from the same weights and batches",

@@ -13,10 +13,13 @@ from collections import Counter, defaultdict
 from functools import cache
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from bench.verse import kept
+from bench.verse import main as bench
 from tok.chhand import matras, pattern, rhymes
 from train import lexicon, verse
 from train.lexicon import WORLD, agree, conjugate, decline, let_us
@@ -372,6 +375,33 @@ def test_command_line(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert all(line in out for couplet in corpus(3, 2) for line in couplet.splitlines())
     assert "10 themes" in out and "bits a couplet" in out and ("    13 + 11" in out or "    16" in out)
+
+
+@pytest.mark.parametrize("half, keeps", [
+    (None, (True, True, True)),
+    ("विभोर सहेली झूमी", (True, True, False)),                 # 13 matras, in agreement, of another theme
+    ("सखी झूमी", (False, True, False)),
+    ("अब सखाों ने फाग गाया", (False, False, False)),            # no scansion has आ and ओ at once
+])
+def test_couplets_are_judged_by_each_rule(half, keeps):
+    doha = next(couplet for couplet in COUPLETS if couplet.startswith("#वर्षा दोहा"))
+    opening = doha.split("\n")[1].split(", ")[0]
+    assert kept(doha.replace(opening, half or opening)) == keeps
+
+
+def test_what_is_no_couplet_keeps_nothing_and_a_word_rhymes_with_others_only():
+    theme, first, second, _ = COUPLETS[0].split("\n")
+    for wrong in (f"{theme}x\n{first}\n{second}\n", f"{theme}\n{first}\n", "#\n", ""):
+        assert kept(wrong) == (False, False, False)
+    assert kept(f"{theme}\n{first}\n{first[:-1]}॥\n") == (True, False, False)
+
+
+def test_a_run_is_told_what_share_of_its_couplets_keeps_each_rule(monkeypatch, capsys):
+    half = [couplet.strip() for couplet in COUPLETS[:2]] + ["no couplet"] * 2
+    model = SimpleNamespace(write=lambda n, **how: half[:n])
+    monkeypatch.setattr("bench.verse.GPT2.from_pretrained", lambda run: model)
+    bench("runs/verse --n 4".split())
+    assert capsys.readouterr().out.count(" 50.0% ± 25.0%\n") == 3
 
 
 def test_the_grammar_can_write_the_couplets_of_its_docstring():
