@@ -79,11 +79,12 @@ AHEAD = Tolerance(1, 99, "ours is the faster one, whatever the processor")
 MEMORY = Tolerance(0.85, 1.15, "what the system gave the process, libraries of other versions included")
 PERCENT = Tolerance(0.9, 1.1, "a rounded percentage of counted bytes")
 CHANCE = Tolerance(0, 3, "how far two runs part once they have parted is chance")
-ROUNDED = Tolerance(0.98, 1.02, "float32's loss after as few steps; there it falls fast, and runs that round part")
+ROUNDED = Tolerance(0.96, 1.04, "float32's loss after as few steps, where two roundings were 2 % apart")
 POWER = Tolerance(0.85, 1.15, "the slope of a line through few points, the shortest of which cost a call")
 TIMED = Tolerance(0.4, 1.6, "a difference of times: few percent of what moves by many", timed=True)
 TINY = Tolerance(0, 4, "a share of a thousandth, of times on a shared machine")
 SPREAD = Tolerance(0.9, 1.1, "other processors round other last bits, and a fit through 81 losses leans on them")
+DRAWN = Tolerance(0.85, 1.15, "300 couplets: chance moves 49 % by 3, other last bits write others")
 OTHER = Tolerance(0.95, 2, "other code has other places to break")
 PASSES = Tolerance(1, float("inf"), "the tests ask for it: at least one ran, and none failed")
 NONE = Tolerance(0, 1, "it must not be more")
@@ -99,6 +100,7 @@ FEW = "--rounds 2 --steps 2"
 RUNS = {                    # in this order, but for order() of bench/all.py; --short ends when its time is over
     "import": Run("python -m pytest -q -s tests/test_structure.py -k blink", ("pytest",)),
     "verse": Run("python -m train.run --out {folder}/verse"),
+    "couplets": Run("python -m bench verse {folder}/verse"),
     "gradients": Run("python -m bench ops --gradcheck"),
     "step": Run(f"python -m bench step --modes all {FEW}", ("torch",)),
     "survive": Run("python -m bench survive --short"),
@@ -185,19 +187,23 @@ ROWS = (
         gpt2_mb("2632", FLOAT32, 6, MEMORY), gpt2_mb("3112", PLAIN, 6, MEMORY),
         *faster("gpt2", (6.3, 4.3), (3.4, 2.2)))),
     Row("Hindi couplets", (
-        Claim("42.0", "verse", r"([\d.]+) bits per couplet; the source", SAME),
-        Claim("38.4", "verse", r"composed them needs ([\d.]+):", EXACT._replace(low=0.998, high=1.002)),
-        Claim("9.2", "verse", r"a gap of ([\d.]+)%", SAME._replace(low=0.9, high=1.1)),
+        Claim("41.7", "verse", r"([\d.]+) bits per couplet; the source", SAME),
+        Claim("38.0", "verse", r"composed them needs ([\d.]+):", EXACT._replace(low=0.998, high=1.002)),
+        Claim("9.8", "verse", r"a gap of ([\d.]+)%", SAME._replace(low=0.9, high=1.1)),
         Claim("29,000", "verse", r"steps of 1,040 tokens, (\d+) s in this process", SPEED, 4200 * 1040 / 29_000),
     ), {"3": "minutes, of which 29,000 tokens/s are two and a half; compiling has a row of its own"}),
+    Row("what that model writes", (
+        Claim("83", "couplets", r"^in meter +([\d.]+)%", DRAWN),
+        Claim("71", "couplets", r"^in rhyme +([\d.]+)%", DRAWN),
+        Claim("49", "couplets", r"^the grammar's own +([\d.]+)%", DRAWN))),
     Row("tinyshakespeare by characters", (
         Claim("1.81", "shakespeare", r"^validation loss ([\d.]+) nats", SAME),
         Claim("75", "shakespeare", r"tokens, (\d+) s in this process", SPEED),
     ), {"1.90 1.89": "the same run with --lr 1e-3, and with another seed", "1.88": "in nanoGPT's README"}),
     Row("trained in 16 bits", (
-        Claim("42.0 42.0", "bfloat16", r"([\d.]+) bits per couplet; the source", ROUNDED, 68.5),
+        Claim("41.7 41.7", "bfloat16", r"([\d.]+) bits per couplet; the source", ROUNDED, 69.35),
     ), {"1.81 1.81": "bfloat16 and float32 of the Shakespeare run, as the row says",
-        "42.2": "float16 takes 20 minutes on a CPU"}),
+        "41.7": "float16 takes 20 minutes on a CPU"}),
     Row("GPT-2 124M on one H200", (),
         {"630,000 104 54 2.11 539,000 415,000 21.8 34.9 71.6": GPU}),
     Row("every gradient", (

@@ -207,11 +207,11 @@ def test_a_line_is_answered_in_its_own_form():
 
 def test_the_command(folder, capsys):
     words = ("--form", "doha", "--author", "kabir", "--prompt", "श्रीगुरु", "--seed", 3)
-    assert command(folder, *words, "--candidates", 3, "--show", 2) == 0
+    assert command(folder, *words, "--candidates", 8, "--show", 2) == 0
     out = capsys.readouterr().out
     assert out.count("श्रीगुरु") == 2 and out.count("doha (दोहा), score 1.00") == 2 and out.count("13 + 11") == 4
     assert out.count("ln p = ") == 2
-    assert command(folder, *words, "--candidates", 3, "--show", 2) == 0
+    assert command(folder, *words, "--candidates", 8, "--show", 2) == 0
     assert capsys.readouterr().out == out
     assert command(folder, "--form", "pad", "--free", "--candidates", 1) == 0
     assert "ln p" in capsys.readouterr().out

@@ -294,6 +294,8 @@ PLURAL = {                                                # a noun's end -> the 
     "ा": ("ाएँ", "ाओं"), "ू": ("ुएँ", "ुओं"), "ु": ("ुएँ", "ुओं"), "": ("ें", "ों"),
 }
 
+MASCULINE = {"ा": ("े", "ों"), "आ": ("ए", "ओं")}          # of लड़का and of कछुआ: every other form, the oblique plural
+
 
 def gender(noun: str) -> str:
     """The noun's gender, "m" or "f"."""
@@ -308,8 +310,9 @@ def numbers(noun: str) -> tuple[str, ...]:
 def decline(noun: str, number: str, oblique: bool = False) -> str:
     """The direct or oblique form of a noun: लड़का लड़के, लड़के लड़कों; नदी नदी, नदियाँ नदियों."""
     masculine = gender(noun) == "m"
-    if masculine and noun.endswith("ा") and noun not in UNCHANGING:
-        return noun[:-1] + ("ों" if oblique and number == "pl" else "े" if oblique or number == "pl" else "ा")
+    if masculine and noun.endswith(tuple(MASCULINE)) and noun not in UNCHANGING:
+        other, many = MASCULINE[noun[-1]]
+        return noun if number == "sg" and not oblique else noun[:-1] + (many if oblique and number == "pl" else other)
     if number == "sg" or masculine and not oblique:
         return noun
     end = next(end for end in PLURAL if noun.endswith(end))
