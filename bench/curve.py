@@ -29,9 +29,9 @@ def batches(c):
     data, rows = prepare(c), c.device_batch
     windows = Windows(data.train, c.block_size, c.seed, c.align)
     for step in range(c.steps):
-        position = step * c.accumulation * rows
+        position = step * c.per_step
         yield (cosine_with_warmup(step, c.lr, c.min_lr, min(c.warmup, c.steps), c.steps),
-               [windows.batch(position + k * rows, rows) for k in range(c.accumulation)])
+               [windows.batch(position + k * rows, rows) for k in range(c.per_step // rows)])
 
 
 def begin(c):

@@ -107,13 +107,18 @@ class Config:
     temperature: float = setting(0.8, "below 1 safer, above 1 wilder, 0 always the likeliest token", low=0)
 
     @property
-    def accumulation(self) -> int:
-        return self.tokens_per_step // (self.device_batch * self.block_size)
+    def per_step(self) -> int:
+        """Windows of a step."""
+        return self.tokens_per_step // self.block_size
+
+    @property
+    def device(self) -> str:
+        return "gpu" if self.backend == "cupy" else "cpu"
 
     def rows(self, ranks: int) -> int:
         """Rows that go through the model at once on each of so many ranks: device_batch, or the most below it that
         share a step out evenly."""
-        each, rest = divmod(self.tokens_per_step // self.block_size, ranks)
+        each, rest = divmod(self.per_step, ranks)
         expect(not rest, "tokens_per_step", f"{self.tokens_per_step} for {ranks} ranks",
                f"a multiple of ranks * block_size = {ranks * self.block_size}",
                f"--tokens_per_step {max(1, each) * ranks * self.block_size}")
@@ -163,14 +168,8 @@ def parse(argv: Sequence[str] | None = None) -> Config:
 
 
 def build(given: dict) -> Config:
-    """{name: value} -> Config, its values checked together."""
-    config = Config(**given)
-    check(config)
-    return config
-
-
-def check(c: Config) -> None:
-    """Refuse settings that are fine one by one but not together."""
+    """{name: value} -> Config; settings that are fine one by one but not together are refused."""
+    c = Config(**given)
     expect(c.n_embd % c.n_head == 0, "n_embd", f"{c.n_embd} for {c.n_head} heads", "a multiple of n_head",
            f"--n_embd {max(1, round(c.n_embd / c.n_head)) * c.n_head}")
     expect(len(c.split) == 3 and all(s >= 0 for s in c.split) and abs(sum(c.split) - 1) < 1e-6, "split", c.split,
@@ -187,6 +186,7 @@ def check(c: Config) -> None:
     at_once = c.device_batch * c.block_size
     expect(c.tokens_per_step % at_once == 0, "tokens_per_step", c.tokens_per_step,
            f"a multiple of device_batch {c.device_batch} * block_size {c.block_size} = {at_once}", _fitting(c))
+    return c
 
 
 def _fitting(c):

@@ -66,7 +66,7 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
         config = group.together(lambda: parse(argv))
         group.same(**asdict(config), **checkpoint.versions())
         group.together(lambda: possible(config, group))
-        group = group.on(device_of(config))
+        group = group.on(config.device)
         folder, config.resume, finished = group.first(lambda: begin(config, held))
         out = Path(folder)
         if finished:
@@ -86,7 +86,7 @@ def go(argv: Sequence[str] | None, group: Group, held: ExitStack) -> int:
     with Interrupt(loud=group.rank == 0) as interrupt:
         with log.slow("compiling kernels, once: later runs find them in a cache"):
             group.in_turn(lambda: warm_up(run))
-            run.ceiling = utilisation.ceiling(config.dtype, device_of(config)) * group.size
+            run.ceiling = utilisation.ceiling(config.dtype, config.device) * group.size
         print(f"products run at {run.ceiling / 1e9:,.0f} GFLOP/s here, of which mfu is the share that training uses",
               flush=True)
         group.limit, group.ending = config.lost_after, run.writer.busy
@@ -189,12 +189,7 @@ class Run:
     @property
     def micros(self) -> int:
         """Micro-batches that this rank makes in a step."""
-        return self.per_step // (self.rows * self.group.size)
-
-    @property
-    def per_step(self) -> int:
-        """Windows of a step."""
-        return self.config.tokens_per_step // self.config.block_size
+        return self.config.per_step // (self.rows * self.group.size)
 
     def save(self) -> None:
         moments = self.opt.state(self.group.collect)
@@ -253,7 +248,7 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
         model = GPT(GPTConfig(data.tokenizer.vocab_size, config.block_size, config.n_layer, config.n_head,
                               config.n_embd, config.dropout, config.pre_norm, activation=config.activation),
                     seed=config.seed)
-    model.to(device_of(config), config.dtype).train()
+    model.to(config.device, config.dtype).train()
     save_memory(model, config)
     warn_of_slow(config)
     for p in model.parameters():
@@ -276,7 +271,7 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
               position=state["position"], scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"],
               picture=group.only_first(lambda: Picture(out)), best=tuple(state.get("best", Run.best)),
               spikes=Spikes(*state.get("spikes", [])),
-              late=device_of(config) == "gpu" and config.spike == "off" and not config.check_finite,
+              late=config.device == "gpu" and config.spike == "off" and not config.check_finite,
               graph=gpu.Repeated() if config.graph else None, group=group, rows=rows)
     run.bytes = validation.bytes(data.tokenizer)
     if config.data == "verse":
@@ -313,7 +308,7 @@ def read(config: Config, out: Path) -> tuple[Path | None, dict, GPT | None, Toke
 
 def warn_of_slow(config: Config) -> None:
     """Say so if this processor can only store the dtype."""
-    if config.dtype in ("bfloat16", "float16") and device_of(config) == "cpu":
+    if config.dtype in ("bfloat16", "float16") and config.device == "cpu":
         from minigrad import blas  # and Numba with it: not for --help
         if not blas.multiplies(config.dtype):
             needs = " (AVX512-BF16)" if config.dtype == "bfloat16" else ""
@@ -328,14 +323,10 @@ def save_memory(model: GPT, config: Config) -> None:
         part.around = recompute
 
 
-def device_of(config: Config) -> str:
-    return "gpu" if config.backend == "cupy" else "cpu"
-
-
 def warm_up(run: Run) -> None:
     """One step of a twin with one block, so that Numba compiles here: announced, and not on the clock."""
     small = replace(run.model.config, n_layer=1, vocab_size=64, block_size=8)
-    twin = GPT(small).to(device_of(run.config), run.config.dtype)
+    twin = GPT(small).to(run.config.device, run.config.dtype)
     save_memory(twin, run.config)
     ids = np.zeros((2, small.block_size), np.int64)
     train_step(twin, AdamW(twin.parameters()), [(ids, ids)] * 2, run.config.lr, 0, run.config)
@@ -356,13 +347,13 @@ class Begun:
 def short_of_memory(run: Run, error: MemoryError) -> str:
     """What to do about it."""
     config, sizes = run.config, run.model.config
-    how = config.block_size, config.dtype, config.recompute > 0, device_of(config)
+    how = config.block_size, config.dtype, config.recompute > 0, config.device
     total = backend.memory()["total"] or machine() * GIB
 
     def fits(rows):
         return training(sizes, rows, *how) <= total
-    rows = config.tokens_per_step // config.block_size       # of a step; micro-batches divide them
-    most = max((n for n in range(1, min(rows, largest(fits)) + 1) if rows % n == 0), default=0)
+    rows = range(1, min(config.per_step, largest(fits)) + 1)
+    most = max((n for n in rows if config.per_step % n == 0), default=0)         # micro-batches divide a step
     hint = f"--device_batch {most}" if 0 < most < run.rows else ""
     ways = [way for way in (hint, "" if config.recompute else "--recompute 1") if way] or ["a smaller model"]
     return (f"out of memory: {error}\n{run.rows} rows of {config.block_size} tokens need about "
@@ -382,7 +373,7 @@ def train(run: Run, interrupt: "Interrupt") -> None:
     settled = min(run.step + 3, config.steps - 1)        # the first steps find memory and caches cold
     profiled = range(settled, settled + config.profile)
     micro, begun = run.windows.batches(run.position, run.rows, group.rank, group.size), deque()
-    if device_of(config) == "gpu":                       # on a CPU it saves nothing: a batch is 0.3 % of a step
+    if config.device == "gpu":                           # on a CPU it saves nothing: a batch is 0.3 % of a step
         micro = Ahead(micro, run.micros, gpu.uploads())
     with log.progress(config.steps, run.step) as bar, closing(micro):
         while (run.step < config.steps and not out_of_patience(run.best, config)
@@ -399,7 +390,7 @@ def train(run: Run, interrupt: "Interrupt") -> None:
                 bar.update(run.step)
                 continue
             begun.append(Begun(run.step, run.position, began, lr, outcome))
-            run.step, run.position = run.step + 1, run.position + run.per_step
+            run.step, run.position = run.step + 1, run.position + config.per_step
             validates = run.step % config.eval_every == 0 or run.step == config.steps
             saves = run.step % (config.save_every or config.eval_every) == 0
             while len(begun) > (run.late and not (validates or saves or asked)):
@@ -482,9 +473,9 @@ def go_back(run: Run, leap: Leap) -> bool:
     except ValueError as e:
         raise type(leap)(f"{leap}; there is no way back: {e}", leap.loss) from None
     for p, q in zip(run.model.parameters(), saved.parameters(), strict=True):
-        p.data[...] = backend.to_device(q.data, device_of(config))
+        p.data[...] = backend.to_device(q.data, config.device)
     run.log.write(step=state["step"], back_from=run.step, spike=number(leap.loss))
-    run.step, run.position = state["step"], run.position + run.per_step
+    run.step, run.position = state["step"], run.position + config.per_step
     run.writer.newest = run.step                             # a later one was damaged, and is written again
     run.scale, run.spikes = Scale.of(config.dtype, state["scale"]), Spikes(*state["spikes"])
     run.metrics, run.best = state["metrics"], tuple(state.get("best", Run.best))
