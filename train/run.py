@@ -213,18 +213,17 @@ class Run:
 
 
 def set_up(config: Config, out: Path, group: Group) -> Run:
-    """Data, model and optimiser: new, or from the weights of --init, or all as --resume finds it."""
-    saved, state, model, theirs = group.together(lambda: read(config, out))
-    tokenizer = theirs if config.resume else None
-    if model is not None and not config.resume:              # that of --init
-        tokenizer = theirs if config.tokenizer in ("char", "bpe") else None              # a file is another one
-        c = model.config
+    """Text, model and optimiser: new, or from the weights of --init, or all as --resume finds it."""
+    saved, state, found, theirs = group.together(lambda: read(config, out))
+    if found is not None and not config.resume:              # that of --init
+        c = found.config
         expect(config.block_size <= c.block_size, "--block_size", config.block_size,
                f"at most {c.block_size}, the context of {config.init}")
         config = replace(config, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd, pre_norm=c.pre_norm,
                          activation=c.activation)
     print(describe(config), flush=True)
-    data = prepare(config, tokenizer, group)
+    # --tokenizer FILE is another one than that of --init
+    data = prepare(config, theirs if config.resume or config.tokenizer in ("char", "bpe") else None, group)
     group.same(tokens=len(data.train), step=state["step"])
     group.share_processors()
     expect(state.get("source", data.source) == data.source, "--resume",
@@ -238,16 +237,7 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
     expect(not why, "--resume", f"a run that has made {why}", "steps to go",
            f"--patience {2 * config.patience}" if state["step"] < config.steps else
            f"--epochs {2 * config.epochs:g}" if config.epochs else f"--steps {2 * state['step']}")
-    if model is not None and not config.resume:
-        before = model.config.vocab_size
-        model, known = adapted(model, config.dropout, theirs, data.tokenizer, config.seed)
-        if known < data.tokenizer.vocab_size:
-            print(f"--init: of the {data.tokenizer.vocab_size:,} tokens of this tokenizer, {known:,} are among the "
-                  f"{before:,} of {config.init} and keep their embeddings; the others begin at the mean", flush=True)
-    if model is None:
-        model = GPT(GPTConfig(data.tokenizer.vocab_size, config.block_size, config.n_layer, config.n_head,
-                              config.n_embd, config.dropout, config.pre_norm, activation=config.activation),
-                    seed=config.seed)
+    model = model_of(config, data.tokenizer, found, theirs)
     model.to(config.device, config.dtype).train()
     save_memory(model, config)
     warn_of_slow(config)
@@ -264,15 +254,14 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
     validation = Validation(data.val, config.block_size, rows, config.eval_tokens)
     run = Run(config, out, data, model, opt, windows, validation,
               group.only_first(lambda: Log(out / "log.jsonl", state["step"],
-                                               out / "tensorboard" if config.tensorboard else None)),
+                                           out / "tensorboard" if config.tensorboard else None)),
               group.only_first(lambda: checkpoint.Writer(out, config.keep, config.background or group.size > 1,
                                                          state["step"] if saved else None, config.background)),
-              step=state["step"],
-              position=state["position"], scale=Scale.of(config.dtype, state.get("scale")), metrics=state["metrics"],
-              picture=group.only_first(lambda: Picture(out)), best=tuple(state.get("best", Run.best)),
-              spikes=Spikes(*state.get("spikes", [])),
-              late=config.device == "gpu" and config.spike == "off" and not config.check_finite,
-              graph=gpu.Repeated() if config.graph else None, group=group, rows=rows)
+              group.only_first(lambda: Picture(out)),
+              step=state["step"], position=state["position"], scale=Scale.of(config.dtype, state.get("scale")),
+              spikes=Spikes(*state.get("spikes", [])), metrics=state["metrics"],
+              best=tuple(state.get("best", Run.best)), graph=gpu.Repeated() if config.graph else None, group=group,
+              late=config.device == "gpu" and config.spike == "off" and not config.check_finite, rows=rows)
     run.bytes = validation.bytes(data.tokenizer)
     if config.data == "verse":
         nats = [-verse.logprob(data.tokenizer.decode(ids)) for ids in validation.documents()]
@@ -282,6 +271,21 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
           f"{data.tokenizer.vocab_size:,} different; micro-batches a step: {run.micros}"
           + (f" on each of {group.size} ranks" if group.size > 1 else ""), flush=True)
     return run
+
+
+def model_of(config: Config, tokenizer: Tokenizer, found: GPT | None, theirs: Tokenizer | None) -> GPT:
+    """A new model for this tokenizer, or the one found, with its tokenizer: that of --resume, or of --init, adapted."""
+    if found is None:
+        return GPT(GPTConfig(tokenizer.vocab_size, config.block_size, config.n_layer, config.n_head, config.n_embd,
+                             config.dropout, config.pre_norm, activation=config.activation), seed=config.seed)
+    if config.resume:
+        return found
+    model, known = adapted(found, config.dropout, theirs, tokenizer, config.seed)
+    if known < tokenizer.vocab_size:
+        print(f"--init: of the {tokenizer.vocab_size:,} tokens of this tokenizer, {known:,} are among the "
+              f"{found.config.vocab_size:,} of {config.init} and keep their embeddings; the others begin at the mean",
+              flush=True)
+    return model
 
 
 def out_of_patience(best: tuple, config: Config) -> bool:
