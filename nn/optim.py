@@ -180,26 +180,23 @@ class Optimizer:
 
     def load_state(self, arrays):
         """Continue from what state() gave, over the same parameters in the same order."""
-        flats = {flat.data.dtype.name: flat for flat in self.flats}
         expect("steps" in arrays, "load_state", ", ".join(arrays) or "nothing", "what state() gave, steps included")
         steps, found = int(arrays["steps"]), []
+        here = {f"{flat.data.dtype.name}.{name}": (flat, name) for flat in self.flats
+                for name in (*self.kept, *(() if flat.master is None else ("master",)))}
         for key, array in arrays.items():
             if key == "steps":
                 continue
-            dtype, _, name = key.partition(".")
-            flat = flats.get(dtype) if name in ("master", *self.kept) else None
-            mine = None if flat is None else flat.master if name == "master" else flat.moment(name)
-            here = f"{(flat.end,)} {mine.dtype}" if mine is not None else \
-                f"{', '.join(self.kept) or 'no moment'} of {' and '.join(flats)}"
-            expect(mine is not None and ((flat.end,), mine.dtype) == (array.shape, array.dtype), "load_state",
-                   f"{key} {array.shape} {array.dtype}", here, "the checkpoint belongs to another model or dtype")
+            flat, name = here.get(key, (None, None))
+            mine = flat and (flat.master if name == "master" else flat.moment(name))
+            expect(flat and (array.shape, array.dtype) == ((flat.end,), mine.dtype), "load_state",
+                   f"{key} {array.shape} {array.dtype}", f"{(flat.end,)} {mine.dtype}" if flat else
+                   ", ".join(here) or "no moments", "the checkpoint belongs to another model or dtype")
             found.append((mine, flat, array))
-        missing = [f"{dtype}.{name}" for dtype, flat in flats.items() for name in (
-            *(self.kept if steps else ()), *(() if flat.master is None else ("master",)))
-            if f"{dtype}.{name}" not in arrays]
+        missing = [key for key, (_, name) in here.items() if key not in arrays and (steps or name == "master")]
         expect(not missing, "load_state", f"{steps} steps without {', '.join(missing)}", "all that state() gave",
                "the checkpoint is not whole, or belongs to another optimiser")
-        for flat in flats.values():
+        for flat in self.flats:
             for moment in flat.moments.values():             # what is not there is 0, as before the first step
                 moment[...] = 0
         for mine, flat, array in found:
