@@ -176,7 +176,7 @@ def test_steps_on_a_device_are_those_of_the_emulated_cpu(cp, dtype):
             seen = []
             for n, S in enumerate(scales):
                 if scale.moving:
-                    scale.value = S
+                    scale.numbers[0] = S
                 seen.append((*train_step(model, opt, batches(device), 1e-2, n, Config(clip=0.5), scale), scale.state()))
         found.append((seen, opt.steps, {k: v.tobytes() for k, v in opt.state().items()}))
     assert repr(found[0]) == repr(found[1])
@@ -211,7 +211,7 @@ def test_a_graph_makes_the_same_steps_to_the_bit(cp, dtype):
         seen = [(*train_step(model, opt, data[n], 1e-2 / (n + 1), n, Config(clip=0.5), scale, None, False, graph),
                  scale.state()) for n in range(5)]
         if dtype == "float16":
-            scale.value = 2.0 ** 10
+            scale.numbers[0] = 2.0 ** 10
         seen.append(train_step(model, opt, data[0], 1e-2, 5, Config(clip=0.5), scale, None, False, graph))
         found.append((seen, opt.steps, {k: v.tobytes() for k, v in opt.state().items()}))
     assert repr(found[0]) == repr(found[1]) and len({loss for loss, *_ in found[0][0]}) == 6

@@ -35,16 +35,16 @@ def test_what_the_scale_learns():
     scale = Scale.of("float16")
     assert scale.value == FIRST == 2 ** 16
     learn(scale, False)
-    assert (scale.value, scale.clean) == (2 ** 15, 0)
+    assert scale.state() == [2 ** 15, 0, True]
     for _ in range(PATIENCE - 1):
         learn(scale, True)
     assert scale.value == 2 ** 15
     learn(scale, True)
-    assert (scale.value, scale.clean) == (2 ** 16, 0)
+    assert scale.state() == [2 ** 16, 0, True]
     for _ in range(PATIENCE - 1):
         learn(scale, True)
     learn(scale, False)
-    assert (scale.value, scale.clean) == (2 ** 15, 0)
+    assert scale.state() == [2 ** 15, 0, True]
     for _ in range(100):
         learn(scale, False)
     assert scale.value == LEAST
@@ -55,13 +55,13 @@ def test_other_dtypes_have_none(dtype):
     scale = Scale.of(dtype)
     for finite in (True, False):
         learn(scale, finite)
-    assert scale == Scale() and scale.value == 1.0
+    assert scale.state() == Scale().state() and scale.value == 1.0
 
 
 def test_a_state_comes_back():
     scale = Scale(2.0 ** 9, 77, True)
-    assert Scale.of("float16", scale.state()) == scale
-    assert Scale.of("float32", Scale().state()) == Scale()
+    assert Scale.of("float16", scale.state()).state() == scale.state()
+    assert Scale.of("float32", Scale().state()).state() == Scale().state()
 
 
 @pytest.mark.parametrize("steps_before", [0, 3])
@@ -70,7 +70,7 @@ def test_an_overflow_leaves_everything_as_it_was(steps_before):
     opt = AdamW(model.parameters(), 1e-2)
     for n in range(steps_before):
         train_step(model, opt, [batch(n)], 1e-2, n, config, scale)
-    scale.value = 2.0 ** 60
+    scale.numbers[0] = 2.0 ** 60
     before = everything(model, opt)
     for n in range(3):
         loss, norm = train_step(model, opt, [batch()], 1e-2, n, config, scale)
@@ -78,7 +78,7 @@ def test_an_overflow_leaves_everything_as_it_was(steps_before):
         after = everything(model, opt)
         assert all(after[name].tobytes() == before[name].tobytes() for name in before)
     assert scale.value == 2.0 ** 57
-    scale.value = 2.0 ** 10
+    scale.numbers[0] = 2.0 ** 10
     assert np.isfinite(train_step(model, opt, [batch()], 1e-2, n, config, scale)[1])
     assert everything(model, opt)["p wte.weight"].tobytes() != before["p wte.weight"].tobytes()
 

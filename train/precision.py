@@ -44,19 +44,8 @@ class Scale:
         """S. On a GPU the answer is waited for, and that to the rest."""
         return float(self.numbers[0])
 
-    @value.setter
-    def value(self, value):
-        self.numbers[0] = value
-
-    @property
-    def clean(self) -> int:
-        return int(self.numbers[1])
-
     def state(self) -> list:
-        return [self.value, self.clean, self.moving]
-
-    def __eq__(self, other):
-        return self.state() == other.state()
+        return [self.value, int(self.numbers[1]), self.moving]
 
     @property
     def rule(self) -> tuple[bool, float, int]:
