@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from gpt.model import GPTConfig
 from minigrad import backend
 from minigrad.check import expect
 
@@ -36,7 +37,6 @@ def is_ours(path):
 
 def read(path):
     """(GPTConfig, tensor) of a file, where tensor(our name) reads one parameter; after proof that all of them fit."""
-    from gpt.model import GPTConfig
     head = np.fromfile(path, "<i4", HEADER)
     expect(len(head) == HEADER, "from_pretrained", f"{path} of {4 * len(head)} bytes", f"a header of {4 * HEADER}")
     version, N, V, L, H, C, padded = head[1:8].tolist()

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt import llmc
+from gpt.model import GPT, GPTConfig
 from gpt.sizes import shapes
 from minigrad import backend
 from minigrad.check import expect
@@ -43,6 +44,7 @@ DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}                              
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FILES = ["*.safetensors", INDEX, "config.json", "tokenizer.json", "vocab.json", "merges.txt"]         # of a repository
 WANT = "a folder with model.safetensors and config.json, llm.c's .bin, or a name on huggingface.co"
+DAMAGED = "the file is damaged; copy or download it again"
 CONVERT_HF = ("python -c \"from transformers import AutoModelForCausalLM as M; "
               "M.from_pretrained('{0}').save_pretrained('{0}')\" writes one that can be loaded")
 CONVERT_NANOGPT = ("if it is nanoGPT's, python -c \"import torch; from gpt.pretrained import from_nanogpt as f; "
@@ -67,8 +69,7 @@ def save(model, path, end=None):
 
 def arrays_of(model):
     """{their name: array} of all parameters."""
-    kind = GPT2 if model.config.pre_norm else GPT1
-    return {their_name(name, kind): backend.asnumpy(p.data) for name, p in model.named_parameters()}
+    return {their_name(name, model.config): backend.asnumpy(p.data) for name, p in model.named_parameters()}
 
 
 def config_of(model, end=None):
@@ -108,9 +109,9 @@ def replace(path, write):
     os.replace(temporary, path)
 
 
-def their_name(name, kind):
-    for ours, theirs in GPT1_NAMES.items():
-        if kind == GPT1 and name.startswith(ours):
+def their_name(name, c):
+    for ours, theirs in () if c.pre_norm else GPT1_NAMES.items():
+        if name.startswith(ours):
             name = theirs + name.removeprefix(ours)
     return "transformer." + name
 
@@ -173,13 +174,13 @@ def download(name):
 def from_folder(folder):
     """Every tensor's name, shape and place is checked before memory is taken for the first."""
     from safetensors import SafetensorError, safe_open
-    config, kind = read_config(folder / "config.json")
+    config = read_config(folder / "config.json")
     files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else shards(folder)
     headers = {path: header(path) for path in files}
     there, layers = sum(map(len, headers.values())), config.n_layer
     expect(layers <= there, "from_pretrained", f"n_layer {layers} in config.json for {there} tensors", "more tensors")
     stored, heads = {}, []                                   # our name: (file, its name there, dtype)
-    wanted = {their_name(name, kind): (name, shape) for name, shape in shapes(config).items()}
+    wanted = {their_name(name, config): (name, shape) for name, shape in shapes(config).items()}
     for path, found in headers.items():
         for inside, (dtype, shape) in found.items():
             name = inside if inside.startswith("transformer.") else "transformer." + inside
@@ -212,12 +213,8 @@ def from_folder(folder):
         expect(False, "from_pretrained", f"{folder} ({e})", "whole safetensors files", DAMAGED)
 
 
-DAMAGED = "the file is damaged; copy or download it again"
-
-
 def filled(config, tensor):
     """A model with tensor(name) in every parameter."""
-    from gpt.model import GPT
     with init.empty():
         model = GPT(config)
     for name, p in model.named_parameters():
@@ -262,14 +259,14 @@ def header(path):
 
 
 def read_config(path):
-    """(GPTConfig, model_type) from a config.json of either model."""
-    from gpt.model import GPTConfig
+    """The GPTConfig in a config.json of either model."""
     theirs = read_json(path)
     kind = theirs.get("model_type") if isinstance(theirs, dict) else None
     expect(kind in (GPT1, GPT2), "from_pretrained", f"model_type {kind!r} in {path}", f"{GPT1!r} or {GPT2!r}")
     key, names = ACTIVATION[kind]
     expect(theirs.get(key) in list(names), "from_pretrained", f"{key} {theirs.get(key)!r} in {path}",
            f"one of {', '.join(names)}")
+    activation = names[theirs[key]]
     for key, value in RELEASED.items():
         expect(theirs.get(key, value) == value, "from_pretrained", f"{key} {theirs.get(key)!r} in {path}",
                f"{value!r}, as released")
@@ -283,7 +280,7 @@ def read_config(path):
     if len(set(map(str, rates.values()))) > 1:               # it matters to further training alone
         print(f"{path}: {', '.join(f'{key} {rate}' for key, rate in rates.items())}: dropout is resid_pdrop everywhere",
               file=sys.stderr)
-    return GPTConfig(**sizes, pre_norm=kind == GPT2, activation=names[theirs[ACTIVATION[kind][0]]]), kind
+    return GPTConfig(**sizes, pre_norm=kind == GPT2, activation=activation)
 
 
 def read_json(path):
@@ -300,7 +297,6 @@ def from_nanogpt(checkpoint, folder):
     are none, and ours are 0. nanoGPT takes GELU exactly and we by tanh, as OpenAI did: an activation differs by 5e-4
     at most.
     """
-    from gpt.model import GPTConfig
     a = checkpoint["model_args"]
     c = GPTConfig(a["vocab_size"], a["block_size"], a["n_layer"], a["n_head"], a["n_embd"], a.get("dropout") or 0.0)
     theirs = {name.removeprefix("_orig_mod.").removeprefix("transformer."): w.detach().float().numpy()

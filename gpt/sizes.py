@@ -42,6 +42,7 @@ import argparse
 import os
 import sys
 
+from gpt.model import GPTConfig
 from gpt.presets import PRESETS
 from minigrad.check import exit_status, expect
 
@@ -174,7 +175,6 @@ def machine():
 
 
 def main(argv=None):
-    from gpt.model import GPTConfig
     parser = argparse.ArgumentParser("python -m gpt.sizes", description="What a model costs, before a byte is taken.",
                                      epilog="example: python -m gpt.sizes gpt2 gpt2-xl --memory 80 --device gpu")
     parser.add_argument("presets", nargs="*", metavar="PRESET", default=["gpt2"],
