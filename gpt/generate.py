@@ -99,9 +99,6 @@ def _stream(decoder, rows, max_new_tokens, stop, choose_all):
     size, going = decoder.model.config.block_size, list(range(len(rows)))
     begins = [max(0, len(row) - size) for row in rows]       # what the model sees of each
 
-    def full(more):
-        return any(len(rows[b]) + more - begins[b] > size for b in going)
-
     def next_logits():
         new = [i for i, b in enumerate(going) if len(rows[b]) - begins[b] > size]
         if new:
@@ -115,8 +112,8 @@ def _stream(decoder, rows, max_new_tokens, stop, choose_all):
     chosen = choose_all(decoder.read([row[begin:] for row, begin in zip(rows, begins, strict=True)]), going)
     for left in reversed(range(max_new_tokens)):             # how many come after these
         following = None
-        if choose_all.ahead and left and not full(1):        # if rows end here, their part of it was in vain
-            following = choose_all(decoder.step(chosen.tokens), going)
+        if choose_all.ahead and left and all(len(rows[b]) - begins[b] < size for b in going):
+            following = choose_all(decoder.step(chosen.tokens), going)       # in vain for rows that end here
         ids, logprobs = chosen.told()
         ids = ids.tolist()
         yield [Token(b, t, p) for b, t, p in zip(going, ids, logprobs.tolist(), strict=True)]
