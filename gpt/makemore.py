@@ -273,8 +273,8 @@ def make_up(model, names, recipe, n, seed=0, temperature=1.0, only_new=False):
                     found.append(name)
             if len(found) >= n:
                 return found[:n]
-    raise ValueError(f"makemore: got {len(found)} such names in 100 times {n}; expected {n}. Hint: a higher "
-                     "--temperature, or a model that has been trained for longer")
+    expect(False, "makemore", f"{len(found)} such names in 100 times {n}", n,
+           "a higher --temperature, or a model that has been trained for longer")
 
 
 # -------------------------------------------------------------------------------------------------- the command
@@ -343,11 +343,8 @@ def load(path, names):
     expect(about.get("alphabet") == json.dumps(names.alphabet), "--load", f"{path}, a model of the characters "
            f"{about.get('alphabet')}", f"of {json.dumps(names.alphabet)}",
            "give the list of names that it was trained on")
-    for n, p in model.named_parameters():
-        p.data = arrays[n]
-    for n, module in model.named_modules():
-        for key in [key for key, value in vars(module).items() if isinstance(value, np.ndarray)]:
-            setattr(module, key, arrays[f"{n}.{key}"])
+    for n, a in state(model).items():
+        a[...] = arrays[n]
     return model, name
 
 
