@@ -199,8 +199,7 @@ class Ranks(Group):
         raise NotImplementedError
 
     def look(self) -> None:
-        """Let what was begun go on."""
-        raise NotImplementedError
+        """Let what was begun go on, where that needs a push."""
 
     def arrive(self) -> None:
         """Until all that was begun is there."""
@@ -484,9 +483,6 @@ class NCCL(Ranks):
 
     def arrive(self) -> None:
         self.xp.cuda.get_current_stream().wait_event(self.stream.record())
-
-    def look(self) -> None:
-        pass
 
     def gather(self, array: Any) -> Any:
         array = self.xp.ascontiguousarray(array)
