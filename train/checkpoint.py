@@ -144,13 +144,13 @@ class Writer:
         arrays = {"model": pretrained.arrays_of(model), "optimizer": moments}
         if self.background and self.copies:                  # the next step changes them in place
             arrays = {file: {name: a.copy() for name, a in some.items()} for file, some in arrays.items()}
-        work = self.write, (arrays, pretrained.config_of(model, tokenizer.special.get("<|endoftext|>")), tokenizer,
-                            {**state, "tokenizer": tokenizer.hash, "versions": versions()})
+        what = (arrays, pretrained.config_of(model, tokenizer.special.get("<|endoftext|>")), tokenizer,
+                {**state, "tokenizer": tokenizer.hash, "versions": versions()})
         if self.background:
-            self.thread = threading.Thread(target=work[0], args=work[1], name="checkpoint")
+            self.thread = threading.Thread(target=self.write, args=what, name="checkpoint")
             self.thread.start()
         else:
-            self.write(*work[1])
+            self.write(*what)
 
     def busy(self, seconds: float) -> bool:
         """Is a checkpoint still being written? Waits so long for it at most."""
