@@ -103,10 +103,16 @@ def replace(path, write):
     path = path.resolve()                                    # of a link: what it points to
     expect(not path.exists() or path.is_file(), "save", f"{str(path)!r}", "a file, or a name that is free")
     temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    with open(temporary, "rb") as f:
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:                                     # a full disk does not say what it had no room for
+        e.filename = e.filename or str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def their_name(name, c):

@@ -1,6 +1,8 @@
 """Weights from and to folders of Hugging Face's layout, llm.c and nanoGPT; what is damaged, cut off or a pickle."""
+import errno
 import json
 import math
+import os
 import struct
 import subprocess
 import sys
@@ -311,6 +313,19 @@ def test_llmc_there_and_back(version, dtype, tmp_path):
     model.save(tmp_path / "ours.bin")
     assert (tmp_path / "ours.bin").read_bytes() == (tmp_path / "theirs.bin").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours.bin", "theirs.bin"]
+
+
+def test_a_full_disk_is_named_and_keeps_no_half_of_a_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    make().save(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    for path, file in ((tmp_path, "model.safetensors"), (tmp_path / "new.bin", "new.bin")):
+        with pytest.raises(OSError, match=f"No space left on device: .*{file}'"):
+            make().save(path)
+    same(GPT.from_pretrained(tmp_path), make())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
 @given(c=configs(pre_norm=True, dropout=0.0, eps=1e-5, activation="gelu"),
