@@ -82,7 +82,7 @@ def distinct(texts: Iterable[Sequence[str]], n: int) -> float:
     """The share of different n-grams among all n-grams of all texts."""
     counts = Counter()
     for text in texts:
-        counts += ngrams(text, n)
+        counts.update(ngrams(text, n))                     # += would look at all counts again
     return len(counts) / max(1, counts.total())
 
 
