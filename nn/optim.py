@@ -141,8 +141,8 @@ class Optimizer:
 
     def apply(self):
         """step() with what is in the control vector: it does nothing if the factor there is NaN."""
-        who, laid_out = f"{type(self).__name__}.step", [
-            one for f in self.flats for one in zip(f.params, f.slots, f.views, strict=True)]
+        who = f"{type(self).__name__}.step"
+        laid_out = [one for f in self.flats for one in zip(f.params, f.slots, f.views, strict=True)]
         expect(all(p.slot is s for p, s, _ in laid_out), who, "parameters that another optimiser has laid out since",
                "one optimiser per parameter", "make the optimiser once, or drop this one")
         expect(all(p.requires_grad for p, *_ in laid_out), who, "parameters that have been frozen since",
