@@ -62,12 +62,6 @@ class GPTConfig:
         expect(name in PRESETS, "preset", repr(name), f"one of {', '.join(PRESETS)}")
         return replace(cls(**PRESETS[name]), **changes)
 
-    def describe(self, memory=None, dtype="float32", T=None, device="cpu"):
-        """Print parameters by part, operations per token, bytes of activations and of keys and values, and how many
-        rows of T tokens (default: block_size) fit into so many GiB of a device's memory (default: this machine's)."""
-        from gpt.sizes import describe
-        print(describe(self, memory, dtype, T, device))
-
 
 class Attention(Module):
     """Causal self-attention: every position mixes the values of the positions up to itself."""

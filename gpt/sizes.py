@@ -143,7 +143,7 @@ def entry(dtype):
 
 def describe(c, memory=None, dtype="float32", T=None, device="cpu"):
     """What the model costs on a device, as text. memory: GiB to fit it into (default: this machine's); T: tokens in a
-    row."""
+    row (default: block_size)."""
     T, memory = c.block_size if T is None else T, machine() if memory is None else memory
     expect(0 < memory < 1e9, "memory", memory, "GiB above 0, and below 1e9")
     expect(0 < T <= c.block_size, "context", f"{T} tokens", f"1 to {c.block_size}, the model's positions")

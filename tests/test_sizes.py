@@ -146,10 +146,9 @@ def test_the_largest_number(most):
     assert sizes.largest(lambda n: n <= most) == most
 
 
-def test_a_description_adds_up(capsys):
+def test_a_description_adds_up():
     c = GPTConfig.preset("gpt2")
-    c.describe(memory=24, dtype="bfloat16")
-    text = capsys.readouterr().out
+    text = sizes.describe(c, memory=24, dtype="bfloat16")
     for said in ("124,439,808", "38,597,376", "gelu", "1024 positions", "24 GiB", "2 (12 L C^2 + V C) + 2 L C (T + 1)",
                  f"{sizes.activations(c, 'bfloat16'):,}", f"{sizes.cache(c, 'bfloat16'):,}"):
         assert said in text, said
@@ -169,8 +168,8 @@ def test_the_command(capsys):
                           ("context", 1025)):
         assert sizes.main(["gpt2", f"--{option}={wrong}"]) == 2
         assert f"{option}: got {wrong}" in capsys.readouterr().err
+    c = GPTConfig.preset("tiny")
     with pytest.raises(ValueError, match="'int4'; expected one of float64"):
-        c = GPTConfig.preset("tiny")
-        c.describe(dtype="int4")
+        sizes.describe(c, dtype="int4")
     with pytest.raises(ValueError, match="device: got 'cuda'; expected 'cpu' or 'gpu'"):
-        c.describe(device="cuda")
+        sizes.describe(c, device="cuda")
