@@ -338,16 +338,6 @@ def warm_up(run: Run) -> None:
         twin.loss(ids, ids)
 
 
-@dataclass
-class Begun:
-    """A step that may still be under way on a GPU."""
-    step: int                        # updates before it
-    position: int
-    began: float
-    lr: float
-    outcome: Callable                # a function: (loss, norm, what else to log), or a Leap
-
-
 def short_of_memory(run: Run, error: MemoryError) -> str:
     """What to do about it."""
     config, sizes = run.config, run.model.config
@@ -363,6 +353,16 @@ def short_of_memory(run: Run, error: MemoryError) -> str:
     return (f"out of memory: {error}\n{run.rows} rows of {config.block_size} tokens need about "
             f"{training(sizes, run.rows, *how) / GIB:.1f} GiB; there are {total / GIB:.1f}, and others may "
             f"use some of it. Hint: {' or '.join(ways)}")
+
+
+@dataclass
+class Begun:
+    """A step that may still be under way on a GPU."""
+    step: int                        # updates before it
+    position: int
+    began: float
+    lr: float
+    outcome: Callable                # a function: (loss, norm, what else to log), or a Leap
 
 
 def train(run: Run, interrupt: "Interrupt") -> None:
