@@ -1,4 +1,4 @@
-"""The published sizes, and two for a laptop: numbers only. PARAMETERS says how many each makes."""
+"""The published sizes, and two for a laptop: numbers only."""
 
 PRESETS = {
     "gpt1":        dict(vocab_size=40478, block_size=512, n_layer=12, n_head=12, n_embd=768, pre_norm=False),
@@ -8,9 +8,4 @@ PRESETS = {
     "gpt2-xl":     dict(vocab_size=50257, block_size=1024, n_layer=48, n_head=25, n_embd=1600),
     "char":        dict(vocab_size=65, block_size=256, n_layer=6, n_head=6, n_embd=384),
     "tiny":        dict(vocab_size=256, block_size=64, n_layer=2, n_head=2, n_embd=32),
-}
-
-PARAMETERS = {
-    "gpt1": 116_534_784, "gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080,
-    "gpt2-xl": 1_557_611_200, "char": 10_770_816, "tiny": 35_712,
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench.memory import held
 from gpt import GPT, GPTConfig, generate, sizes
 from gpt.cache import Cache
-from gpt.presets import PARAMETERS, PRESETS
+from gpt.presets import PRESETS
 from minigrad import no_grad, using
 from minigrad.emulator import emulator
 from minigrad.kernels import probe
@@ -32,6 +32,12 @@ def configs(draw):
 def test_shapes_are_those_of_the_model(c):
     assert list(sizes.shapes(c).items()) == [(name, p.shape) for name, p in GPT(c).named_parameters()]
     assert sizes.parameters(c) == sum(p.size for p in GPT(c).parameters())
+
+
+PARAMETERS = {
+    "gpt1": 116_534_784, "gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200, "char": 10_770_816, "tiny": 35_712,
+}
 
 
 @pytest.mark.parametrize("name", PRESETS)
