@@ -115,17 +115,12 @@ class Optimizer:
 
     @property
     def steps(self):
-        """Updates made. On a GPU the answer is waited for, and that to factor."""
+        """Updates made. On a GPU the answer is waited for."""
         return int(self.control[STEPS])
 
     @steps.setter
     def steps(self, n):
         self.control[STEPS] = n
-
-    @property
-    def factor(self):
-        """What the next update multiplies gradients by."""
-        return float(self.control[FACTOR])
 
     def __reduce__(self):
         raise TypeError(f"{type(self).__name__}: got a copy or a pickle of it; expected state() and load_state(). "

@@ -249,7 +249,7 @@ def test_a_plain_loop_waits_for_nothing_either(cp):
             opt.step()
             opt.zero_grad()
     assert not seen and isinstance(norm, cp.ndarray) and float(norm) > 0
-    assert float(opt.control[STEPS]) == opt.steps == 2 and opt.factor == 1.0
+    assert float(opt.control[STEPS]) == opt.steps == 2 and opt.control[FACTOR] == 1.0
 
 
 # ------------------------------------------------------------------------------------------------ later, upload

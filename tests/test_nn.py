@@ -8,6 +8,7 @@ import pytest
 from gpt import GPT, GPTConfig
 from minigrad import Tensor, backend, no_grad, recompute, using
 from minigrad.fused.adamw import whole
+from minigrad.fused.control import FACTOR
 from nn import SGD, AdamW, BatchNorm, Dropout, Embedding, LayerNorm, Linear, Module, Sequential, clip_grad_norm, init
 from nn.layers import number_sites
 from nn.optim import ALIGN
@@ -335,7 +336,7 @@ def test_clipping_scales_the_next_step_and_leaves_the_gradients(mode):
         for p, g, before in zip((w, b), grads, was, strict=True):
             np.testing.assert_array_equal(p.grad, g)
             np.testing.assert_allclose(p.data, before - factor * g, rtol=1e-12, atol=1e-12)
-        assert opt.factor == 1.0                           # one step only
+        assert opt.control[FACTOR] == 1.0                  # one step only
     with pytest.raises(ValueError, match="clip_grad_norm: got 0; expected a positive norm"):
         clip_grad_norm(opt, 0)
 
