@@ -85,7 +85,7 @@ def work(name, rows, rounds, steps):
             for k in range(len(VARIANTS)):                   # none is always behind the same one
                 kind = VARIANTS[(k + turn) % len(VARIANTS)]
                 some = kinds[kind]
-                group.barrier()
+                group.tell(None)                             # until all are here
                 began = time.perf_counter()
                 for _ in range(steps):
                     train_step(model, opt, batch, 1e-6, 0, config, group=some)
@@ -106,7 +106,7 @@ def collectives(group):
                             "gather": lambda w=whole: (group.fill(w), group.arrive())}.items():
             times = []
             for _ in range(15):
-                group.barrier()
+                group.tell(None)                             # until all are here
                 began = time.perf_counter()
                 call()
                 times.append(time.perf_counter() - began)

@@ -158,9 +158,6 @@ class Group:
         """f() on rank 0, and something that takes every call and does nothing on others."""
         return f()
 
-    def barrier(self) -> None:
-        """Until all are here."""
-
     def same(self, **facts: Any) -> None:
         """An error on all ranks if a fact is not what it is on rank 0."""
 
@@ -298,9 +295,6 @@ class Ranks(Group):
 
     def only_first(self, f: Callable) -> Any:
         return self.together(Silence if self.rank else f)
-
-    def barrier(self) -> None:
-        self.tell(None)
 
     def same(self, **facts: Any) -> None:
         found = self.tell(facts)
