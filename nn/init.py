@@ -32,6 +32,4 @@ def normal(shape, std):
 def uniform(shape, bound):
     """Entries from U(-bound, bound), float32."""
     rng = _source.get()
-    if rng is None:
-        return np.empty(shape, np.float32)
-    return (rng.random(shape, np.float32) * 2 - 1) * np.float32(bound)
+    return np.empty(shape, np.float32) if rng is None else (rng.random(shape, np.float32) * 2 - 1) * np.float32(bound)

@@ -65,16 +65,16 @@ class Module:
         for name, p in parameters:
             expect(p.slot is None or p.slot.owner is None, "to", f"{name}, which an optimiser has laid out",
                    "a model without an optimiser", "call model.to(...) first, then make the optimiser")
+
+        def moved(a):
+            a = a if device is None else backend.to_device(a, device)
+            return a.astype(dtype, copy=False) if dtype is not None and backend.is_float(a.dtype) else a
         for _, p in parameters:
-            p.data = p.data if device is None else backend.to_device(p.data, device)
-            p.data = p.data if dtype is None else p.data.astype(dtype, copy=False)
-            p.slot = None                                    # gradients do not survive the move
+            p.data, p.slot = moved(p.data), None             # gradients do not survive the move
         for m in self.modules():
             for k, v in vars(m).items():
                 if _is_array(v):
-                    v = v if device is None else backend.to_device(v, device)
-                    wants_dtype = dtype is not None and backend.is_float(v.dtype)
-                    setattr(m, k, v.astype(dtype, copy=False) if wants_dtype else v)
+                    setattr(m, k, moved(v))
         return self
 
 
