@@ -89,7 +89,7 @@ def stream(model, ids, max_new_tokens, *, temperature=0.8, top_k=None, top_p=Non
     on_device = kernels.compiled("gpt.generate", "gpu", "Chooser") if kernels.device_for([like], "generate") == "gpu" \
         and has_instance(like) and allowed is None and not sure else None
     if on_device:
-        choose_all = on_device(rows, model.config.vocab_size, streams, like, repetition_penalty, **how)
+        choose_all = on_device(rows, V, streams, like, repetition_penalty, **how)
     else:
         choose_all = Chooser(rows, streams, allowed, allows, sure, repetition_penalty, how)
     return _stream(decoder, rows, max_new_tokens, stop, choose_all)

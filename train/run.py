@@ -181,7 +181,7 @@ class Run:
     leaps: list = field(default_factory=list)        # steps that leapt, and that none has come by since
     profile: Profile = field(default_factory=Profile)
     late: bool = False               # are results read one step late, when the next one has been launched?
-    heard: float = 0.0               # when it last did
+    heard: float = 0.0               # when the last of them was
     graph: gpu.Repeated | None = None
     group: parallel.Group = parallel.ALONE
     rows: int = 1                    # that go through the model at once, on each rank
