@@ -26,7 +26,8 @@ class Log:
         {"loss", "lr", "norm", "tokens_per_s", "mfu"}        of every step; norm is null where it was infinite, "scale"
                                                              is there in float16, "skipped" where no update was made
         {"epoch", "val_loss", "perplexity", "accuracy", "bits_per_byte"}     of a validation, null where they are no
-                                                             numbers; "gpu_bytes" held for arrays, where there is a GPU
+                                                             numbers; "val_bits" and "entropy_bits" a couplet, of verse;
+                                                             "gpu_bytes" held for arrays, where there is a GPU
         {"sample"}                                           what the model wrote then
         {"stats": {parameter: [weight, gradient, update]}}   of train/stats.py, if asked for
         {"back_from", "spike"}                               the run went back from that step to this one

@@ -1,11 +1,11 @@
 """What a poem is about: from the title that its source gives it, or else from its words.
 
 A theme is a list of words, or of beginnings of words (with a hyphen). A word of a text that is in the list of a theme
-speaks for it with ln(N / n), if n of N texts have that word: for a word that all poets use, next to nothing. The theme
-is the one for which most is said, if no other theme has more than LEAD of that; else there is none. So it is a count of
-words and no understanding: where it is used, the theme is marked as derived. A title in Devanagari belongs to the
-theme that its own words are in. Of 1,040 poems by Surdas and Kabir with such titles the words name a theme for 527, and
-for 57 % of these the title's; the commonest theme would be right for 28 %.
+speaks for it with ln((N + 1) / (n + 1)), if n of N texts have that word: of a word that all poets use, nearly 0.
+The theme is the one for which most is said, if no other theme has more than LEAD of that; else there is none. So it is
+a count of words and no understanding: where it is used, the theme is marked as derived. A title in Devanagari belongs
+to the theme that its own words are in. Of 1,040 poems by Surdas and Kabir with such titles the words name a theme for
+527, and for 57 % of these the title's; the commonest theme would be right for 28 %.
 
 Bayes tells whether a text sounds like its theme: the multinomial naive Bayes classifier with add-one smoothing,
 
