@@ -273,6 +273,15 @@ def set_up(config: Config, out: Path, group: Group) -> Run:
     return run
 
 
+def read(config: Config, out: Path) -> tuple[Path | None, dict, GPT | None, Tokenizer | None]:
+    """(checkpoint or None, state, model or None, its tokenizer or None), as --resume or --init wants them."""
+    if config.resume:
+        saved, state = checkpoint.newest(out)
+        return saved, state, *checkpoint.load(saved)
+    begun = checkpoint.load(config.init) if config.init else (None, None)
+    return None, {"step": 0, "position": 0, "metrics": None}, *begun
+
+
 def model_of(config: Config, tokenizer: Tokenizer, found: GPT | None, theirs: Tokenizer | None) -> GPT:
     """A new model for this tokenizer, or the one found, with its tokenizer: that of --resume, or of --init, adapted."""
     if found is None:
@@ -299,15 +308,6 @@ def ended(state: dict, config: Config) -> str:
         return f"all its {state['step']} steps"
     best = state.get("best", Run.best)
     return f"{best[1]} validations after its best one" if out_of_patience(best, config) else ""
-
-
-def read(config: Config, out: Path) -> tuple[Path | None, dict, GPT | None, Tokenizer | None]:
-    """(checkpoint or None, state, model or None, its tokenizer or None), as --resume or --init wants them."""
-    if config.resume:
-        saved, state = checkpoint.newest(out)
-        return saved, state, *checkpoint.load(saved)
-    begun = checkpoint.load(config.init) if config.init else (None, None)
-    return None, {"step": 0, "position": 0, "metrics": None}, *begun
 
 
 def warn_of_slow(config: Config) -> None:
