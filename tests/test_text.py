@@ -70,9 +70,10 @@ def test_a_text_stops_where_the_model_ends_the_document(monkeypatch):
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):
-    GPT(GPTConfig.preset("tiny")).save(tmp_path)
-    with pytest.raises(ValueError, match="got no tokenizer in it; expected the tokenizer beside the weights"):
-        GPT2.from_pretrained(tmp_path)
+    for source in (tmp_path, tmp_path / "llmc.bin"):       # which is no folder, and has no place for one
+        GPT(GPTConfig.preset("tiny")).save(source)
+        with pytest.raises(ValueError, match="got no tokenizer in it; expected a folder with one beside the weights"):
+            GPT2.from_pretrained(source)
     assert checkpoint.load(tmp_path)[1] is None
 
 

@@ -32,7 +32,7 @@ class GPT2:
         """From a run folder, a folder in Hugging Face's layout, or a name on huggingface.co."""
         model, tokenizer = checkpoint.load(source)
         if tokenizer is None:
-            raise refusal(str(source), "no tokenizer in it", "the tokenizer beside the weights",
+            raise refusal(str(source), "no tokenizer in it", "a folder with one beside the weights",
                           "tokenizer.save(FOLDER + '/tokenizer.json')")
         return cls(model, tokenizer)
 
