@@ -5,6 +5,7 @@ from contextlib import suppress
 import numpy as np
 
 from minigrad.backend import POOLED, cupy, on_gpu
+from minigrad.check import expect
 
 
 class Later:
@@ -88,6 +89,8 @@ class Repeated:
             here.wait_event(self.stream.record())
             return
         for mine, a in zip(self.arrays, arrays, strict=True):
+            expect(a.shape == mine.shape, "Repeated", f"an array {a.shape}", f"{mine.shape}, as in the first call",
+                   "a graph has one shape: make another Repeated")
             mine[...] = a
         if self.graph is None:
             with cupy().cuda.using_allocator(self.pool.malloc), self.stream:

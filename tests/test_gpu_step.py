@@ -229,6 +229,16 @@ def test_what_waits_cannot_be_recorded(cp):
     assert not repeated.stream.is_capturing()
 
 
+def test_a_graph_refuses_arrays_of_another_shape(cp):
+    """One row would be taken for as many as there were."""
+    repeated, total = gpu.Repeated(), cp.zeros(1)
+    for _ in range(2):
+        repeated(lambda a: total.__setitem__(..., a.sum()), cp.ones((4, 3)))
+    with pytest.raises(ValueError, match=r"got an array \(1, 3\); expected \(4, 3\)"):
+        repeated(lambda a: None, cp.ones((1, 3)))
+    assert total.tolist() == [12]
+
+
 @pytest.mark.parametrize("flags", [["--backend", "numpy"], ["--backend", "cupy", "--spike", "skip"],
                                    ["--backend", "cupy", "--check_finite"], ["--backend", "cupy", "--profile", "1"]])
 def test_a_graph_is_refused_where_steps_differ_or_wait(flags, capsys):
