@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import re
 import secrets
 import subprocess
@@ -31,6 +30,7 @@ from bench import gpu_generate, gpu_kernels, gpu_report, gpu_train, turns
 from bench.gpu_sides import FULL, SHORT, Failed, Side, described, promised
 from gpt.presets import PRESETS
 from minigrad.emulator import emulator
+from tok.base import write_text
 
 HERE = Path(__file__).parent
 TINY = dict(vocab_size=61, block_size=16, n_layer=1, n_head=2, n_embd=32)
@@ -204,11 +204,13 @@ def times(desk, name, row, batch, dtype):
              for title, answers in found.items()}
     floors = [gpu_kernels.floor(row, i, part.ceilings["copy"], part.ceilings[dtype]) for i in range(len(row.phases))]
     by_bytes = [least and least == moved / part.ceilings["copy"] for least, moved in zip(floors, row.moved)]
-    copied = [turns.quartiles(desk.ask("ours", "copy", moved // 2))[1] if by else None
-              for by, moved in zip(by_bytes, row.moved)]
+    copies, lacking = desk.turns({f"a copy for {phase}": ("ours", "copy", moved // 2)
+                                  for phase, moved, by in zip(row.phases, row.moved, by_bytes) if by}, 0)
+    copied = [turns.quartiles(copies[title][0])[1] if (title := f"a copy for {phase}") in copies else None
+              for phase in row.phases]
     return {"what": "time", "row": name, "dtype": dtype, "shapes": gpu_kernels.shapes(row), "phases": row.phases,
-            "moved": row.moved, "flops": row.flops[:len(row.phases)], "sides": sides, **problems(failed),
-            "expected": gpu_kernels.EXPECTED[name][0], "floor": floors, "copied": copied}
+            "moved": row.moved, "flops": row.flops[:len(row.phases)], "sides": sides,
+            **problems(failed | lacking), "expected": gpu_kernels.EXPECTED[name][0], "floor": floors, "copied": copied}
 
 
 def train(part):
@@ -321,11 +323,8 @@ class Results:
         new = entry["name"] != "ceilings" and entry["status"] != "left out"
         if new or self.name not in self.data["parts"]:
             self.data["parts"][self.name] = self.part
-        for path, text in ((self.json, json.dumps(self.data, indent=1)),
-                           (self.json.with_suffix(".md"), gpu_report.markdown(self.data))):
-            beside = path.with_name(path.name + ".part")
-            beside.write_text(text + "\n", encoding="utf-8")
-            os.replace(beside, path)                         # never half a file
+        write_text(self.json, json.dumps(self.data, indent=1) + "\n")      # before a table that may fail
+        write_text(self.json.with_suffix(".md"), gpu_report.markdown(self.data) + "\n")
 
 
 def commit():

@@ -305,6 +305,34 @@ def test_a_part_that_was_begun_again_in_vain_is_still_there(tmp_path):
         assert names() == wanted
 
 
+def test_what_was_measured_is_kept_though_its_table_cannot_be_written(tmp_path, monkeypatch):
+    results = gpu.Results(tmp_path, ABOUT)
+    results.begin("train", commit="abc", command="command", about=ABOUT)
+    monkeypatch.setattr(gpu_report, "markdown", lambda data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        results.add({"name": "a", "status": "ok"})
+    assert [e["name"] for e in json.loads(results.json.read_text())["parts"]["train"]["entries"]] == ["a"]
+
+
+def test_what_an_op_took_is_kept_though_there_is_no_copy_to_compare_it_with(monkeypatch):
+    class Desk(gpu.Desk):
+        def ask(self, name, method, *args):
+            if method == "copy":
+                raise Failed("time", "no answer to copy")
+            return [[1.0, 2.0, 3.0]] * 2
+
+        begin = staticmethod(lambda names: None)
+
+    part = gpu.Part(gpu.REHEARSAL, {**ABOUT, "compute": "80"}, seconds=60, known={"rates": {"ours copy": 1e9}})
+    part.torch = False
+    row = gpu_kernels.rows(TINY, 2, "float32")["gelu"]
+    found = gpu.times(Desk({}, part), "gelu", row, 2, "float32")
+    assert found["sides"] == {"ours": [turns.quartiles([1, 2, 3, 1, 2, 3])] * 2} and found["copied"] == [None, None]
+    assert found["status"] == "time" and "no answer to copy" in str(found["failed"])
+    entry = {"name": "gelu float32", **found}
+    assert "gelu" in gpu_report.line(entry) and "2,000,000" in "\n".join(gpu_report.times([entry]))
+
+
 def test_a_run_goes_on_after_a_failure_and_says_so(tmp_path, monkeypatch, capsys):
     def entries(part):
         def explode():
