@@ -1,5 +1,6 @@
 """Every CUDA kernel compiles for the GPUs it is meant for, in every element type, and fits in their registers."""
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,6 +8,7 @@ from bench import cuda
 from minigrad import backend
 from minigrad.cuda import FUSED, Program, for_hopper, text
 from minigrad.emulator.emulator import KERNEL
+from minigrad.fused.hopper_gpu import is_hopper
 
 COMPILERS = cuda.compilers()
 # By the oldest for the older GPUs, by the newest for the newer ones; python -m bench cuda does the other two as well.
@@ -62,6 +64,17 @@ def test_cupy_is_asked_for_hoppers_own_instructions(monkeypatch):
     monkeypatch.setattr(backend, "cupy", CuPy)
     assert Program("relu", (("REAL", "float"),)).on_gpu == ("--std=c++17", "-DREAL=float")
     assert Program("attention_sm90", (("HEAD", 64),)).on_gpu == ("--std=c++17", "-DHEAD=64", "-arch=sm_90a")
+
+
+@pytest.mark.parametrize("capability, nvrtc, can", [
+    ("90", (12, 9), True), ("90", (13, 0), True), ("90", (12, 8), False), ("80", (13, 0), False),
+    ("100", (13, 0), False)])
+def test_hoppers_own_instructions_want_a_compiler_that_can_be_asked_for_them(capability, nvrtc, can, monkeypatch):
+    """NVRTC 12.8, for one, says of two architectures: "--gpu-architecture (-arch) defined more than once"."""
+    cuda = SimpleNamespace(Device=lambda: SimpleNamespace(compute_capability=capability),
+                           nvrtc=SimpleNamespace(getVersion=lambda: nvrtc))
+    monkeypatch.setattr(backend, "cupy", lambda: SimpleNamespace(cuda=cuda))
+    assert is_hopper.__wrapped__() == can
 
 
 @pytest.mark.parametrize("stem", cuda.STEMS)

@@ -15,8 +15,10 @@ NO_INTERLEAVE, SWIZZLE_128B, L2_256B, ZEROS = 0, 3, 3, 0
 
 @backend.kept
 def is_hopper():
-    """Is the GPU one? Its own instructions (sm_90a) run on no other, later ones included."""
-    return backend.cupy().cuda.Device().compute_capability == "90"
+    """Is the GPU one? Its own instructions (sm_90a) run on no other, later ones included. NVRTC before 12.9 refuses
+    to be told of them beside what CuPy tells it (cuda.Program.on_gpu): with such a one no GPU counts as Hopper."""
+    cuda = backend.cupy().cuda
+    return cuda.Device().compute_capability == "90" and cuda.nvrtc.getVersion() >= (12, 9)
 
 
 def tensor_map(x, box):
