@@ -76,8 +76,6 @@ inline uint32_t to_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 
 #define __global__
 #define __device__
-#define __host__
-#define __constant__ static const
 #define __forceinline__ inline
 #define __restrict__ __restrict
 #define __grid_constant__
@@ -89,12 +87,9 @@ inline uint32_t to_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 #define blockIdx (cuemu::block_index())
 #define blockDim (cuemu::block_size())
 #define gridDim (cuemu::grid_size())
-constexpr int warpSize = 32;
 
 void __syncthreads();
 inline void __syncwarp(unsigned mask = ~0u) { cuemu::meet(mask, "__syncwarp"); }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
 
 // What a lane outside the mask would give is undefined on a GPU; here it is NaN.
 namespace cuemu {
@@ -129,8 +124,6 @@ CUEMU_SILENT inline unsigned __ballot_sync(unsigned mask, int vote) {
     return votes & mask;
 }
 inline int __any_sync(unsigned mask, int vote) { return __ballot_sync(mask, vote) != 0; }
-inline int __all_sync(unsigned mask, int vote) { return __ballot_sync(mask, !vote) == 0; }
-inline unsigned __activemask() { return ~0u; }
 
 namespace cuemu {
 template<class T, class F> CUEMU_SILENT T atomic(T* p, F change) {       // fibers switch nowhere in here
@@ -145,23 +138,15 @@ template<class T, class F> CUEMU_SILENT T atomic(T* p, F change) {       // fibe
 
 template<class T> T atomicAdd(T* p, T v) { return cuemu::atomic(p, [&](T old) { return T(old + v); }); }
 template<class T> T atomicMax(T* p, T v) { return cuemu::atomic(p, [&](T old) { return old > v ? old : v; }); }
-template<class T> T atomicMin(T* p, T v) { return cuemu::atomic(p, [&](T old) { return old < v ? old : v; }); }
-template<class T> T atomicExch(T* p, T v) { return cuemu::atomic(p, [&](T) { return v; }); }
-template<class T> T atomicCAS(T* p, T was, T v) {
-    return cuemu::atomic(p, [&](T old) { return old == was ? v : old; });
-}
 
 // ------------------------------------------------------------------------------------------------ types and functions
 
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 // IEEE half, and bfloat16: the upper half of a float, rounded to nearest, ties to even.
@@ -181,29 +166,16 @@ struct __nv_bfloat16 {
     explicit operator float() const { return cuemu::from_bits(uint32_t(u) << 16); }
 };
 typedef __half half;
-inline __half __float2half(float f) { return __half(f); }
-inline __half __float2half_rn(float f) { return __half(f); }
-inline float __half2float(__half h) { return float(h); }
-inline __nv_bfloat16 __float2bfloat16(float f) { return __nv_bfloat16(f); }
-inline __nv_bfloat16 __float2bfloat16_rn(float f) { return __nv_bfloat16(f); }
-inline float __bfloat162float(__nv_bfloat16 h) { return float(h); }
 
 inline float __uint_as_float(unsigned u) { return cuemu::from_bits(u); }
 inline unsigned __float_as_uint(float f) { return cuemu::to_bits(f); }
-inline int __float_as_int(float f) { return int(cuemu::to_bits(f)); }
 inline float __int_as_float(int i) { return cuemu::from_bits(unsigned(i)); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
-template<class T> T __ldg(const T* p) { return *p; }
-template<class T> T __ldcs(const T* p) { return *p; }
-template<class T> void __stcs(T* p, T v) { *p = v; }
 
-inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
-inline float __frcp_rn(float x) { return 1 / x; }
 template<class A, class B> auto min(A a, B b) { using T = std::common_type_t<A, B>; return T(b) < T(a) ? T(b) : T(a); }
 template<class A, class B> auto max(A a, B b) { using T = std::common_type_t<A, B>; return T(a) < T(b) ? T(b) : T(a); }
 
