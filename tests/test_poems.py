@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from itertools import combinations, islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -448,7 +449,7 @@ def test_sources_that_cannot_be_used(tmp_path, capsys, files, says):
 def test_poems_in_a_text_file_are_apart_by_empty_lines(tmp_path, capsys, monkeypatch):
     poem = [f"{' '.join(random.Random(k).choices(FOUND, k=5))}।\n{' '.join(random.Random(-k).choices(FOUND, k=5))}॥"
             for k in range(1, 80)]
-    (tmp_path / "poems.txt").write_text("\n\n".join(poem), encoding="utf-8")
+    (tmp_path / "poems.txt").write_text("\n \t\n".join(poem), encoding="utf-8")          # as empty as they look
     assert prepare(tmp_path / "out", "--verse", tmp_path / "poems.txt") == 0
     found = [p for name in SPLITS for p in poems.read(tmp_path / "out", name)]
     assert {p.verse for p in found} <= set(poem) and len(found) > 60 and {p.source for p in found} == {"poems"}
@@ -458,6 +459,17 @@ def test_poems_in_a_text_file_are_apart_by_empty_lines(tmp_path, capsys, monkeyp
     monkeypatch.delattr(poetry_prepare, "exercises")                     # and again once all tokens are known
     assert poetry.main([*few[:-1], "355", "--verse", str(tmp_path / "poems.txt")]) == 2
     assert "--vocab_size: got 355; expected at least" in capsys.readouterr().err
+
+
+def test_prose_of_files_with_one_name_is_all_there(tmp_path):
+    words = {"a/book.jsonl": "नदी", "a/book.txt": "वन", "b/book.txt": "मन"}
+    for name, word in words.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": word}) if "json" in name else word, encoding="utf-8")
+    (tmp_path / "poem.txt").write_text("राम", encoding="utf-8")
+    asked = SimpleNamespace(sources=[tmp_path / "a", tmp_path / "b"], verse=[tmp_path / "poem.txt"], seed=0,
+                            vocab_size=500)
+    assert poetry_prepare.gathered(asked)[2] == {"book": [*words.values()]}
 
 
 # ------------------------------------------------------------------------------------------------------ three stages

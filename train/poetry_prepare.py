@@ -32,6 +32,7 @@ question is not answered twice.
 import argparse
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -97,15 +98,15 @@ def gathered(args: argparse.Namespace) -> tuple[dict, list[dict], dict[str, list
            "so are tokens for controls and rhymes, of which nobody knows before the poems are read")
     expect(args.seed >= 0, "--seed", args.seed, "0 or more")
     asked = {"sources": [[file.name, sha256(file)] for file in files + poems_in], "seed": args.seed,
-             "vocab_size": size, "rules": 4}
+             "vocab_size": size, "rules": 5}
     if not files and not poems_in:
         return asked, list(couplets(args.seed)), {}
     rows, prose = [], {}
     for file in poems_in:
-        rows += [{"text": text, "source": file.stem} for text in text_of(file).split("\n\n")]
+        rows += [{"text": text, "source": file.stem} for text in re.split(r"\n\s*\n", text_of(file))]
     for file in tqdm(files, "read", unit=" files", delay=1, leave=False):
         if file.suffix == ".txt":
-            prose[file.stem] = text_of(file).split("\n")
+            prose.setdefault(file.stem, []).extend(text_of(file).split("\n"))
             continue
         for where, row in poems.rows_of(file):
             expect(isinstance(row.get("text"), str), where, "no text", 'a str under "text"')
