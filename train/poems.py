@@ -294,7 +294,7 @@ def rows_of(file: Path | str) -> Iterator[tuple[str, dict]]:
             where = f"{file}, line {n}"
             try:
                 row = json.loads(line)
-            except ValueError as e:
+            except (ValueError, RecursionError) as e:
                 raise ValueError(f"{where}: got {e}; expected JSON") from None
             expect(isinstance(row, dict), where, repr(row)[:60], "{name: value}")
             yield where, row

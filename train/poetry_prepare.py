@@ -43,7 +43,7 @@ from tqdm import tqdm
 from minigrad.backend import stream
 from minigrad.check import expect
 from tok import HindiTokenizer
-from tok.base import Tokenizer, write_json, write_text
+from tok.base import Tokenizer, check_text, write_json, write_text
 from tok.hindi import normalize
 from train import near, poems, themes, verse
 from train.data import END, SPLITS
@@ -110,8 +110,9 @@ def gathered(args: argparse.Namespace) -> tuple[dict, list[dict], dict[str, list
             continue
         for where, row in poems.rows_of(file):
             expect(isinstance(row.get("text"), str), where, "no text", 'a str under "text"')
-            for key in ("form", "author", "source", "theme", "id"):
+            for key in ("text", "form", "author", "source", "theme", "id"):
                 expect(isinstance(row.get(key, ""), str), where, f"{row.get(key)!r} under {key!r}", "a str")
+                check_text(row.get(key, ""), where)
             if "form" in row or "author" in row:
                 rows.append({"source": file.stem, **row})
             else:
