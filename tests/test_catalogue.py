@@ -158,6 +158,22 @@ def test_a_file_that_has_become_shorter(tmp_path, server):
     assert fetch("here", tmp_path).read_bytes() == TEXT
 
 
+def test_a_file_that_has_become_longer(tmp_path, server):
+    server.files["input.txt"] = OTHER[:200_000]
+    server.cuts = [100_000, 0]
+    with pytest.raises(ValueError):
+        fetch("here", tmp_path)
+    server.files["input.txt"] = TEXT                         # and its ETag is what it was
+    assert fetch("here", tmp_path).read_bytes() == TEXT and requests(server)[2:] == ["bytes=100000-", None]
+
+
+def test_the_rest_of_a_file_whose_size_was_not_said(tmp_path, server):
+    """What came in chunks and was cut is not thrown away once the rest has come."""
+    (tmp_path / "here.txt.part").write_bytes(TEXT[:100_000])
+    (tmp_path / "here.txt.part.json").write_text('{"mark": "\\"1\\"", "bytes": null}')
+    assert fetch("here", tmp_path).read_bytes() == TEXT and requests(server) == ["bytes=100000-"]
+
+
 def test_a_wrong_checksum_leaves_nothing(tmp_path, server):
     server.files["input.txt"] = OTHER
     with pytest.raises(ValueError, match=f"got a file with sha256 {hashlib.sha256(OTHER).hexdigest()} instead of"):

@@ -136,7 +136,7 @@ class Part:
 
 def receive(url: str, part: Part) -> None:
     """Append the rest of the file, or begin anew if the server has another one by now, or sends all of it anyway."""
-    request, have, (mark, _) = ask(url), part.size(), part.noted()
+    request, have, (mark, noted) = ask(url), part.size(), part.noted()
     if have and mark:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", mark)
@@ -144,12 +144,12 @@ def receive(url: str, part: Part) -> None:
         rest = answer.status == 206
         if rest:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-            if not found or int(found[1]) != have:
-                raise HTTPException("another part of the file than was asked for")
+            if not found or int(found[1]) != have or noted not in (None, int(found[2])):
+                part.remove()                                # else the next try would ask for the same
+                raise HTTPException("another part of the file than was asked for, or a file of another size")
             size = int(found[2])
         else:
-            length, have = answer.headers.get("Content-Length"), 0
-            size = int(length) if length else None
+            size, have = answer.length, 0                    # None if that is not said, or not a number
         with open(part.file, "ab" if rest else "wb") as f:
             if not rest:
                 etag = answer.headers.get("ETag", "")
@@ -160,10 +160,9 @@ def receive(url: str, part: Part) -> None:
                     f.write(block)
                     bar.update(len(block))
                     have += len(block)
-    if size is None:                                         # it was sent in chunks, the last of which says so
-        write_json(part.note, {"mark": mark, "bytes": have})
-    elif have != size:
+    if size not in (None, have):
         raise ConnectionError(f"the connection ended at {have:,} of {size:,} bytes")
+    write_json(part.note, {"mark": mark, "bytes": have})     # of a file in chunks only the last one says its size
 
 
 def check(name: str, file: Path, part: Part) -> None:
