@@ -22,6 +22,7 @@ from train.checkpoint import best, steps
 from train.data import END, SPLITS, Shard
 
 FOUND = ["राम", "नदी", "वन", "मन", "जल", "फूल", "गगन", "सागर", "कमल", "दीप", "रात", "भोर", "पवन", "गीत"]
+NOTICE = "सर्वाधिकार सुरक्षित, पुस्तक भंडार प्रकाशन"
 
 
 @pytest.mark.parametrize("name, latin", [("वर्षा", "varsha"), ("कई", "kai"), ("गए", "gae"), ("रईस", "rais"),
@@ -247,7 +248,7 @@ def test_clusters_are_what_pairs_connect(case):
 
 def rows(n=260, seed=3):
     """Couplets as rows; every tenth has a variant that shares a line, others one that shares most words of both lines;
-    every twentieth has a copy of another spelling, others one with a letter less."""
+    every twentieth has a copy of another spelling, others one with a letter less, and one has many copies."""
     rng, found = random.Random(seed), []
     for k, couplet in enumerate(islice(verse.corpus(n, seed), n)):
         head, text = couplet.split("\n", 1)
@@ -264,6 +265,8 @@ def rows(n=260, seed=3):
             less = f"{first.split(' ', 1)[1]}\n{second.split(' ', 1)[1]}"
             if 0.6 < near.pairs([text, less])[2] < 0.7:
                 found.append({**row, "text": less, "id": f"{k} variant"})
+        if k == 1:                                                              # more than tell anything apart
+            found += [{**row, "id": f"{k} copy"}] * (near.COMMON + 20)
         if k % 20 == 3:
             found.append({**row, "text": text.strip()[:-2] + "॥", "id": f"{k} copy"})
         if k % 20 == 0:
@@ -285,8 +288,9 @@ def make_sources(folder):
     (folder / "poetry" / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     rng = random.Random(1)
     prose = [" ".join(rng.choices(FOUND, k=60)) + "।\u2028\x85" for _ in range(1500)]         # signs of a line's end
-    (folder / "prose" / "book.txt").write_text("\n".join([*prose, prose[0], *(row["text"].replace("\n", " ")
-                                                                             for row in found)]), encoding="utf-8")
+    prose = [*[NOTICE] * (near.COMMON + 20), "In English", "and so on", "12", *prose, prose[0]]
+    prose += [row["text"].replace("\n", " ") for row in found]
+    (folder / "prose" / "book.txt").write_text("\n".join(prose), encoding="utf-8")
 
 
 def prepare(out, *words):
@@ -386,9 +390,11 @@ def test_every_word_is_counted_aloud_twice_beside_the_text(folder):
 
 def test_prose_is_without_copies_and_without_the_poems_held_out(folder):
     removed = json.loads((folder / "prepare.json").read_text())["removed"]
-    assert removed["paragraphs that were copies"] > 1 and removed["poems that were copies"] == 26
+    assert removed["paragraphs that were copies"] > 1 and removed["poems that were copies"] == 26 + 120
+    assert removed["paragraphs without Devanagari"] == 3 and removed["poems without Devanagari"] == 0
     assert removed["pages of prose that quote verse held out"] > 0
     pages = " ".join(near.folded(text) for name in SPLITS for text in texts(folder, f"prose/{name}.jsonl"))
+    assert pages.count(near.folded(NOTICE)) == 1
     held = [near.folded(line) for name in ("val", "test") for p in poems.read(folder, name)
             for line in p.verse.split("\n")]
     assert not [line for line in held if len(line) >= 24 and line in pages]

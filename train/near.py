@@ -57,6 +57,12 @@ def pairs(texts: Iterable[str], letters: int = 5,
     return (i, j, shared / (counts[i] + counts[j] - shared), shared / np.minimum(counts[i], counts[j]))
 
 
+def firsts(texts: Iterable[str]) -> np.ndarray:
+    """Of which texts no earlier one is the same, once folded, however often they come: a mask."""
+    first = {}
+    return np.array([first.setdefault(folded(text), k) == k for k, text in enumerate(texts)], bool)
+
+
 def kept(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Which of n texts stay if the later one of each pair goes, provided that the earlier one stays: a mask."""
     stays, before = np.ones(n, bool), {}

@@ -8,7 +8,7 @@ A SOURCE is a file, or a folder: of that the files, and those in its folders poe
 
 Without any, poems of the grammar in verse.py stand for them. What is done, in this order:
 
-    clean       poems.clean() of poems, tok.hindi.normalize() of prose
+    clean       poems.clean() of poems, tok.hindi.normalize() of prose; what has no Devanagari goes
     copies      a poem or paragraph goes if an earlier one is nearly the same: Jaccard >= COPY (near.py; shingles of
                 5 letters of verse, 12 of prose)
     variants    two poems are variants if Jaccard >= VARIANT, or PART of the shingles of one are in the other, or a line
@@ -103,7 +103,7 @@ def gathered(args: argparse.Namespace) -> tuple[dict, list[dict], dict[str, list
         return asked, list(couplets(args.seed)), {}
     rows, prose = [], {}
     for file in poems_in:
-        rows += [{"text": text, "source": file.stem} for text in re.split(r"\n\s*\n", text_of(file))]
+        rows += [{"text": text, "source": file.stem} for text in re.split(r"\n\s*\n", text_of(file).strip())]
     for file in tqdm(files, "read", unit=" files", delay=1, leave=False):
         if file.suffix == ".txt":
             prose.setdefault(file.stem, []).extend(text_of(file).split("\n"))
@@ -161,10 +161,11 @@ def prepare(out: Path, asked: dict, rows: list[dict], prose: dict[str, list[str]
     out.mkdir(parents=True, exist_ok=True)
     removed = {}
     texts = [poems.clean(row["text"]) for row in tqdm(rows, "clean", delay=1, leave=False)]
+    removed["poems without Devanagari"] = texts.count("")
     rows, texts = zip(*[(row, text) for row, text in zip(rows, texts) if text]) if any(texts) else ((), ())
     expect(rows, "prepare", "poems without Devanagari", "verse in Hindi")
     i, j, jaccard, contained = near.pairs(texts)
-    stays = near.kept(len(texts), i[jaccard >= COPY], j[jaccard >= COPY])
+    stays = near.kept(len(texts), i[jaccard >= COPY], j[jaccard >= COPY]) & near.firsts(texts)
     removed["poems that were copies"] = int((~stays).sum())
     alike = ((jaccard >= VARIANT) | (contained >= PART)) & stays[i] & stays[j]
     joined = [*zip(i[alike].tolist(), j[alike].tolist()), *sharing_a_line(texts)]
@@ -239,8 +240,10 @@ def pages(prose: dict[str, list[str]], removed: dict[str, int], held_out: Iterab
     paragraphs = [(source, normalize(text).strip()) for source, some in prose.items()
                   for text in tqdm(some, f"prose {source}", delay=1, leave=False)]
     paragraphs = [(source, text) for source, text in paragraphs if text]
+    foreign, paragraphs = len(paragraphs), [(source, text) for source, text in paragraphs if near.folded(text)]
+    removed["paragraphs without Devanagari"] = foreign - len(paragraphs)
     i, j, jaccard, _ = near.pairs([text for _, text in paragraphs], 12)
-    stays = near.kept(len(paragraphs), i[jaccard >= COPY], j[jaccard >= COPY])
+    stays = near.kept(len(paragraphs), i[jaccard >= COPY], j[jaccard >= COPY]) & near.firsts(t for _, t in paragraphs)
     removed["paragraphs that were copies"] = int((~stays).sum())
     quoted = np.unique(np.concatenate([near.shingles(line, QUOTED) for p in held_out for line in p.verse.split("\n")
                                        if len(near.folded(line)) >= QUOTED] or [np.empty(0, np.uint64)]))
