@@ -57,7 +57,10 @@ class Tokenizer:
         raise NotImplementedError
 
     def to_hf(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read."""
+        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read.
+
+        They read special tokens in every text, which is allowed_special="all" here.
+        """
         raise NotImplementedError
 
     def __init_subclass__(cls):

@@ -207,10 +207,6 @@ class BPETokenizer(Tokenizer):
         return cls(content["merges"], content["split"], content["special"], content["ids"])
 
     def to_hf(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read.
-
-        They read special tokens in every text, which is allowed_special="all" here.
-        """
         hf.write_bpe(folder, self, self.hf_normalizer)
 
 

@@ -71,10 +71,6 @@ class CharTokenizer(Tokenizer):
         return "".join(tokens)
 
     def to_hf(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read: of code points only.
-
-        They read special tokens in every text, which is allowed_special="all" here.
-        """
         hf.write_char(folder, self)
 
     @classmethod

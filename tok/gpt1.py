@@ -97,7 +97,6 @@ class GPT1Tokenizer(Tokenizer):
         return cls(vocab, [line.split(" ") for line in lines])
 
     def to_hf(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read."""
         hf.write_gpt1(folder, self, END_OF_WORD)
 
     @classmethod

@@ -140,10 +140,6 @@ class WordPieceTokenizer(Tokenizer):
         write_text(path, "".join(f"{token}\n" for token in self.vocab))
 
     def to_hf(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which Hugging Face's libraries read.
-
-        They read special tokens in every text, which is allowed_special="all" here.
-        """
         hf.write_wordpiece(folder, self, INSIDE, LONGEST)
 
     @classmethod
