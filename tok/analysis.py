@@ -30,7 +30,6 @@ KINDS = {
     "wordpiece": "BERT's way",
     "hindi": "byte pairs over normalized Hindi",
 }
-UNITS = 1000                        # lines whose aksharas are counted at a time
 
 
 def train(kind: str, texts: Iterable[str], vocab_size: int | None = None, split: str = "indic",

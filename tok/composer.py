@@ -291,7 +291,7 @@ class Vocabulary:
         if not isinstance(tokenizer, BPETokenizer | CharTokenizer):
             raise refusal("Vocabulary", f"a {type(tokenizer).__name__}", "byte pairs or characters, whose texts, "
                           "joined, are the text")
-        self.size, special = tokenizer.vocab_size, set(tokenizer.special.values())
+        special = set(tokenizer.special.values())
         self.tokens = [None if i in special or token is None else token.encode() if isinstance(token, str) else token
                        for i, token in enumerate(tokenizer.vocab)]
         strings = sorted({token for token in self.tokens if token})
