@@ -6,7 +6,7 @@ as a hash alone proves nothing. A new word is merged by the definition, lowest r
 of two ways:
 
     short    all pairs of neighbours are looked at for each merge
-    long     a heap of (rank, place); an entry whose pair is no longer there is dropped when it comes up
+    long     a heap, by rank and place; an entry whose pair is no longer there is dropped when it comes up
 
 Merges are found in a hash table too, by left << 32 | right.
 
@@ -202,49 +202,53 @@ def merge_short(table, word, n, ranks):
 
 
 @plain
-def push(heap, n, entry):
-    """Add an entry to a heap of n, the smallest first."""
-    i = n
-    while i and heap[i - 1 >> 1] > entry:
-        heap[i] = heap[i - 1 >> 1]
+def comes_before(a, b):
+    """Of two entries of a heap, (weight, key), the heavier one comes first; of equal ones, that with the lower key."""
+    return a[0] > b[0] or a[0] == b[0] and a[1] < b[1]
+
+
+@plain
+def push(heap, n, weight, key):
+    """Add an entry to a heap of n; how many there are."""
+    entry, i = (weight, key), n
+    while i and comes_before(entry, (heap[i - 1 >> 1, 0], heap[i - 1 >> 1, 1])):
+        heap[i, 0], heap[i, 1] = heap[i - 1 >> 1, 0], heap[i - 1 >> 1, 1]
         i = i - 1 >> 1
-    heap[i] = entry
+    heap[i, 0], heap[i, 1] = entry
     return n + 1
 
 
 @plain
 def pop(heap, n):
-    """Take the smallest of n entries; heap[n - 1] is free then."""
-    top, last = heap[0], heap[n - 1]
+    """Take the first of n entries away, heap[0]; how many are left."""
     n -= 1
-    i = 0
+    last, i = (heap[n, 0], heap[n, 1]), 0
     while 2 * i + 1 < n:
         child = 2 * i + 1
-        if child + 1 < n and heap[child + 1] < heap[child]:
+        if child + 1 < n and comes_before((heap[child + 1, 0], heap[child + 1, 1]), (heap[child, 0], heap[child, 1])):
             child += 1
-        if heap[child] >= last:
+        if not comes_before((heap[child, 0], heap[child, 1]), last):
             break
-        heap[i] = heap[child]
+        heap[i, 0], heap[i, 1] = heap[child, 0], heap[child, 1]
         i = child
-    heap[i] = last
-    return top
+    heap[i, 0], heap[i, 1] = last
+    return n
 
 
 @plain
 def merge_long(table, word, n):
-    """merge_short() in n log n steps. An entry of the heap is rank << 32 | place."""
+    """merge_short() in n log n steps. An entry of the heap is (minus rank, place)."""
     before, after = np.empty(n, np.int64), np.empty(n, np.int64)
-    heap, size = np.empty(3 * n, np.int64), 0
+    heap, size = np.empty((3 * n, 2), np.int64), 0
     for i in range(n):
         before[i], after[i] = i - 1, i + 1
         if i + 1 < n:
             rank = find(table, word[i], word[i + 1])
             if rank != FAR:
-                size = push(heap, size, np.int64(rank) << 32 | i)
+                size = push(heap, size, -np.int64(rank), i)
     while size:
-        entry = pop(heap, size)
-        size -= 1
-        i, rank = entry & 0xffffffff, np.int32(entry >> 32)
+        rank, i = np.int32(-heap[0, 0]), heap[0, 1]
+        size = pop(heap, size)
         j = after[i]
         if word[i] < 0 or j >= n or find(table, word[i], word[j]) != rank:
             continue
@@ -254,11 +258,11 @@ def merge_long(table, word, n):
             before[after[i]] = i
             rank = find(table, word[i], word[after[i]])
             if rank != FAR:
-                size = push(heap, size, np.int64(rank) << 32 | i)
+                size = push(heap, size, -np.int64(rank), i)
         if before[i] >= 0:
             rank = find(table, word[before[i]], word[i])
             if rank != FAR:
-                size = push(heap, size, np.int64(rank) << 32 | before[i])
+                size = push(heap, size, -np.int64(rank), before[i])
     kept = 0
     for i in range(n):
         if word[i] >= 0:
@@ -529,37 +533,6 @@ def join(tokens, before, after, nodes, pairs, lists, state, i, j, new, times):
     return first, second
 
 
-@plain
-def before_in_heap(a, b):
-    """Is entry a = (count, key) to be merged before b?"""
-    return a[0] > b[0] or a[0] == b[0] and a[1] < b[1]
-
-
-@plain
-def push_pair(heap, n, count, key):
-    entry, i = (count, key), n
-    while i and before_in_heap(entry, (heap[i - 1 >> 1, 0], heap[i - 1 >> 1, 1])):
-        heap[i, 0], heap[i, 1] = heap[i - 1 >> 1, 0], heap[i - 1 >> 1, 1]
-        i = i - 1 >> 1
-    heap[i, 0], heap[i, 1] = entry
-
-
-@plain
-def pop_pair(heap, n):
-    """Take the first of n entries away."""
-    last, i = (heap[n - 1, 0], heap[n - 1, 1]), 0
-    n -= 1
-    while 2 * i + 1 < n:
-        child = 2 * i + 1
-        if child + 1 < n and before_in_heap((heap[child + 1, 0], heap[child + 1, 1]), (heap[child, 0], heap[child, 1])):
-            child += 1
-        if not before_in_heap((heap[child, 0], heap[child, 1]), last):
-            break
-        heap[i, 0], heap[i, 1] = heap[child, 0], heap[child, 1]
-        i = child
-    heap[i, 0], heap[i, 1] = last
-
-
 @jit
 def _begin(tokens, word, counts, after, nodes, pairs, lists, heap, state):
     for i in range(len(tokens)):
@@ -567,8 +540,7 @@ def _begin(tokens, word, counts, after, nodes, pairs, lists, heap, state):
             note(pairs, lists, nodes, state, tokens[i], tokens[after[i]], counts[word[i]], i)
     for at in range(len(pairs)):
         if pairs[at, 0] != NONE:
-            push_pair(heap, state[3], pairs[at, 1], pairs[at, 0])
-            state[3] += 1
+            state[3] = push(heap, state[3], pairs[at, 1], pairs[at, 0])
 
 
 @jit
@@ -586,15 +558,12 @@ def _learn(tokens, word, counts, before, after, nodes, pairs, lists, heap, merge
             at = slot_of(pairs, left, right)
             if count == pairs[at, 1]:
                 break
-            pop_pair(heap, state[3])
+            state[3] = pop(heap, state[3])
             if pairs[at, 1] > 1:
-                push_pair(heap, state[3] - 1, pairs[at, 1], key)
-            else:
-                state[3] -= 1
+                state[3] = push(heap, state[3], pairs[at, 1], key)
         if 2 * (state[1] + 2 * lists[at, 2]) > len(pairs):
             return FULL
-        pop_pair(heap, state[3])
-        state[3] -= 1
+        state[3] = pop(heap, state[3])
         if 2 * lists[at, 2] > len(fresh):
             fresh = np.empty(2 * lists[at, 2], np.int64)
         new, made, node = np.int32(256 + state[0]), 0, lists[at, 0]
@@ -614,6 +583,5 @@ def _learn(tokens, word, counts, before, after, nodes, pairs, lists, heap, merge
         for f in range(made):
             slot = fresh[f]
             if pairs[slot, 1] > 1:
-                push_pair(heap, state[3], pairs[slot, 1], pairs[slot, 0])
-                state[3] += 1
+                state[3] = push(heap, state[3], pairs[slot, 1], pairs[slot, 0])
     return 2
