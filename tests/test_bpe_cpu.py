@@ -57,11 +57,18 @@ def test_pieces_of_the_reference_texts(pattern):
 
 # ------------------------------------------------------------------------------------------------------------- learning
 
+def spelled(counted):
+    """What Words.spelled() gives, from {word: count}, where a word is a str or bytes."""
+    words = [word.encode() if isinstance(word, str) else word for word in counted]
+    return (np.frombuffer(b"".join(words), np.uint8), np.cumsum([0, *map(len, words)]),
+            np.fromiter(counted.values(), np.int64, len(words)))
+
+
 @given(st.dictionaries(st.text("aabcक", min_size=1, max_size=14), st.integers(1, 9), min_size=1, max_size=14),
        st.integers(0, 60))
 @settings(max_examples=300)
 def test_merges_are_those_of_the_definition(words, n):
-    assert bpe_cpu.learn(*bpe_cpu.words_of(words), n) == bpe.learn(words, n)
+    assert bpe_cpu.learn(*spelled(words), n) == bpe.learn(words, n)
 
 
 def test_merges_when_tables_grow():
@@ -76,7 +83,7 @@ def test_merges_when_tables_grow():
         return before(size if sizes[1:] else 1 << 13)
 
     with mock.patch.object(bpe_cpu, "_tables", smaller):
-        assert bpe_cpu.learn(*bpe_cpu.words_of(words), 150) == want
+        assert bpe_cpu.learn(*spelled(words), 150) == want
     assert len(sizes) > 1
 
 
@@ -105,7 +112,7 @@ def test_many_words_and_one_long_one():
 @pytest.mark.parametrize("room, fit", [(0, 0), (2, 0), (3, 1), (7, 1), (8, 2), (9, 3), (20, 3)])
 def test_counted_words_are_taken_while_there_is_room(room, fit):
     """Words of 3, 5 and 1 bytes: each that fits is taken, and the first that does not says where to go on."""
-    words, some, all_of_them = bpe_cpu.words_of({"one": 4, "three": 2, "1": 7}), bpe_cpu.Words(), bpe_cpu.Words()
+    words, some, all_of_them = spelled({"one": 4, "three": 2, "1": 7}), bpe_cpu.Words(), bpe_cpu.Words()
     some.text, all_of_them.text = np.empty(room, np.uint8), np.empty(room, np.uint8)
     assert bpe_cpu._add(*words, 0, *some._tables()) == (fit, fit, words[1][fit])
     for times in (1, 2):

@@ -12,6 +12,7 @@ import reference_data
 import regex
 from hypothesis import given
 from hypothesis import strategies as st
+from test_bpe_cpu import spelled
 
 from tok import BPETokenizer, CharTokenizer, base, bpe_cpu, hf, load
 from tok.split import SPLITS
@@ -398,17 +399,13 @@ def test_training_learns_the_merges_of_hugging_face():
     theirs = json.loads(reference_data.path("golden", "hf_bpe", "tokenizer.json").read_text("utf-8"))["model"]["merges"]
     ids = {byte: i for i, byte in enumerate(hf.gpt2_bytes().values())}
 
-    class Spelled(bytes):
-        def encode(self):
-            return self
-
     words = Counter()
     for path in sorted(reference_data.path("poetry").glob("*.jsonl")):
         with open(path, encoding="utf-8") as f:
             for line in f:
                 words.update(regex.findall(SPLITS["gpt2"], json.loads(line)["text"]))
-    words = bpe_cpu.words_of({Spelled(ids[b] for b in word.encode()): n for word, n in words.items()})
-    ours = bpe_cpu.learn(*words, len(theirs))
+    words = {bytes(ids[b] for b in word.encode()): n for word, n in words.items()}
+    ours = bpe_cpu.learn(*spelled(words), len(theirs))
     tokens = list(hf.gpt2_bytes())
     for left, right in ours:
         tokens.append(tokens[left] + tokens[right])

@@ -407,13 +407,6 @@ class Words:
         return self.text[:self.size].copy(), np.append(found[:, 2], self.size), np.ascontiguousarray(found[:, 3])
 
 
-def words_of(counted):
-    """What Words.spelled() gives, from {word: count}."""
-    spelled = [word.encode() for word in counted]
-    return (np.frombuffer(b"".join(spelled), np.uint8), np.cumsum([0, *map(len, spelled)]),
-            np.fromiter(counted.values(), np.int64, len(spelled)))
-
-
 def learn(text, edges, counts, n, update=None):
     """Up to n merges, as id pairs, of words as Words.spelled() gives them: what bpe.learn() finds, pair by pair.
 
