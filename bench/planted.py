@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.turns import positive
+from bench.turns import count, positive
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
@@ -534,7 +534,7 @@ def main(argv):
     parser = argparse.ArgumentParser(prog="python -m bench planted", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=positive, default=60, help="how many breakages [60]")
-    parser.add_argument("--seed", type=int, default=0, help="which ones [0]")
+    parser.add_argument("--seed", type=count, default=0, help="which ones [0]")
     parser.add_argument("--cuda", action="store_true", help="break the CUDA kernels, not what is written in Python")
     parser.add_argument("--out", type=Path, default=Path("runs/planted"), help="where judgements are kept, for runs "
                         "that go on [runs/planted]")

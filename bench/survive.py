@@ -5,7 +5,8 @@ nobody disturbed, to the bit; it is asked to stop; the files that it may write b
 
     kills       kill -9 at random moments, from the start of the process to its end: after each the newest checkpoint is
                 whole and no older than the one before, and after the next start nothing is left over
-    stops       SIGTERM: exit status 0, a checkpoint of the last step, and how long that took
+    stops       SIGTERM: exit status 0, a checkpoint of the last step, and how long that took: 2 s at most, or as long
+                as that run took to its first step, if the machine is busy
     full disk   no file may grow beyond what a checkpoint needs: the run goes on, and ends like the others afterwards
     ranks       kill -9 of one rank of several, with --ranks: all end within 10 s, and by the same command the run ends
                 with the weights of ranks that nobody disturbed
@@ -33,6 +34,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import tok
+from bench.turns import count, positive
 from gpt import GPT
 from minigrad.check import expect
 from train import checkpoint, config, log
@@ -42,16 +44,24 @@ STEPS = 120
 SETTINGS = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "device_batch": 4, "tokens_per_step": 64,
             "steps": STEPS, "warmup": 10, "eval_every": 20, "eval_tokens": 200, "save_every": 2, "samples": 0,
             "tokenizer": "char", "dropout": 0.1}
-PATIENCE = 60.0          # seconds after which a process or a load counts as hanging
+PATIENCE = 60.0          # seconds after which a process or a load counts as hanging: at least so many,
+TIMES = 20               # and so many times those of a run that nobody disturbs, for the machine may be busy
 
 
 class Place:
-    """A folder with a text, and runs on it."""
+    """A folder with a text, and runs on it, none of which outlives it."""
 
     def __init__(self, folder):
-        self.folder = Path(folder)
+        self.folder, self.patience, self.started = Path(folder), None, []
         words, rng = ["one", "two", "three", "four"], random.Random(0)
         (self.folder / "text.txt").write_text(" ".join(rng.choices(words, k=2000)), encoding="utf-8")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.started:
+            end(process)
 
     def start(self, out, limit=None, ranks=1):
         """The process of a run, which goes on if it has begun. limit: bytes that a file of it may have."""
@@ -60,20 +70,39 @@ class Place:
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         shrink = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
         launch = [mpiexec(), "-n", str(ranks)] if ranks > 1 else []
-        return subprocess.Popen([*launch, sys.executable, "-m", "train.run", *words], stdout=subprocess.DEVNULL,
-                                stderr=subprocess.PIPE, text=True, preexec_fn=shrink,
-                                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        self.started.append(subprocess.Popen(
+            [*launch, sys.executable, "-m", "train.run", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, preexec_fn=shrink, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}))
+        return self.started[-1]
 
     def finish(self, out, **how):
         """(exit status, what it said, seconds) of a run that nobody disturbs."""
-        began, process = time.perf_counter(), self.start(out, **how)
-        said = process.communicate(timeout=PATIENCE)[1]
-        return process.returncode, said, time.perf_counter() - began
+        began = time.perf_counter()
+        return *ended(self.start(out, **how), self.patience), time.perf_counter() - began
 
     def weights(self, out):
         """All of the newest checkpoint but the settings, in which the folder's name stands."""
         folder, state = checkpoint.newest(self.folder / out)
         return state["step"], *((folder / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer"))
+
+
+def ended(process, patience):
+    """(exit status, what it said) of a process that is to end by itself; one that does not is killed."""
+    try:
+        said = process.communicate(timeout=patience)[1]
+        return process.returncode, said
+    except subprocess.TimeoutExpired:
+        end(process)
+        return None, f"no end within {patience:.0f} s"
+
+
+def end(process):
+    """kill -9, of its ranks too."""
+    if process.poll() is None:
+        for pid in [*ranks_of(process.pid), process.pid]:
+            with contextlib.suppress(ProcessLookupError):    # the others have ended with one of them
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
 
 
 class Held:
@@ -113,19 +142,17 @@ def kills(place, want, seconds, n, rng, many=1):
             while True:
                 process = place.start(out, ranks=many)
                 try:
-                    process.communicate(timeout=rng.uniform(0.1, 1.0) * seconds if done < n else PATIENCE)
+                    process.communicate(timeout=rng.uniform(0.1, 1.0) * seconds if done < n else place.patience)
                     break
                 except subprocess.TimeoutExpired:
-                    there = [process.pid] if many == 1 else ranks_of(process.pid)
-                    if not held.that(done < n, f"run {runs}: no end within {PATIENCE:.0f} s, with no kill"):
-                        for pid in there:
-                            os.kill(pid, signal.SIGKILL)
-                        process.communicate()
+                    if not held.that(done < n, f"run {runs}: no end within {place.patience:.0f} s, with no kill"):
+                        end(process)
                         break
+                    there = [process.pid] if many == 1 else ranks_of(process.pid)
                     if there:
                         os.kill(rng.choice(there), signal.SIGKILL)
                     began = time.perf_counter()
-                    process.communicate(timeout=PATIENCE)
+                    ended(process, place.patience)
                     ends.append(time.perf_counter() - began)
                 done, _ = done + bool(there), bar.update(bool(there))
                 held.that(ends[-1] < 10, f"run {runs}: {ends[-1]:.1f} s from the kill to the end")
@@ -168,23 +195,30 @@ def ranks_of(pid):
     return sorted(found)                                     # the order in which they were started
 
 
+def waited(place, process, ready):
+    """Seconds until ready() is true, or the process has ended, or hangs."""
+    began = time.perf_counter()
+    while process.poll() is None and not ready() and time.perf_counter() - began < place.patience:
+        time.sleep(0.01)
+    return time.perf_counter() - began
+
+
 def stops(place, want, n, rng):
     """n times SIGTERM."""
     held, took = Held(), []
     for k in tqdm(range(n), desc="stops", leave=False):
         out = place.folder / f"stopped-{k}"
         process, file = place.start(out.name), out / "log.jsonl"
-        while process.poll() is None and not (file.exists() and '"loss"' in file.read_text()):
-            time.sleep(0.01)
+        start = waited(place, process, lambda file=file: file.exists() and '"loss"' in file.read_text())
         time.sleep(rng.uniform(0, 0.3))
         began = time.perf_counter()
         process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=PATIENCE)[1]
+        status, said = ended(process, place.patience)
         took.append(time.perf_counter() - began)
-        held.that(process.returncode == 0, f"stop {k}: exit status {process.returncode}, {said[-200:]}")
-        last = max(e["step"] for e in log.read(file))
+        held.that(status == 0, f"stop {k}: exit status {status}, {said[-200:]}")
+        last = max((e["step"] for e in log.read(file)), default=None) if file.exists() else None
         held.that(newest_step(out) == last, f"stop {k}: a checkpoint of step {newest_step(out)} after step {last}")
-        held.that(took[-1] < 2, f"stop {k}: {took[-1]:.1f} s")
+        held.that(took[-1] < max(2, start), f"stop {k}: {took[-1]:.1f} s, {start:.1f} from its start to its first step")
         if k % 10 == 0:
             held.that(place.finish(out.name)[0] == 0 and place.weights(out.name) == want, f"stop {k}: other weights")
         shutil.rmtree(out)
@@ -195,11 +229,12 @@ def full_disk(place, want):
     """A run of which no checkpoint fits from some step on, and then all do again."""
     held, out = Held(), place.folder / "full"
     process = place.start("full")
-    while newest_step(out) < 10:
-        time.sleep(0.01)
+    waited(place, process, lambda: newest_step(out) >= 10)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=PATIENCE)
+    said = ended(process, place.patience)[1]
     before = newest_step(out)
+    if not held.that(before >= 10, f"step {before} is the newest: {said[-300:]}"):
+        return held.report("full disk", "no run")
     limit = (checkpoint.newest(out)[0] / "optimizer.safetensors").stat().st_size - 1
     status, said, _ = place.finish("full", limit=limit)
     held.that(status == 1 and "could not be written" in said, f"exit status {status}: {said[-300:]}")
@@ -279,19 +314,20 @@ def damage(place, n, rng):
 def main(argv):
     parser = argparse.ArgumentParser("python -m bench survive", description=__doc__.split("\n\n")[0])
     parser.add_argument("--short", action="store_true", help="a twentieth of everything, in less than a minute")
-    parser.add_argument("--kills", type=int, default=200, help="times kill -9 [200]")
-    parser.add_argument("--stops", type=int, default=50, help="times SIGTERM [50]")
-    parser.add_argument("--damage", type=int, default=10_000, help="damaged files [10000]")
-    parser.add_argument("--ranks", type=int, default=1, help="also kill one of so many, as often as --kills says [1]")
+    parser.add_argument("--kills", type=count, default=200, help="times kill -9 [200]")
+    parser.add_argument("--stops", type=count, default=50, help="times SIGTERM [50]")
+    parser.add_argument("--damage", type=count, default=10_000, help="damaged files [10000]")
+    parser.add_argument("--ranks", type=positive, default=1, help="also kill one of so many, as often as --kills says "
+                        "[1]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of the damage [0]")
     args = parser.parse_args(argv)
     if args.ranks > 1:
         expect_mpi("--ranks")
     share, rng = 20 if args.short else 1, random.Random(args.seed)
-    with tempfile.TemporaryDirectory(prefix="survive-") as folder:
-        place = Place(folder)
-        place.start("first").communicate()                   # compiles, however long that takes, and makes the shards
+    with tempfile.TemporaryDirectory(prefix="survive-") as folder, Place(folder) as place:
+        place.finish("first")                                # compiles, however long that takes, and makes the shards
         status, said, seconds = place.finish("whole")
+        place.patience = max(PATIENCE, TIMES * seconds)
         if status:
             print(said, file=sys.stderr)
             return 1
@@ -300,6 +336,7 @@ def main(argv):
         held = [kills(place, want, seconds, args.kills // share, rng), stops(place, want, args.stops // share, rng),
                 full_disk(place, want), damage(place, args.damage // share, rng)]
         if args.ranks > 1:
-            seconds = place.finish("together", ranks=args.ranks)[2]
+            status, said, seconds = place.finish("together", ranks=args.ranks)
+            expect(status == 0, "--ranks", f"exit status {status}: {said[-300:]}", "0")
             held.append(kills(place, place.weights("together"), seconds, args.kills // share, rng, args.ranks))
     return 0 if all(held) else 1

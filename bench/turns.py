@@ -5,6 +5,7 @@ compared therefore lives in a process of its own and works only when it is asked
 a warming processor disturbs all alike. While one works the others wait for a message.
 """
 import argparse
+import functools
 import itertools
 import json
 import multiprocessing
@@ -230,10 +231,13 @@ def add_shared(parser, plot=True):
         parser.add_argument("--plot", type=in_a_folder, metavar="FILE", help="draw the numbers, as PNG or SVG")
 
 
-def positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number, 1 or more")
+def count(text, least=0):
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number, {least} or more")
     return int(text)
+
+
+positive = functools.partial(count, least=1)
 
 
 def in_a_folder(text):

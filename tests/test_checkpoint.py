@@ -411,17 +411,23 @@ def test_a_checkpoint_says_which_code_wrote_it(tmp_path, monkeypatch):
 
 
 def test_a_run_that_hangs_does_not_hold(tmp_path, monkeypatch, capsys):
-    """Once killed it is let alone, for as long as PATIENCE lasts: before, it was killed again and again, for ever."""
-    class Hanging:
-        folder = tmp_path
+    """Once killed it is let alone, for as long as the patience lasts: before, it was killed again and again, for ever.
+    Whoever waits for one hears of it, and none lives on."""
+    def hangs(out, ranks=1, limit=None):
+        (tmp_path / out).mkdir(exist_ok=True)
+        place.started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
+                                              stderr=subprocess.PIPE, text=True))
+        return place.started[-1]
 
-        def start(self, out, ranks):
-            (tmp_path / out).mkdir(exist_ok=True)
-            return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stderr=subprocess.PIPE)
-
-    monkeypatch.setattr(survive, "PATIENCE", 1.0)
-    assert not survive.kills(Hanging(), None, 0.1, 1, random.Random(0))
-    assert "run 1: no end within 1 s, with no kill" in capsys.readouterr().out
+    with survive.Place(tmp_path) as place:
+        monkeypatch.setattr(place, "start", hangs)
+        place.patience = 1.0
+        assert not survive.kills(place, None, 0.1, 1, random.Random(0))
+        assert "run 1: no end within 1 s, with no kill" in capsys.readouterr().out
+        assert not survive.stops(place, None, 1, random.Random(0)) and not survive.full_disk(place, None)
+        assert place.finish("whole")[:2] == (None, "no end within 1 s")
+        last = place.start("last")
+    assert last.returncode == -9 and all(process.poll() is not None for process in place.started)
 
 
 def test_what_a_reader_makes_of_damage():
