@@ -19,6 +19,7 @@ import numpy as np
 from bench import turns
 from bench.start import start
 from bench.turns import beside, quartiles
+from minigrad.check import expect
 from tok import BPETokenizer
 from tok.base import between_lines
 from tok.corpus import Files
@@ -28,7 +29,7 @@ from train import verse
 THEIRS = [name for name in ("tiktoken", "tokenizers") if find_spec(name)]
 END = "<|endoftext|>"
 COUPLETS = 50_000                   # of the grammar, where no text is given
-TURN = 10_000_000                   # bytes that are encoded in one turn at least: a short text again and again
+TURN, PASSES = 10_000_000, 100      # bytes that are encoded in one turn: a short text again and again, so often at most
 
 
 def texts_of(corpus):
@@ -183,19 +184,21 @@ def main(argv):
     corpora, busy, good, results = args.corpora or [""], turns.begin("tiktoken", "tokenizers"), True, []
     if missing := sorted({"tiktoken", "tokenizers"} - set(THEIRS)):
         print(f"Left out, because not installed here: {', '.join(missing)}")
-    size = sum(len(text.encode()) for text in texts_of(corpora[0]))
-    print(f"\ntrain {args.vocab_size:,} tokens on {corpora[0] or 'couplets'}, {size / 1e6:.1f} MB, split indic")
-    found = training(corpora[0], args.vocab_size, args.threads, args.rounds)
-    print(*table(found, size, found[0]), sep="\n")
-    results.append({"what": "train", "corpus": corpora[0], "bytes": size, "sides": entries(found)})
+    sizes = {corpus: sum(len(text.encode()) for text in texts_of(corpus)) for corpus in corpora}
+    for corpus, size in sizes.items():
+        expect(size, "bench tok", f"no text in {corpus}", "some")
     with tempfile.TemporaryDirectory() as folder:
-        t = vocabulary_of(args.gpt2, corpora, folder)
-        for corpus in corpora:
-            size = sum(len(text.encode()) for text in texts_of(corpus))
+        t = vocabulary_of(args.gpt2, corpora, folder)        # what is wrong with it is said before anything is measured
+        print(f"\ntrain {args.vocab_size:,} tokens on {corpora[0] or 'couplets'}, {sizes[corpora[0]] / 1e6:.1f} MB, "
+              "split indic")
+        found = training(corpora[0], args.vocab_size, args.threads, args.rounds)
+        print(*table(found, sizes[corpora[0]], found[0]), sep="\n")
+        results.append({"what": "train", "corpus": corpora[0], "bytes": sizes[corpora[0]], "sides": entries(found)})
+        for corpus, size in sizes.items():
             for threads in dict.fromkeys((1, args.threads)):
                 print(f"\nencode {corpus or 'couplets'}, {size / 1e6:.1f} MB, {t.vocab_size:,} tokens, "
                       f"{threads} thread{'s' * (threads > 1)}")
-                found = encoding(corpus, folder, threads, args.rounds, -(-TURN // size))
+                found = encoding(corpus, folder, threads, args.rounds, min(PASSES, -(-TURN // size)))
                 print(*table(found, size, found[0]), sep="\n")
                 if len({value for side in found for value in side.values}) > 1:
                     print("The ids differ:", {side.name: side.values[0] for side in found})
