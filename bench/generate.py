@@ -15,6 +15,7 @@ does not depend on it. What int8 and bfloat16 do to a loss is measured on a run 
 import argparse
 import tempfile
 import time
+from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -218,7 +219,8 @@ def main(argv):
         prog="python -m bench generate", description="New tokens per second, and milliseconds for a prompt, beside "
         "transformers' and beside limits of this machine. To compare: pip install torch transformers")
     parser.add_argument("--preset", choices=PRESETS, default="gpt2", help="the model's size [gpt2, 124M]")
-    parser.add_argument("--new", type=turns.positive, default=128, help="tokens to generate [128]")
+    parser.add_argument("--new", type=partial(turns.count, least=2), default=128, help="tokens to generate: the first "
+                        "is timed by itself [128]")
     parser.add_argument("--batches", type=turns.positive, nargs="*", default=[1, 8], help="rows [1 8]")
     parser.add_argument("--lengths", type=turns.positive, nargs="*", default=[128, 512], help="of prompts [128 512]")
     parser.add_argument("--rounds", type=turns.positive, default=3, help="turns of each [3]")

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from minigrad import pool
+from minigrad.check import expect
 
 REST = 0.2           # seconds between turns: the threads of whoever had the last one still spin for a while
 WARM = 2             # steps of the first turn, which compile, allocate and warm up: not counted
@@ -97,12 +98,13 @@ def take_turns(sides, rounds, steps, bar=None):
 
 
 def compare(sides, rounds, steps=1):
-    """take_turns() with a bar, and the end of all sides; those that did not die."""
+    """take_turns() with a bar, and the end of all sides; those that did not die. All are set beside the first."""
     from train.log import progress
     with progress(len(sides) * (rounds * steps + WARM), 0) as bar:
         take_turns(sides, rounds, steps, bar)
     for side in sides:
         side.close()
+    expect(not sides[0].dead, sides[0].name, "an error, which is above", "something to set the others beside")
     return [side for side in sides if not side.dead and side.seconds]
 
 
