@@ -205,10 +205,12 @@ def main(argv):
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
                         help="how parameters are stored [%(default)s]")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is computed again [all]")
-    parser.add_argument("--largest", nargs="*", type=gibibytes, metavar="GIB", help="also train the largest models "
+    parser.add_argument("--largest", nargs="+", type=gibibytes, metavar="GIB", help="also train the largest models "
                         "that fit into so many GiB, with recompute and without, each in a process of its own")
     parser.add_argument("--rounds", type=positive, default=7, help="steps of each mode that are timed, in turns [7]")
     args = parser.parse_args(argv)
+    if not args.config and not args.largest:
+        parser.error("--config: got none, and no --largest; expected something to measure")
     for name in args.config:
         report(name, args.dtype, args.modes, args.rounds)
     if args.largest:

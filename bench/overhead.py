@@ -110,7 +110,7 @@ def measure(name, dtype, rounds, folder):
 
 def main(argv):
     parser = argparse.ArgumentParser("python -m bench overhead", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config", nargs="*", choices=CONFIGS, default=["char"],
+    parser.add_argument("--config", nargs="+", choices=CONFIGS, default=["char"],
                         help="sizes; python -m bench step --help says what they are [char]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
                         help="how parameters are stored [%(default)s]")

@@ -329,14 +329,36 @@ def test_the_cost_of_a_first_call_is_measured_with_and_without_compiled_code(mon
         exec(code, {})                                                                 # each of them works
 
 
+@pytest.mark.parametrize("words, said", [(["--gpt2", "nowhere"], "encoder.json"), (["nowhere"], "nowhere"),
+                                         (["empty.txt"], "no text in empty.txt")])
+def test_a_text_or_a_vocabulary_that_is_not_there_is_refused_before_anything_is_timed(words, said, corpus, tmp_path,
+                                                                                      monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    monkeypatch.setattr(tok, "training", lambda *_: pytest.fail("it was timed"))
+    with pytest.raises((ValueError, OSError), match=said):
+        tok.main([corpus, *words])
+
+
+def test_others_are_not_set_beside_nothing(capfd):
+    """Without the first, the second stood in its place."""
+    sides = [turns.Side("ours", failing, {}), turns.Side("theirs", counting, dict(begin=0))]
+    with pytest.raises(ValueError, match="ours: got an error, which is above"):
+        turns.compare(sides, 1)
+    assert sides[1].process.exitcode == 0
+
+
 @pytest.mark.parametrize("same, code", [(True, 0), (False, 1)])
 def test_the_whole_run_ends_with_an_error_where_ids_differ(same, code, corpus, tmp_path, monkeypatch, capsys):
     def made(corpus, *rest):
         sides = [side(100, ["a"]), side(200, ["a" if same else "b"])]
         sides[0].name, sides[1].name = "ours, lists", "tiktoken, lists"
         return sides
+    def encoded(corpus, folder, threads, rounds, steps):
+        assert 1 < steps <= 100                              # a short text is read again, but not all day
+        return made(corpus)
     monkeypatch.setattr(tok, "training", made)
-    monkeypatch.setattr(tok, "encoding", made)
+    monkeypatch.setattr(tok, "encoding", encoded)
     monkeypatch.setattr(tok, "first_calls", lambda: {"import tok": (0.5, 1.5)})
     kept = tmp_path / "kept.json"
     assert tok.main([corpus, "--threads", "2", "--json", str(kept)]) == code
@@ -575,7 +597,10 @@ def test_a_curve_shows_the_steps_that_readme_tells_of():
     ("memory --config b --modes", "--modes: expected at least one"), ("memory --config --largest -1", "got '-1'"),
     ("memory --config --largest nan", "got 'nan'"), ("planted --draws -5 --list", "got '-5'"),
     ("ranks --config --inside 0 0", "--inside: got 0 0"), ("ranks --config --between 1 nan", "--between: got 1 nan"),
-    ("ranks --config --gpu_rows 0", "got '0'"), ("curve --data /nonexistent", "/nonexistent")])
+    ("ranks --config --gpu_rows 0", "got '0'"), ("curve --data /nonexistent", "/nonexistent"),
+    ("memory --config", "--config: got none"), ("overhead --config", "--config: expected at least one"),
+    ("generate --new 1", "2 or more"), ("planted --list --seed -1", "got '-1'"), ("survive --kills -1", "got '-1'"),
+    ("survive --ranks 0", "1 or more")])
 def test_what_makes_no_sense_is_refused_before_anything_is_measured(words, said, capsys):
     name, *argv = words.split()
     main = importlib.import_module(f"bench.{name}").main
