@@ -5,13 +5,13 @@ How far they do says nothing about who is right; that they lie on each other unt
 steps. Dropout is off: the random numbers of the two are not the same.
 """
 import argparse
-import sys
 from dataclasses import asdict, replace
 
 import numpy as np
 
 from bench import turns
 from bench.turns import HAVE_TORCH, Side
+from minigrad.check import expect
 from train import config as settings
 from train.drawing import drawing
 
@@ -109,16 +109,10 @@ def main(argv):
     parser.add_argument("--steps", type=turns.positive, default=300, help="how many [300]")
     turns.add_shared(parser)
     args = parser.parse_args(argv)
-    if not HAVE_TORCH:
-        print("bench curve: got no PyTorch; expected it for comparison. Hint: pip install torch", file=sys.stderr)
-        return 2
-    try:
-        from train.data import prepare
-        c, steps = setting(args.config, args.data, args.steps)
-        prepare(c)                                           # once for both; and what is wrong with it is said here
-    except (ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+    expect(HAVE_TORCH, "bench curve", "no PyTorch", "it for comparison", "pip install torch")
+    from train.data import prepare
+    c, steps = setting(args.config, args.data, args.steps)
+    prepare(c)                                               # once for both; and what is wrong with it is said here
     print(f"{turns.machine()}\n{c.config}: {c.n_layer} layers of width {c.n_embd}, {c.tokens_per_step:,} tokens a "
           f"step, {c.dtype}, without dropout", flush=True)
     sides = [Side("ours", ours, {"given": asdict(c)}),

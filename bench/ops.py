@@ -281,9 +281,7 @@ def main(argv):
     parser.add_argument("--op", help="one op only")
     parser.add_argument("--rounds", type=turns.positive, default=5, help="turns each [5]")
     parser.add_argument("--steps", type=turns.positive, default=2, help="steps per turn [2]")
-    parser.add_argument("--threads", type=turns.positive, default=pool.size(),
-                        help="[%(default)s, the cores at hand]")
-    parser.add_argument("--json", type=turns.in_a_folder, metavar="FILE", help="append a dated line with the medians")
+    turns.add_shared(parser, plot=False)
     parser.add_argument("--gradcheck", action="store_true", help="instead: the relative error of every gradient in "
                         "float64, by the reference and (where there is one) by the CPU kernel, over the cases that the "
                         f"tests walk (tests/opcases.py); exits with 1 if one is above {LIMIT:g}")

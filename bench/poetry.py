@@ -30,6 +30,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench import turns
+from minigrad.check import expect
 from tok import meter as forms
 from tok import scansion
 from tok.chhand import Line, matras, meter, scan
@@ -52,9 +53,8 @@ class Verse:
     def __init__(self, folder):
         self.stanzas = [json.loads(line) for path in sorted(Path(folder, "poetry").glob("*.jsonl"))
                         for line in path.read_text(encoding="utf-8").splitlines()]
-        if not self.stanzas:
-            raise SystemExit(f"bench poetry: no stanzas in {folder}/poetry/*.jsonl; expected one as JSON on each line, "
-                             'with "form", "source" and "text"')
+        expect(self.stanzas, "bench poetry", f"no stanzas in {folder}/poetry/*.jsonl", "one as JSON on each line, with "
+               '"form", "source" and "text"')
         for stanza in self.stanzas:
             stanza["text"] = normalize(stanza["text"])
         paragraphs = [normalize(line) for path in sorted(Path(folder, "prose").glob("*.txt"))

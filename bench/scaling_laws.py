@@ -409,10 +409,8 @@ def fit_again(file):
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
         print(write(file.with_suffix(""), *(said[key] for key in ("runs", "data", "command", "planned", "machine"))))
-    except (OSError, ValueError, KeyError) as e:
-        print(f"error: --fit: got {file} ({e!r}); expected a .json that this command has written", file=sys.stderr)
-        return 2
-    return 0
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        expect(False, "--fit", f"{file} ({e!r})", "a .json that this command has written")
 
 
 def main(argv):
@@ -429,7 +427,8 @@ def main(argv):
                         "file, and write its results anew")
     args = parser.parse_args(argv)
     if args.fit:
-        return fit_again(Path(args.fit))
+        fit_again(Path(args.fit))
+        return 0
     plan = SHORT if args.short else FULL
     minutes, results = plan["minutes"] if args.minutes is None else args.minutes, Path(args.results or args.out)
     if not math.isfinite(minutes) or minutes < 0:
@@ -437,21 +436,11 @@ def main(argv):
     if args.data != "verse" and not Path(args.data).exists():
         parser.error(f"--data: got {args.data!r}; expected verse, or a file or folder that exists")
     turns.begin()
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        todo = jobs(plan)
-        found = train_all(args.out, todo, args.data, 60 * minutes)
-    except (ValueError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    if not found:
-        print("error: no run has ended yet; expected one at least. Hint: more --minutes", file=sys.stderr)
-        return 1
+    results.mkdir(parents=True, exist_ok=True)
+    todo = jobs(plan)
+    found = train_all(args.out, todo, args.data, 60 * minutes)
+    expect(found, "scaling-laws", "no run that has ended", "one at least", "more --minutes")
     name = "scaling-laws-" + re.sub(r"\W+", "-", Path(args.data).stem) + ("-short" if args.short else "")
-    command = turns.command("scaling-laws", argv)
-    try:
-        print("\n" + write(results / name, found, args.data, command, len(todo), turns.machine()))
-    except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
+    print("\n" + write(results / name, found, args.data, turns.command("scaling-laws", argv), len(todo),
+                       turns.machine()))
     return 0

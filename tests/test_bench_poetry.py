@@ -75,5 +75,5 @@ def test_excess_is_a_tail_of_coin_tosses():
 
 
 def test_a_folder_without_verse_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="no stanzas in .*expected one as JSON on each line"):
+    with pytest.raises(ValueError, match="no stanzas in .*expected one as JSON on each line"):
         poetry.main(["--scansion", str(tmp_path)])

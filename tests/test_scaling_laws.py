@@ -228,7 +228,7 @@ def test_other_settings_are_another_folder(tmp_path):
         scaling_laws.contents(tmp_path / "other" / "text.txt"))
 
 
-def test_fewer_runs_never_take_the_place_of_more(tmp_path, monkeypatch, capsys):
+def test_fewer_runs_never_take_the_place_of_more(tmp_path, monkeypatch):
     """Nor does half a file: what is written stands beside until it is whole."""
     found = made_up(Law(1.0, (3e4, 1e5), (0.3, 0.5)), 1.0)[:3]
     monkeypatch.setattr(scaling_laws, "train_all", lambda *_: found)
@@ -236,7 +236,9 @@ def test_fewer_runs_never_take_the_place_of_more(tmp_path, monkeypatch, capsys):
     assert main(argv) == 0
     kept = file.read_text()
     found = found[:2]
-    assert main(argv) == 1 and "got 2 runs for" in capsys.readouterr().err and file.read_text() == kept
+    with pytest.raises(ValueError, match="got 2 runs for"):
+        main(argv)
+    assert file.read_text() == kept
     found = made_up(Law(1.0, (3e4, 1e5), (0.3, 0.5)), 1.0)[:4]
     monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -372,12 +374,14 @@ def test_a_few_runs_are_shown_without_laws(tmp_path, monkeypatch):
     assert f"2 of {len(jobs(FULL))} runs" in (tmp_path / "scaling-laws-verse.md").read_text()
 
 
-def test_bad_input_is_refused(tmp_path, capsys):
+def test_bad_input_is_refused(tmp_path):
     for argv in (["--data", str(tmp_path / "none.txt")], ["--minutes", "-1"], ["--minutes", "nan"]):
         with pytest.raises(SystemExit) as e:
             main([*argv, "--out", str(tmp_path)])
         assert e.value.code == 2
-    for text in ("", "{}", '{"runs": 3}'):
+    for text in ("", "{}", '{"runs": 3}', "[]"):
         (tmp_path / "no.json").write_text(text)
-        assert main(["--fit", str(tmp_path / "no.json")]) == 2 and "expected a .json that" in capsys.readouterr().err
-    assert main(["--out", str(tmp_path), "--minutes", "0"]) == 1 and "no run has ended yet" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="expected a .json that"):
+            main(["--fit", str(tmp_path / "no.json")])
+    with pytest.raises(ValueError, match="got no run that has ended"):
+        main(["--out", str(tmp_path), "--minutes", "0"])
