@@ -174,7 +174,7 @@ def kernels(part):
             yield f"{op}, its cases", partial(cases, desk, op, seed)
         for dtype, rows in tables.items():
             for name in rows:
-                for title, how in gpu_kernels.our_ways(name, dtype, part.about["compute"]).items():
+                for title, how in gpu_kernels.our_ways(name, dtype, part.about["hopper"]).items():
                     yield f"{name} {dtype}, {title} checked", partial(check, desk, name, dtype, seed, how)
         for dtype, rows in tables.items():
             for name, row in rows.items():
@@ -194,7 +194,7 @@ def check(desk, name, dtype, seed, how):
 
 
 def times(desk, name, row, batch, dtype):
-    part, ours = desk.part, gpu_kernels.our_ways(name, dtype, desk.part.about["compute"])
+    part, ours = desk.part, gpu_kernels.our_ways(name, dtype, desk.part.about["hopper"])
     calls = {title: ("ours", "time", name, batch, dtype, how) for title, how in ours.items()}
     if part.torch:
         ways = {"PyTorch": ""} if part.rehearse else gpu_kernels.ways(name, dtype)

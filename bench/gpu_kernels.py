@@ -299,9 +299,9 @@ WAYS = {"bfloat16": ("FLASH_ATTENTION", "CUDNN_ATTENTION"), "float16": ("FLASH_A
         "float32": ("EFFICIENT_ATTENTION",)}
 
 
-def our_ways(name, dtype, compute):
+def our_ways(name, dtype, hopper):
     """{title: argument} of our sides of a row: on Hopper some can be taken in more ways than the one that is."""
-    others = HOPPERS.get(name.split(",")[0], ()) if compute == "90" and dtype != "float32" else ()
+    others = HOPPERS.get(name.split(",")[0], ()) if hopper and dtype != "float32" else ()
     return {"ours": ""} | {f"ours by {how}": how for how in others}
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from minigrad import backend
 from minigrad.check import expect
 from minigrad.emulator import fake_cupy
+from minigrad.fused.hopper_gpu import is_hopper
 
 
 class Pace(NamedTuple):
@@ -236,10 +237,10 @@ def card():
     device, runtime = cp.cuda.Device(), cp.cuda.runtime
     about = runtime.getDeviceProperties(device.id)
     free, total = device.mem_info
-    return {"card": about["name"].decode(), "compute": device.compute_capability, "memory": total, "free": free,
-            "multiprocessors": about["multiProcessorCount"],
-            "driver": driver(), "cuda_driver": runtime.driverGetVersion(),
-            "cuda_runtime": runtime.runtimeGetVersion(), "cupy": cp.__version__, "machine": turns.machine()}
+    return {"card": about["name"].decode(), "compute": device.compute_capability, "hopper": is_hopper(),
+            "memory": total, "free": free, "multiprocessors": about["multiProcessorCount"], "driver": driver(),
+            "cuda_driver": runtime.driverGetVersion(), "cuda_runtime": runtime.runtimeGetVersion(),
+            "cupy": cp.__version__, "machine": turns.machine()}
 
 
 def driver():

@@ -72,10 +72,10 @@ def test_long_attention_has_as_many_tokens():
 
 def test_on_hopper_there_are_ways_to_compare():
     from minigrad.fused import attention_sm90_gpu, mlp_gpu, mlp_sm90_gpu
-    assert list(gpu_kernels.our_ways("attention, long", "float16", "90")) == ["ours", "ours by mma.sync"]
-    assert list(gpu_kernels.our_ways("mlp", "bfloat16", "90")) == ["ours", "ours by cuBLASLt", "ours by wgmma"]
+    assert list(gpu_kernels.our_ways("attention, long", "float16", True)) == ["ours", "ours by mma.sync"]
+    assert list(gpu_kernels.our_ways("mlp", "bfloat16", True)) == ["ours", "ours by cuBLASLt", "ours by wgmma"]
     assert [list(gpu_kernels.our_ways(*given)) for given in (
-        ("attention", "float32", "90"), ("attention", "bfloat16", "80"), ("gelu", "bfloat16", "90"))] == [["ours"]] * 3
+        ("attention", "float32", True), ("attention", "bfloat16", False), ("gelu", "bfloat16", True))] == [["ours"]] * 3
     before = attention_sm90_gpu.takes, mlp_sm90_gpu.takes, mlp_gpu.by_time
     with gpu_kernels.taken("mma.sync"):
         assert attention_sm90_gpu.takes(None, 1) is False and mlp_sm90_gpu.takes is before[1]
@@ -323,7 +323,7 @@ def test_what_an_op_took_is_kept_though_there_is_no_copy_to_compare_it_with(monk
 
         begin = staticmethod(lambda names: None)
 
-    part = gpu.Part(gpu.REHEARSAL, {**ABOUT, "compute": "80"}, seconds=60, known={"rates": {"ours copy": 1e9}})
+    part = gpu.Part(gpu.REHEARSAL, {**ABOUT, "hopper": False}, seconds=60, known={"rates": {"ours copy": 1e9}})
     part.torch = False
     row = gpu_kernels.rows(TINY, 2, "float32")["gelu"]
     found = gpu.times(Desk({}, part), "gelu", row, 2, "float32")
