@@ -17,6 +17,10 @@ starlette = pytest.importorskip("starlette", reason="pip install '.[serve]' has 
 pytest.importorskip("httpx", reason="Starlette's test client wants httpx")
 from starlette.testclient import TestClient  # noqa: E402
 
+REQUEST = {"type": "http", "method": "POST", "path": "/write", "query_string": b"", "http_version": "1.1",
+           "scheme": "http", "server": ("127.0.0.1", 8000),
+           "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")]}
+
 
 @pytest.fixture(scope="module")
 def client():
@@ -107,9 +111,6 @@ def test_kernels_are_compiled_before_anybody_waits(monkeypatch, capsys):
 
 def test_who_leaves_in_the_middle_of_a_request_leaves_no_traceback(client):
     """The application returns where it would raise ClientDisconnect."""
-    scope = {"type": "http", "method": "POST", "path": "/write", "query_string": b"", "http_version": "1.1",
-             "scheme": "http", "server": ("127.0.0.1", 8000),
-             "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")]}
     events, sent = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]), []
 
     async def receive():
@@ -118,8 +119,32 @@ def test_who_leaves_in_the_middle_of_a_request_leaves_no_traceback(client):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(client.app(scope, receive, send))
+    asyncio.run(client.app(REQUEST, receive, send))
     assert sent[0]["status"] == 400
+
+
+def test_who_leaves_in_the_middle_of_a_verse_leaves_his_turn(client, monkeypatch):
+    monkeypatch.setattr(poetry_serve, "SECONDS", 5)          # that the next one would wait
+
+    async def visit():
+        left, events = asyncio.Event(), iter([{"type": "http.request", "body": b"{}", "more_body": False}])
+
+        async def receive():
+            for event in events:
+                return event
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if message.get("body"):                          # a part of the verse, which nobody takes any more
+                left.set()
+                await asyncio.sleep(60)
+
+        await client.app(REQUEST, receive, send)
+    kept, take = [], poetry_serve.Turns.take                 # as a traceback may hold it
+    monkeypatch.setattr(poetry_serve.Turns, "take", lambda self, parts: kept.append(take(self, parts)) or kept[-1])
+    asyncio.run(visit())
+    assert "scansion" in ask(client)[1][-1]
 
 
 def test_one_writes_some_wait_and_more_are_sent_away():

@@ -144,6 +144,19 @@ def application(poet: Poet) -> "Starlette":
                                    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
+    class Verse(StreamingResponse):
+        """Lines that are closed when a visitor leaves: nobody else does that, and the turn would stay his for ever."""
+
+        def __init__(self, lines, **how):
+            super().__init__(lines, **how)
+            self.lines = lines
+
+        async def __call__(self, *asgi):
+            try:
+                await super().__call__(*asgi)
+            finally:
+                self.lines.close()
+
     def page(request):
         return HTMLResponse(PAGE, headers=safe)
 
@@ -169,8 +182,8 @@ def application(poet: Poet) -> "Starlette":
             asked = asked_of(json.loads(body), poet)
         except (ValueError, RecursionError) as error:
             return refused(str(error), 400)
-        return StreamingResponse(turns.take(lambda until: verse(poet, asked, until)), headers=safe,
-                                 media_type="application/x-ndjson")
+        return Verse(turns.take(lambda until: verse(poet, asked, until)), headers=safe,
+                     media_type="application/x-ndjson")
 
     return Starlette(routes=[Route("/", page), Route("/choices", choices), Route("/write", write, methods=["POST"])],
                      middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"],
