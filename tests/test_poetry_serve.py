@@ -2,6 +2,7 @@
 import asyncio
 import json
 import shutil
+import socket
 import sys
 import threading
 from types import SimpleNamespace
@@ -105,8 +106,12 @@ def test_kernels_are_compiled_before_anybody_waits(monkeypatch, capsys):
     monkeypatch.setattr(poetry_serve.poems, "model_of", lambda folder: model)
     monkeypatch.setattr(Poet, "write", lambda poet, asked: said.append((asked, capsys.readouterr().out)))
     monkeypatch.setitem(sys.modules, "uvicorn", SimpleNamespace(run=lambda app, **how: said.append(how["port"])))
-    assert poetry.main(["serve", "folder", "--port", "8001"]) == 0
-    assert said == [(Asked(), ""), 8001] and "http://127.0.0.1:8001 writes verse" in capsys.readouterr().out
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert poetry.main(["serve", "folder", "--port", str(port)]) == 2 and not said
+        assert "in use" in capsys.readouterr().err
+    assert poetry.main(["serve", "folder", "--port", str(port)]) == 0
+    assert said == [(Asked(), ""), port] and f"http://127.0.0.1:{port} writes verse" in capsys.readouterr().out
 
 
 def test_who_leaves_in_the_middle_of_a_request_leaves_no_traceback(client):

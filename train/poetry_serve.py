@@ -13,6 +13,7 @@ verse is written at a time; some wait for their turn, more are sent away; and a 
 import argparse
 import html
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError:
         raise ValueError("serve: got no uvicorn; expected it and Starlette. Hint: pip install -e '.[serve]'") from None
     expect(0 < args.port < 65536, "--port", args.port, "1 to 65535")
+    socket.create_server(("127.0.0.1", args.port)).close()           # one that is in use is not called ready below
     poet = Poet(poems.model_of(args.folder))
     with slow("compiling kernels, once: later runs find them in a cache"), suppress(ValueError):
         poet.write(Asked())                                # of a model that knows no dohas, who asks first waits
