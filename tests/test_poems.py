@@ -476,8 +476,20 @@ def test_prose_of_files_with_one_name_is_all_there(tmp_path):
         (tmp_path / name).write_text(json.dumps({"text": word}) if "json" in name else word, encoding="utf-8")
     (tmp_path / "poem.txt").write_text("राम", encoding="utf-8")
     asked = SimpleNamespace(sources=[tmp_path / "a", tmp_path / "b"], verse=[tmp_path / "poem.txt"], seed=0,
-                            vocab_size=500)
+                            vocab_size=500, out=tmp_path / "out")
     assert poetry_prepare.gathered(asked)[2] == {"book": [*words.values()]}
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path, capsys):
+    """So no stage trains on prose of sources that a prepare which was killed had, nor on a source beside what is made
+    of it."""
+    source = tmp_path / "prose"
+    source.mkdir()
+    (source / "train.jsonl").write_text('{"text": "राम", "form": "doha"}', encoding="utf-8")
+    assert prepare(tmp_path, source) == 2 and "a folder apart" in capsys.readouterr().err
+    assert prepare(tmp_path) == 2 and "with prose, and sources without" in capsys.readouterr().err
+    (tmp_path / "prepare.json").write_text("{}")
+    assert prepare(tmp_path) == 2 and "prepared from something else" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ three stages

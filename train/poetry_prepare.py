@@ -41,6 +41,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minigrad.backend import stream
+from minigrad.cache import one_at_a_time
 from minigrad.check import expect
 from tok import HindiTokenizer
 from tok.base import Tokenizer, check_text, write_json, write_text
@@ -71,15 +72,22 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     asked, found, prose = gathered(args)
     out = Path(args.out)
-    try:
-        before = json.loads((out / "prepare.json").read_text(encoding="utf-8"))["asked"]
-    except FileNotFoundError:
-        before = None
-    expect(before in (None, asked), "--out", f"{args.out!r}, which was prepared from something else", "a new folder")
-    if before:
-        print(f"{out} is prepared; see {out}/statistics.txt")
-        return 0
-    prepare(out, asked, found, prose)
+    out.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(out):
+        try:
+            before = json.loads((out / "prepare.json").read_text(encoding="utf-8"))["asked"]
+        except FileNotFoundError:
+            before = None
+        except (ValueError, KeyError, TypeError):            # another program's
+            before = {}
+        expect(before in (None, asked), "--out", f"{args.out!r}, which was prepared from something else",
+               "a new folder")
+        if before:
+            print(f"{out} is prepared; see {out}/statistics.txt")
+            return 0
+        expect(prose or not (out / "prose").exists(), "--out", f"{args.out!r} with prose, and sources without",
+               "a new folder", "prepare was stopped there, with other sources")
+        prepare(out, asked, found, prose)
     print((out / "statistics.txt").read_text(encoding="utf-8"))
     return 0
 
@@ -92,6 +100,10 @@ def gathered(args: argparse.Namespace) -> tuple[dict, list[dict], dict[str, list
     poems_in = [Path(name) for name in args.verse]
     for file in poems_in:
         expect(file.is_file() and file.suffix == ".txt", "--verse", f"{str(file)!r}", "a .txt file")
+    written = [Path(args.out, name).resolve() for name in ("poems", "verse", "control", "prose")]
+    for file in files + poems_in:
+        expect(file.resolve().parent not in written, "--out", f"{args.out!r}, where {file} is", "a folder apart",
+               "what is prepared goes where this source is")
     size = (LARGE if files or poems_in else SMALL) if args.vocab_size is None else args.vocab_size
     least = 256 + 1 + len(poems.COUNTS)
     expect(size >= least, "--vocab_size", size, f"at least {least}: the bytes, the end and the counts are always in",
@@ -158,7 +170,6 @@ def sha256(file: Path) -> str:
 
 def prepare(out: Path, asked: dict, rows: list[dict], prose: dict[str, list[str]]) -> None:
     """All files of a prepared folder."""
-    out.mkdir(parents=True, exist_ok=True)
     removed = {}
     texts = [poems.clean(row["text"]) for row in tqdm(rows, "clean", delay=1, leave=False)]
     removed["poems without Devanagari"] = texts.count("")
