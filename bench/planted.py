@@ -37,8 +37,10 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.turns import count, positive
+from minigrad.check import expect
 
 ROOT = Path(__file__).resolve().parents[1]
+expect((ROOT / "tests").is_dir(), "planted", "no folder tests", "a clone of the project", "they are what should notice")
 sys.path.append(str(ROOT / "tests"))
 from reference_data import DATA  # noqa: E402  (tests is no package)
 

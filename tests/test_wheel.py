@@ -95,6 +95,12 @@ def test_a_meter_and_a_formula(installed):
     assert "[LN1]" in installed("-m", "minigrad.formulas", "layer_norm")
 
 
+def test_what_wants_a_clone_says_so(installed):
+    said = installed("-c", "import sys; from bench.__main__ import main\nsys.stderr = sys.stdout\n"
+                     "assert main(['planted']) == 2")
+    assert said.startswith("error: planted: got no folder tests; expected a clone of the project")
+
+
 @pytest.mark.skipif(not emulator.available(), reason=emulator.NO_COMPILER)
 def test_a_cuda_kernel_in_the_emulator(installed):
     said = installed("-c", "import numpy as np; from minigrad import Tensor\n"
