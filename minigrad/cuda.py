@@ -37,6 +37,17 @@ def has_instance(*arrays):
     return arrays[0].dtype.name in REAL and all(a.dtype == arrays[0].dtype for a in arrays)
 
 
+def in_packs(a):
+    """a with rows of whole packs of 16 bytes at boundaries of 16: itself, or a copy with zeros behind each row."""
+    xp, pack = backend.xp_of(a), 16 // a.itemsize
+    a = xp.ascontiguousarray(a)
+    if a.shape[-1] % pack == 0 and backend.address_of(a) % 16 == 0:
+        return a
+    wider = xp.zeros((*a.shape[:-1], -(-a.shape[-1] // pack) * pack), a.dtype)
+    wider[..., :a.shape[-1]] = a
+    return wider
+
+
 @backend.kept
 def cuda(stem, dtype, **defines):
     """The kernels of fused/STEM.cu for entries of this dtype:  cuda(stem, dtype).NAME[grid, block](*arguments)

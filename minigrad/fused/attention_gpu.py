@@ -1,6 +1,6 @@
 """Launches attention.cu, or attention_sm90.cu where that can run. Formula, names and [AT] numbers: attention.py."""
-from minigrad.backend import address_of, xp_of
-from minigrad.cuda import SIZES, cuda, has_instance, shared_memory
+from minigrad.backend import xp_of
+from minigrad.cuda import SIZES, cuda, has_instance, in_packs, shared_memory
 from minigrad.fused import attention as formula
 from minigrad.fused import attention_sm90_gpu as sm90
 from minigrad.fused.attention_common_gpu import grid, told
@@ -55,24 +55,15 @@ def _most(rows, columns):
 
 def packed(x, parts):
     """x (B, T, parts D), contiguous and from an address that 16 divides, D filled up with 0 to whole 16 bytes."""
-    xp, (B, T, C), pack = xp_of(x), x.shape, 16 // x.itemsize
-    D = C // parts
-    x = xp.ascontiguousarray(x)
-    if D % pack == 0 and address_of(x) % 16 == 0:
-        return x
-    wide = xp.zeros((B, T, parts, _whole(D, pack)), x.dtype)
-    wide[..., :D] = x.reshape(B, T, parts, D)
-    return wide.reshape(B, T, parts * _whole(D, pack))
+    B, T, C = x.shape
+    heads = in_packs(x.reshape(B, T, parts, C // parts))
+    return heads.reshape(B, T, parts * heads.shape[-1])
 
 
 def unpacked(x, parts, C):
     """The array (B, T, C) of which packed(..., parts) would be x."""
     B, T, wide = x.shape
     return x if wide == C else x.reshape(B, T, parts, wide // parts)[..., :C // parts].reshape(B, T, C)
-
-
-def _whole(D, pack):
-    return -(-D // pack) * pack
 
 
 def _how(qkv, n_head, dropout, backward=False):
@@ -82,7 +73,7 @@ def _how(qkv, n_head, dropout, backward=False):
     rows, *columns = (64, 16, 16) if size == 4 else (128, 64, 32) if head <= 64 else (64, 32, 32)
     return (cuda("attention", qkv.dtype, HEAD=head), grid(len(qkv) * heads, length, rows),
             lambda rows, numbers=0: rows * (head * size + 16) + numbers * 4, rows, columns[backward],
-            (length, heads, _whole(D, 16 // size), *others))
+            (length, heads, -(-D * size // 16) * 16 // size, *others))
 
 
 attention = forward, backward

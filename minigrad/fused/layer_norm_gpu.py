@@ -1,6 +1,6 @@
 """Launches layer_norm.cu. Formula, names and [LN] numbers: layer_norm.py."""
-from minigrad.backend import address_of, xp_of
-from minigrad.cuda import cuda, has_instance
+from minigrad.backend import xp_of
+from minigrad.cuda import cuda, has_instance, in_packs
 from minigrad.fused import layer_norm as formula
 from minigrad.fused.columns_gpu import add_rows
 from minigrad.sums import plus
@@ -76,16 +76,6 @@ def _program(x, warps):
     """(kernels for rows of x, threads that share a row, rows of a block that has so many warps for rows of a warp)"""
     team = next(n for n in TEAMS if x.shape[-1] <= n * ENTRIES)
     return cuda("layer_norm", x.dtype, TEAM=team), team, warps if team == 32 else 1
-
-
-def in_packs(a):
-    """a with rows of whole packs of 16 bytes at boundaries of 16: itself, or a copy with zeros behind each row."""
-    a, pack = xp_of(a).ascontiguousarray(a), 16 // a.itemsize
-    if a.shape[-1] % pack == 0 and address_of(a) % 16 == 0:
-        return a
-    wider = xp_of(a).zeros((*a.shape[:-1], -(-a.shape[-1] // pack) * pack), a.dtype)
-    wider[..., :a.shape[-1]] = a
-    return wider
 
 
 layer_norm = forward, backward
