@@ -70,17 +70,14 @@ def _layout(a):
     return np.ascontiguousarray(a), NO_TRANS, max(n, 1)
 
 
-def cblas(a_trans, b_trans, M, N, K, alpha, a, lda, b, ldb, beta, c, ldc):
-    """The routine for alpha's type."""
+def cblas(like, *args):
+    """The routine for numbers like this one."""
 
 
 @overload(cblas, jit_options=INLINE)
-def _(a_trans, b_trans, M, N, K, alpha, a, lda, b, ldb, beta, c, ldc):
-    if alpha == types.float32:
-        return lambda a_trans, b_trans, M, N, K, alpha, a, lda, b, ldb, beta, c, ldc: sgemm(
-            ROW_MAJOR, a_trans, b_trans, M, N, K, alpha, a, lda, b, ldb, beta, c, ldc)
-    return lambda a_trans, b_trans, M, N, K, alpha, a, lda, b, ldb, beta, c, ldc: dgemm(
-        ROW_MAJOR, a_trans, b_trans, M, N, K, alpha, a, lda, b, ldb, beta, c, ldc)
+def _(like, *args):
+    routine = sgemm if like == types.float32 else dgemm
+    return lambda like, *args: routine(ROW_MAJOR, *args)
 
 
 @jit
@@ -88,5 +85,5 @@ def _pieces(a_trans, b_trans, rows, step, along, M, N, K, alpha, a, lda, b, ldb,
             lo, hi):
     for i in range(lo, hi):
         at, n = i * step, min(step, along - i * step)
-        cblas(a_trans, b_trans, n if rows else M, N if rows else n, K, alpha, a + (at * move if rows else 0), lda,
-              b + (0 if rows else at * move), ldb, beta, out + at * move_out, ldc)
+        cblas(alpha, a_trans, b_trans, n if rows else M, N if rows else n, K, alpha, a + (at * move if rows else 0),
+              lda, b + (0 if rows else at * move), ldb, beta, out + at * move_out, ldc)
