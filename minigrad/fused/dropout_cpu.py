@@ -1,7 +1,6 @@
 """dropout for NumPy arrays, in Numba. Formula, names and [DR] numbers: dropout.py.
 
-keep() and keep_range() are for other kernels that drop entries of something they never store (attention).
-Their arguments come from masks(p, key).
+keep_range() is for attention too, which drops entries of something that it never stores.
 """
 import numpy as np
 
@@ -33,7 +32,7 @@ def _masked(x, p, key):
 
 
 def masks(p, key):
-    """(k0, k1, c1, c2, c3, threshold): what keep() and keep_range() want to be told."""
+    """(k0, k1, c1, c2, c3, threshold): what keep_range() wants to be told."""
     counter, keys = counter_and_keys(key)
     return *keys, *counter, threshold(p)
 
