@@ -6,6 +6,8 @@ a method also takes by position: x.sum(0, True) is sum(x, axis=0, keepdims=True)
 import inspect
 import operator
 
+import numpy as np
+
 from minigrad import backend
 from minigrad.check import expect
 from minigrad.ops import elementwise as e
@@ -87,7 +89,7 @@ def _array(self, dtype=None, copy=None):
     if self.requires_grad:
         raise TypeError("NumPy got a Tensor that requires grad; expected an array. Hint: x.numpy() for its values, "
                         "minigrad.ops.shape.stack(a, b) for a list of Tensors")
-    return backend.asnumpy(_data(self)).astype(dtype or self.dtype, copy=bool(copy))
+    return np.array(backend.asnumpy(_data(self)), dtype, copy=copy)
 
 
 def _item(self):

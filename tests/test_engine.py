@@ -575,6 +575,8 @@ def test_numpy_does_not_swallow_a_history():
         np.exp(x)
     assert np.asarray(x.detach()) is not None and x.numpy() is x.data
     np.testing.assert_array_equal(np.asarray(Tensor(np.ones(2)), dtype="float32"), np.ones(2))
+    with pytest.raises(ValueError, match="copy"):
+        np.asarray(Tensor(np.ones(2)), dtype="float32", copy=False)
     assert not x.detach().requires_grad and x.detach().data is x.data
 
 
