@@ -470,21 +470,22 @@ def pack(words, at, width, entries, source, down, across, n, K):
 
 
 @plain
-def aligned(n, like):
-    """(array, index): room for n entries of 4 bytes, of which the one with this index begins a cache line."""
+def buffer(n, like):
+    """Room for n entries of 4 bytes, from the start of a cache line."""
     room = np.empty(n + 16, like.dtype)
-    return room, (-room.ctypes.data & 63) >> 2
+    at = (-room.ctypes.data & 63) >> 2
+    return room[at:at + n]
 
 
 # ----------------------------------------------------------------------------------------------------- multiplication
 
 @plain
-def result(a, at_a, b, at_b, sums, at_s, depth, out, address, stride, rows, width, bias, alpha, beta):
+def result(a, b, at_b, sums, depth, out, address, stride, rows, width, bias, alpha, beta):
     """[GM1] for the rows of a block of A and the columns of a panel of B, whose place in C is at the address."""
     for k in range(0, depth, DEPTH):
         part = min(DEPTH, depth - k)
         for r in range(0, rows, ROWS):
-            left, right, tile = (a, at_a + r * depth + k * ROWS), (b, at_b + k * COLUMNS), (sums, at_s + r * COLUMNS)
+            left, right, tile = (a, r * depth + k * ROWS), (b, at_b + k * COLUMNS), (sums, r * COLUMNS)
             if k + part < depth:
                 tile_product(left, right, tile, part, k > 0)
             else:
@@ -493,11 +494,11 @@ def result(a, at_a, b, at_b, sums, at_s, depth, out, address, stride, rows, widt
 
 
 @jit
-def _pack_columns(b, at, entries, source, down, across, N, K, depth, totals, lo, hi):
+def _pack_columns(b, entries, source, down, across, N, K, depth, totals, lo, hi):
     """Panels lo..hi of B; column j at k lies at source + k down + j across bytes. totals: see product()."""
     for p in range(lo, hi):
         n = min(COLUMNS, N - p * COLUMNS)
-        here = at + p * COLUMNS * depth
+        here = p * COLUMNS * depth
         pack(b, here, COLUMNS, entries, source + p * COLUMNS * across, across, down, n, K)
         if len(totals):
             s = np.zeros(COLUMNS, np.float32)
@@ -510,21 +511,18 @@ def _pack_columns(b, at, entries, source, down, across, N, K, depth, totals, lo,
 
 
 @jit
-def _rows(b, at_b, entries, source, down, across, out, to, stride, bias, at_bias, M, N, K, depth, height, alpha, beta,
-          lo, hi):
+def _rows(b, entries, source, down, across, out, to, stride, bias, M, N, K, depth, height, alpha, beta, lo, hi):
     """Blocks lo..hi of `height` rows of A, which begins at source, with all packed columns of B, into C at `to`."""
-    a, at_a = aligned(height * depth, b)
-    sums, at_s = aligned(height * COLUMNS, SUMS)
-    size = out.itemsize
+    a, sums, size = buffer(height * depth, b), buffer(height * COLUMNS, SUMS), out.itemsize
     for block in range(lo, hi):
         first, last = block * height, min(M, (block + 1) * height)
         panels = (last - first + ROWS - 1) // ROWS
         for q in range(panels):
             m = first + q * ROWS
-            pack(a, at_a + q * ROWS * depth, ROWS, entries, source + m * down, down, across, min(ROWS, last - m), K)
+            pack(a, q * ROWS * depth, ROWS, entries, source + m * down, down, across, min(ROWS, last - m), K)
         for n in range(0, N, COLUMNS):
-            result(a, at_a, b, at_b + n * depth, sums, at_s, depth, out, to + first * stride + n * size, stride,
-                   last - first, min(COLUMNS, N - n), (bias, at_bias + n), alpha, beta)
+            result(a, b, n * depth, sums, depth, out, to + first * stride + n * size, stride, last - first,
+                   min(COLUMNS, N - n), (bias, n), alpha, beta)
 
 
 @plain
@@ -559,15 +557,15 @@ def product(pool, threads, words, a, b, out, bias, totals, alpha, beta):
         group = max(1, GROUP // depth // COLUMNS) * COLUMNS                              # [GM4]
         height = fair(M, threads, max(ROWS, min(HIGHEST, BLOCK // depth // ROWS * ROWS)))                # [GM3]
         blocks = (M + height - 1) // height
-        packed, at = aligned((min(group, N) + COLUMNS - 1) // COLUMNS * COLUMNS * depth, words)
+        packed = buffer((min(group, N) + COLUMNS - 1) // COLUMNS * COLUMNS * depth, words)
         for n in range(0, N, group):
             width = min(group, N - n)
             each(pool, _pack_columns, (width + COLUMNS - 1) // COLUMNS, 4 * threads if threads > 1 else 1, (
-                packed, at, entries, right + k * b_down + n * b_across, b_down, b_across, width, part, depth,
+                packed, entries, right + k * b_down + n * b_across, b_down, b_across, width, part, depth,
                 totals[n:n + width]))
             each(pool, _rows, blocks, blocks if threads > 1 else 1, (
-                packed, at, entries, source + k * a_across, a_down, a_across, results, to + n * out.itemsize, stride,
-                biases, n, M, width, part, depth, height, alpha, beta if k == 0 else np.float32(1)))
+                packed, entries, source + k * a_across, a_down, a_across, results, to + n * out.itemsize, stride,
+                biases[n:], M, width, part, depth, height, alpha, beta if k == 0 else np.float32(1)))
         biases[:] = 0
 
 
@@ -618,9 +616,9 @@ def _batch(words, entries, a, a_next, a_down, a_across, b, b_next, b_down, b_acr
     per = per_word(words)
     depth, panels = (K + per - 1) // per, (N + COLUMNS - 1) // COLUMNS
     height = min(HIGHEST, max(ROWS, BLOCK // depth // ROWS * ROWS))
-    packed, at = aligned(panels * COLUMNS * depth, words)
+    packed = buffer(panels * COLUMNS * depth, words)
     none = np.zeros(panels * COLUMNS, np.float32)
     for i in range(lo, hi):
-        _pack_columns(packed, at, entries, b + i * b_next, b_down, b_across, N, K, depth, none[:0], 0, panels)
-        _rows(packed, at, entries, a + i * a_next, a_down, a_across, out, to + i * to_next, stride, none, 0, M, N, K,
-              depth, height, np.float32(1), np.float32(0), 0, (M + height - 1) // height)
+        _pack_columns(packed, entries, b + i * b_next, b_down, b_across, N, K, depth, none[:0], 0, panels)
+        _rows(packed, entries, a + i * a_next, a_down, a_across, out, to + i * to_next, stride, none, M, N, K, depth,
+              height, np.float32(1), np.float32(0), 0, (M + height - 1) // height)

@@ -25,7 +25,7 @@ import numpy as np
 from minigrad import gemm_cpu, pool
 from minigrad.fused.attention import check
 from minigrad.fused.dropout_cpu import keep_range, masks
-from minigrad.gemm_cpu import COLUMNS, DEPTH, ROWS, SUMS, aligned, pack, per_word, tile_product, word_sum
+from minigrad.gemm_cpu import COLUMNS, DEPTH, ROWS, SUMS, buffer, pack, per_word, tile_product, word_sum
 from minigrad.jit_cpu import inline, jit, plain
 from minigrad.math_cpu import bits, exp, floats, maximum, narrow, real, wide
 
@@ -93,13 +93,6 @@ def up(n, to):
 
 
 @plain
-def buffer(n, like):
-    """Room for n entries of 4 bytes, from the start of a cache line."""
-    room, at = aligned(n, like)
-    return room[at:at + n]
-
-
-@plain
 def panels(words, height, width, entries, source, down, across, n, K):
     """pack() for n rows, in panels that are `height` words high."""
     for i in range(0, n, width):
@@ -107,13 +100,12 @@ def panels(words, height, width, entries, source, down, across, n, K):
 
 
 @plain
-def multiply(a, at_a, b, at_b, sums, at_s, n, depth):
+def multiply(a, b, sums, n, depth):
     """The tiles of n panels of a left operand, one behind the other, with one of a right one, `depth` words long."""
     for k in range(0, depth, DEPTH):
         part = min(DEPTH, depth - k)
         for q in range(n):
-            tile_product((a, at_a + (q * depth + k) * ROWS), (b, at_b + k * COLUMNS),
-                         (sums, at_s + q * ROWS * COLUMNS), part, k > 0)
+            tile_product((a, (q * depth + k) * ROWS), (b, k * COLUMNS), (sums, q * TILE), part, k > 0)
 
 
 @plain
@@ -215,7 +207,7 @@ def _forward_tiles(words, x, y, lse, scale, grow, how, lo, hi):
         for first in range(0, T, COLUMNS):
             last = min(T, first + COLUMNS)
             pack(q, 0, COLUMNS, x, at_q + first * line, line, size, last - first, D)
-            multiply(k, 0, q, 0, s, 0, up(last, ROWS) // ROWS, deep)                     # [AT1]
+            multiply(k, q, s, up(last, ROWS) // ROWS, deep)                              # [AT1]
             seen = s[:up(last, ROWS) * COLUMNS]
             hide(seen[first * COLUMNS:], 1)
             softmax(seen, p, m, total, scale * PER_LN2)
@@ -274,8 +266,8 @@ def _backward_tiles(words, dy, x, y, lse, dx, scale, grow, how, lo, hi):
             for begin in range(first, T, QUERIES):
                 end, more = min(T, begin + QUERIES), begin > first
                 rows = up(end - begin, ROWS)
-                multiply(left_q, begin * deep, k32, 0, s, 0, rows // ROWS, deep)         # [AT1]
-                multiply(left_dy, begin * deep, v32, 0, dp, 0, rows // ROWS, deep)       # [AT7]
+                multiply(left_q[begin * deep:], k32, s, rows // ROWS, deep)              # [AT1]
+                multiply(left_dy[begin * deep:], v32, dp, rows // ROWS, deep)            # [AT7]
                 if begin == first:
                     hide(s[:min(rows, COLUMNS) * COLUMNS], -1)
                 if how[5]:
