@@ -19,8 +19,8 @@ setup(
                   "train.configs": ["*.yaml"]},
     install_requires=["numpy>=2.1", "numba>=0.61", "regex", "PyYAML", "safetensors", "tqdm", "matplotlib", "ml_dtypes"],
     extras_require={
-        "cuda12": ["cupy-cuda12x[ctk]"],
-        "cuda13": ["cupy-cuda13x[ctk]"],
+        "cuda12": ["cupy-cuda12x[ctk]>=14"],
+        "cuda13": ["cupy-cuda13x[ctk]>=14"],
         "hub": ["huggingface_hub"],
         "tensorboard": ["tensorboardX"],
         "wiki": ["mwparserfromhell"],
