@@ -125,6 +125,12 @@ def test_every_file_that_is_named_exists():
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("page", ["README.md", "bench/results/README.md"])
+def test_every_link_leads_to_a_file(page):
+    links = re.findall(r"\]\(([^):]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert links and [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
 def test_a_file_of_the_reading_order_stands_on_those_above_it():
     """It imports none below, kernels in Numba aside: they come behind the formula that chooses them."""
     order = re.findall(r"^\| `([a-z_/]+\.py)` \|", README, re.M)
