@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tok import analysis, scan_view, scansion
-from tok.base import check_text, cores, load, refusal
+from tok.base import check_text, cores, load, refusal, write_text
 from tok.corpus import Files, holds_many
 from tok.hindi import normalize
 from tok.split import SPLITS
@@ -120,8 +120,7 @@ def scan(args: argparse.Namespace) -> None:
     if not found:
         raise refusal("scan", "no word in Devanagari", "verse, with an empty line between stanzas")
     if args.html:
-        with open(args.html, "w", encoding="utf-8") as f:
-            f.write(scan_view.in_html(good, args.rules))
+        write_text(args.html, scan_view.in_html(good, args.rules))
 
 
 def parser() -> argparse.ArgumentParser:
