@@ -99,6 +99,7 @@ def test_several_numbers_with_spaces_or_a_comma():
     (["--steps", "-1"], "--steps: got -1; expected at least 0"),
     (["--lr", "nan"], "--lr: got 'nan'; expected a number"),
     (["--dropout", "1"], "--dropout: got 1.0; expected less than 1"),
+    (["--epochs", "1e308"], "--epochs: got 1e\\+308; expected less than 1000000000"),
     (["--align", "maybe"], "--align: got 'maybe'; expected true or false"),
     (["--backend", "cuda"], "--backend: got 'cuda'; expected one of numpy, cupy. Hint: did you mean cupy?"),
     (["--betas", "0.9"], "betas: got .*; expected two numbers"),

@@ -74,7 +74,8 @@ class Config:
     dropout: float = setting(0.0, "share of activations dropped in training", low=0, below=1, fixed=True)
 
     steps: int = setting(1000, "updates of the weights", opens="training", low=0)
-    epochs: float = setting(0.0, "passes over the training text, which then give the steps (0: --steps does)", low=0)
+    epochs: float = setting(0.0, "passes over the training text, which then give the steps (0: --steps does)", low=0,
+                            below=1e9)
     tokens_per_step: int = setting(2048, "tokens that one update sees: decides the result", low=1)
     device_batch: int = setting(32, "rows that go through the model at once: decides memory and speed only, because "
                               "tokens_per_step / (device_batch * block_size) such micro-batches are accumulated; with "
