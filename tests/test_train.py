@@ -692,6 +692,8 @@ def test_runs_side_by_side(home, tmp_path, capsys, monkeypatch):
     assert report.main(["."]) == 0 and "\nfast " in capsys.readouterr().out and log.Picture(".").title == "fast"
     assert report.main([str(tmp_path)]) == 2
     assert "no log.jsonl in it; expected a run folder" in capsys.readouterr().err
+    (tmp_path / "log.jsonl").write_text("5\n")
+    assert report.main([str(tmp_path)]) == 2 and "log.jsonl: got 5; expected lines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["gpt1", "gpt2-medium", "hindi-poetry"])

@@ -74,6 +74,7 @@ def read(file: str | Path) -> list[dict]:
             entry = json.loads(line)
         except json.JSONDecodeError:
             break
+        expect(isinstance(entry, dict) and "step" in entry, file, line[:60], "lines that a run wrote, each of a step")
         if "back_from" in entry:
             entries = [e for e in entries if e["step"] <= entry["step"]]
         entries.append(entry)
