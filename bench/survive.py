@@ -323,7 +323,9 @@ def main(argv):
     args = parser.parse_args(argv)
     if args.ranks > 1:
         expect_mpi("--ranks")
-    share, rng = 20 if args.short else 1, random.Random(args.seed)
+    if args.short:
+        args.kills, args.stops, args.damage = (-(-n // 20) for n in (args.kills, args.stops, args.damage))
+    rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="survive-") as folder, Place(folder) as place:
         place.finish("first")                                # compiles, however long that takes, and makes the shards
         status, said, seconds = place.finish("whole")
@@ -333,10 +335,10 @@ def main(argv):
             return 1
         want = place.weights("whole")
         print(f"a run of {STEPS} steps with a checkpoint at every second one takes {seconds:.1f} s", flush=True)
-        held = [kills(place, want, seconds, args.kills // share, rng), stops(place, want, args.stops // share, rng),
-                full_disk(place, want), damage(place, args.damage // share, rng)]
+        held = [kills(place, want, seconds, args.kills, rng), stops(place, want, args.stops, rng),
+                full_disk(place, want), damage(place, args.damage, rng)]
         if args.ranks > 1:
             status, said, seconds = place.finish("together", ranks=args.ranks)
             expect(status == 0, "--ranks", f"exit status {status}: {said[-300:]}", "0")
-            held.append(kills(place, place.weights("together"), seconds, args.kills // share, rng, args.ranks))
+            held.append(kills(place, place.weights("together"), seconds, args.kills, rng, args.ranks))
     return 0 if all(held) else 1
