@@ -1,5 +1,6 @@
 """Every CUDA kernel compiles for the GPUs it is meant for, in every element type, and fits in their registers."""
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -74,7 +75,9 @@ def test_hoppers_own_instructions_want_a_compiler_that_can_be_asked_for_them(cap
     cuda = SimpleNamespace(Device=lambda: SimpleNamespace(compute_capability=capability),
                            nvrtc=SimpleNamespace(getVersion=lambda: nvrtc))
     monkeypatch.setattr(backend, "cupy", lambda: SimpleNamespace(cuda=cuda))
-    assert is_hopper.__wrapped__() == can
+    slow = capability == "90" and not can                    # and the user hears of it
+    with pytest.warns(UserWarning, match="NVRTC 12.8: .* 12.9 or newer") if slow else nullcontext():
+        assert is_hopper.__wrapped__() == can
 
 
 @pytest.mark.parametrize("stem", cuda.STEMS)

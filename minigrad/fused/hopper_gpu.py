@@ -1,6 +1,7 @@
 """What hopper.cuh's kernels are told of arrays: tensor maps, for bulk copies of boxes."""
 import ctypes
 import functools
+import warnings
 
 import numpy as np
 
@@ -18,7 +19,13 @@ def is_hopper():
     """Is the GPU one? Its own instructions (sm_90a) run on no other, later ones included. NVRTC before 12.9 refuses
     to be told of them beside what CuPy tells it (cuda.Program.on_gpu): with such a one no GPU counts as Hopper."""
     cuda = backend.cupy().cuda
-    return cuda.Device().compute_capability == "90" and cuda.nvrtc.getVersion() >= (12, 9)
+    if cuda.Device().compute_capability != "90":
+        return False
+    version = cuda.nvrtc.getVersion()
+    if version < (12, 9):
+        warnings.warn(f"NVRTC {version[0]}.{version[1]}: Hopper's own kernels want 12.9 or newer; slower ones run. "
+                      "Hint: a CUDA toolkit of 12.9 or newer", stacklevel=2)
+    return version >= (12, 9)
 
 
 def tensor_map(x, box):
