@@ -7,8 +7,7 @@ in gender and number, and say what can be said of the theme. What the grammar it
 import argparse
 import math
 
-from bench.turns import positive
-from minigrad.check import expect
+from bench.turns import count, positive
 from train.text import GPT2
 from train.verse import COUPLET, FORMS, METERS, length, logprob, rhyme
 
@@ -18,7 +17,7 @@ def kept(couplet: str) -> tuple[bool, bool, bool]:
     match = COUPLET.fullmatch(couplet)
     if not match or match["form"] not in FORMS:
         return False, False, False
-    lines = [[pada.split() for pada in line.split(", ")] for line in match.group("first", "second")]
+    lines = [[pada.split(" ") for pada in line.split(", ")] for line in match.group("first", "second")]
     wanted = [METERS[name].length for name in FORMS[match["form"]]]
     a, b = (line[-1][-1] for line in lines)
     try:
@@ -32,11 +31,10 @@ def main(argv):
     parser = argparse.ArgumentParser("python -m bench verse", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="RUN", help="a folder that python -m train.run has written")
     parser.add_argument("--n", type=positive, default=300, help="couplets [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="of the first; the next has the next [%(default)s]")
+    parser.add_argument("--seed", type=count, default=0, help="of the first; the next has the next [%(default)s]")
     parser.add_argument("--temperature", type=float, default=0.8,
                         help="below 1 safer, above 1 wilder, 0 always the likeliest token [%(default)s]")
     args = parser.parse_args(argv)
-    expect(args.seed >= 0, "--seed", args.seed, "0 or more")
     couplets = GPT2.from_pretrained(args.run).write(args.n, seed=args.seed, temperature=args.temperature)
     print(f"{args.n} couplets at temperature {args.temperature:g}, and how far chance may move a percentage")
     for what, found in zip(("in meter", "in rhyme", "the grammar's own"), zip(*(kept(c + "\n") for c in couplets))):

@@ -392,7 +392,8 @@ def test_couplets_are_judged_by_each_rule(half, keeps):
 
 def test_what_is_no_couplet_keeps_nothing_and_a_word_rhymes_with_others_only():
     theme, first, second, _ = COUPLETS[0].split("\n")
-    for wrong in (f"{theme}x\n{first}\n{second}\n", f"{theme}\n{first}\n", "#\n", ""):
+    for wrong in (f"{theme}x\n{first}\n{second}\n", f"{theme}\n{first}\n", "#\n", "", f"{theme}\n ।\n ॥\n",
+                  "#वर्षा दोहा\nराम, ।\nराम, ॥\n"):
         assert kept(wrong) == (False, False, False)
     assert kept(f"{theme}\n{first}\n{first[:-1]}॥\n") == (True, False, False)
 
