@@ -423,7 +423,7 @@ def test_tensorboard_on_a_full_disk_ends_nothing(tmp_path):
     pytest.importorskip("tensorboardX")
     words = [sys.executable, "-c", EVENTS_ON_A_FULL_DISK, str(tmp_path)]
     said = subprocess.run(words, cwd=ROOT, check=True, timeout=100, text=True, capture_output=True).stderr
-    assert said == "\nTensorBoard gets no more events (File too large); the log goes on\n"
+    assert said.count("\nTensorBoard gets no more events (File too large); the log goes on\n") == 1
     assert len(log.read(tmp_path / "log.jsonl")) == 900
 
 

@@ -126,13 +126,20 @@ class Events:
                 self.writer.flush()
                 self.flushed = time.monotonic()
         except OSError as e:
-            self.full = True                                 # what was written last may be there in half
-            print(f"\nTensorBoard gets no more events ({e.strerror or e}); the log goes on", file=sys.stderr,
-                  flush=True)
+            self._end(e)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             self.writer.close()
+        except OSError as e:
+            self._end(e)
+
+    def _end(self, error: OSError) -> None:
+        """Say so, once: what was written last may be there in half."""
+        if not self.full:
+            print(f"\nTensorBoard gets no more events ({error.strerror or error}); the log goes on", file=sys.stderr,
+                  flush=True)
+        self.full = True
 
 
 def progress(steps: int, done: int) -> tqdm:
