@@ -180,7 +180,7 @@ def expect_mpi(who):
 
 
 def ranks_of(pid):
-    """The processes of Python that mpiexec, which is process pid, has started."""
+    """The processes of Python that mpiexec, which is process pid, has started, without those that they have started."""
     parents = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):                   # it has just ended
@@ -192,7 +192,7 @@ def ranks_of(pid):
         with contextlib.suppress(OSError):
             if Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")[0] == sys.executable.encode():
                 found.append(each)
-    return sorted(found)                                     # the order in which they were started
+    return sorted(each for each in found if parents[each] not in found)      # the order in which they were started
 
 
 def waited(place, process, ready):

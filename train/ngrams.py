@@ -112,7 +112,7 @@ class Copies:
         own = shingles(line, LETTERS)
         starts, ends = (np.searchsorted(self.marks, own, side) for side in ("left", "right"))
         shared = np.bincount(np.concatenate([np.empty(0, int), *(self.owner[a:b] for a, b in zip(starts, ends))]))
-        return (shared / (len(own) + self.sizes[:len(shared)] - shared)).max(initial=0)
+        return np.max(shared / (len(own) + self.sizes[:len(shared)] - shared), initial=0)
 
     def copied(self, text: str) -> tuple[int, int]:
         """(lines that are in one of the texts, lines)."""
