@@ -412,19 +412,21 @@ EVENTS_ON_A_FULL_DISK = """if True:
     from train import log
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     out = log.Log(sys.argv[1] + "/log.jsonl", 0, sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    for step in range(900):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    for step in range(int(sys.argv[2])):
         out.write(step=step, loss=0.5, lr=1.0, norm=1.0)
     out.close()"""
 
 
-def test_tensorboard_on_a_full_disk_ends_nothing(tmp_path):
-    """No file may grow beyond the log of all these steps, which is shorter than their events."""
+@pytest.mark.parametrize("steps, most", [(900, 60_000), (20, 1_500)], ids=["while it runs", "at its end"])
+def test_tensorboard_on_a_full_disk_ends_nothing(tmp_path, steps, most):
+    """No file may grow beyond the log of all these steps, which is shorter than their events, even where all of them
+    are still in the buffer at the end."""
     pytest.importorskip("tensorboardX")
-    words = [sys.executable, "-c", EVENTS_ON_A_FULL_DISK, str(tmp_path)]
+    words = [sys.executable, "-c", EVENTS_ON_A_FULL_DISK, str(tmp_path), str(steps), str(most)]
     said = subprocess.run(words, cwd=ROOT, check=True, timeout=100, text=True, capture_output=True).stderr
-    assert said.count("\nTensorBoard gets no more events (File too large); the log goes on\n") == 1
-    assert len(log.read(tmp_path / "log.jsonl")) == 900
+    assert said.count("\nTensorBoard gets no more events (File too large); the log has them all\n") == 1
+    assert len(log.read(tmp_path / "log.jsonl")) == steps
 
 
 def test_tensorboard_forgets_with_the_log(home, tmp_path):

@@ -137,8 +137,8 @@ class Events:
     def _end(self, error: OSError) -> None:
         """Say so, once: what was written last may be there in half."""
         if not self.full:
-            print(f"\nTensorBoard gets no more events ({error.strerror or error}); the log goes on", file=sys.stderr,
-                  flush=True)
+            print(f"\nTensorBoard gets no more events ({error.strerror or error}); the log has them all",
+                  file=sys.stderr, flush=True)
         self.full = True
 
 
